@@ -1,0 +1,250 @@
+"""Submit a sweep: fan a YAML out into trials and start those that are missing or failed, on Slurm or on this machine.
+
+The same command converges: what is done is skipped, what runs is left alone, what failed or stopped goes on.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+import models
+from eval.main import current
+from jobs import local, slurm, status
+from jobs.sweep import Trial, load, place
+from trainer.config import Config, ConfigError, metrics
+from trainer.data.cache import data_root, stage, staged
+from trainer.data.registry import DATASETS, DataError
+from trainer.run import Run, read_json
+
+EXAMPLES = """examples:
+  python jobs/submit.py sweeps/dann.yaml
+  python jobs/submit.py sweeps/dann.yaml train.seed=[0,1,2,3,4] train.steps=5000
+  python jobs/submit.py sweeps/dann.yaml --dry-run --cluster slurm
+  python jobs/submit.py --list                    # methods and their hyperparameters, datasets, metrics"""
+ASK_ABOVE = 50  # trials that are started without a question
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit code: 0, 1 if a trial failed, 2 for bad input, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="jobs/submit.py",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sweep", type=Path, nargs="?", help="a YAML such as sweeps/dann.yaml; see sweeps/README.md")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that win over the file's; a list is swept"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the trials, and on Slurm the sbatch scripts; start nothing"
+    )
+    parser.add_argument(
+        "--cluster", choices=["local", "slurm"], help="default: slurm where its controller answers, else local"
+    )
+    parser.add_argument(
+        "--max-parallel", type=int, metavar="K", help="trials at the same time; here: GPUs, else half the cores"
+    )
+    parser.add_argument("--yes", action="store_true", help=f"do not ask before starting more than {ASK_ABOVE} trials")
+    parser.add_argument("--logs", type=Path, default=Path("logs"), help="where run directories lie (default: logs)")
+    parser.add_argument("--list", action="store_true", help="show what may stand in a YAML, and leave")
+    options = parser.parse_intermixed_args(arguments)
+    console = Console()
+    if options.list:
+        return show_vocabulary(console)
+    if options.sweep is None:
+        parser.error("give a sweep file, such as sweeps/dann.yaml")
+    try:
+        return submit(options, console)
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+@dataclass
+class Submission:
+    """What a command is about to start."""
+
+    options: argparse.Namespace
+    console: Console
+    sweep: Path  # its directory
+    trials: list[Trial]
+    runs: list[Run]  # of the trials, in their order
+    to_train: list[int]  # positions in `trials`
+    to_evaluate: list[int]  # trained before
+
+
+def submit(options: argparse.Namespace, console: Console) -> int:
+    """Plan and start; ConfigError or DataError before anything is queued or overwritten."""
+    if options.max_parallel is not None and options.max_parallel < 1:
+        raise ConfigError(f"command line: --max-parallel: {options.max_parallel}: must be at least 1")
+    trials = load(options.sweep, options.overrides)
+    sweep = options.logs / trials[0].config.name
+    runs = [Run(path) for path in place(sweep, trials, write=False)]
+    reason = "asked by --cluster" if options.cluster == "local" else slurm.unavailable()
+    on_slurm = reason is None or (options.dry_run and options.cluster == "slurm")
+    if options.cluster == "slurm" and not on_slurm:
+        raise ConfigError(f"command line: --cluster: slurm: {reason}; use --cluster local to run here")
+    rows = status.describe(runs, slurm.queued(sweep) if reason is None and sweep.is_dir() else {})
+    states = [str(row["state"]) for row in rows]
+    to_train = [i for i, state in enumerate(states) if state in ("pending", "failed", "stopped")]
+    to_evaluate = [i for i, s in enumerate(states) if s == "done" and wants_evaluation(trials[i].config, runs[i])]
+    counts = ", ".join(f"{n} {state}" for state, n in Counter(states).items())
+    where = "on Slurm" if on_slurm else f"here ({reason})"
+    say(
+        console,
+        f"{sweep}: {len(trials)} trials ({counts}); {len(to_train)} to train, {len(to_evaluate)} to evaluate {where}",
+    )
+    submission = Submission(options, console, sweep, trials, runs, to_train, to_evaluate)
+    if options.dry_run:
+        return show_plan(submission, states, on_slurm)
+    confirm(len(to_train), options.yes, console)
+    make_ready(submission)
+    place(sweep, trials)
+    shutil.copyfile(options.sweep, sweep / "sweep.yaml")
+    return to_slurm(submission) if on_slurm else here(submission)
+
+
+def here(submission: Submission) -> int:
+    """Train and evaluate on this machine, then write the report and print its tables."""
+    console, sweep, runs = submission.console, submission.sweep, submission.runs
+    gpus, resources = local.visible_gpus(), submission.trials[0].config.resources
+    processes = resources.processes_per_node or max(1, min(resources.gpus_per_node, len(gpus)))
+    cores = len(os.sched_getaffinity(0))
+    configs = {run.name: trial.config for run, trial in zip(runs, submission.trials, strict=True)}
+    pool = local.Pool(
+        to_train=[runs[i] for i in submission.to_train],
+        to_evaluate=[runs[i] for i in submission.to_evaluate],
+        evaluates=lambda run: wants_evaluation(configs[run.name], run),
+        processes=processes,
+        parallel=submission.options.max_parallel or max(1, (len(gpus) or cores // 2) // processes),
+        gpus=gpus,
+    )
+    names = [run.name for run in pool.to_train]
+    slurm.record(sweep, {"cluster": "local", "trials": names, "overrides": submission.options.overrides})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end: as with Ctrl-C, everything is saved
+    began = time.monotonic()
+    finished = pool.run(runs, console)
+    from eval.report import write_report
+
+    page = write_report(sweep)
+    if not finished:
+        say(console, status.summary(runs))
+        say(console, "stopped; the same command goes on from the checkpoints")
+        return 130
+    print((page.parent / "results.md").read_text())
+    say(console, f"{time.monotonic() - began:.0f} s; report: {page}; curves: tensorboard --logdir {sweep}")
+    errors = {run: run.error() or str(read_json(run.path / "eval" / "failed.json").get("error", "")) for run in runs}
+    for run, error in errors.items():
+        if error:
+            print(f"error: {run.path}: {error}; see its train.log", file=sys.stderr)
+    return 1 if any(errors.values()) else 0
+
+
+def to_slurm(submission: Submission) -> int:
+    """Queue the jobs and return at once, saying how to watch them."""
+    plans = group(submission)
+    if not plans:
+        say(submission.console, "nothing to do")
+        return 0
+    record = slurm.submit(submission.sweep, plans, submission.options.overrides)
+    for array in record["arrays"]:
+        say(submission.console, f"{array['stage']:>6}  job {array['id']}  {len(array['trials'])} trials")
+    say(submission.console, f"report  job {record['report']}")
+    say(submission.console, f"watch:  python jobs/status.py {submission.sweep} --watch")
+    say(submission.console, f"        squeue -j {','.join(array['id'] for array in record['arrays'])}")
+    return 0
+
+
+def group(submission: Submission) -> list[slurm.Plan]:
+    """Trials with the same resources go into the same arrays."""
+    plans: dict[str, slurm.Plan] = {}
+    for i in [*submission.to_train, *submission.to_evaluate]:
+        run, config = submission.runs[i], submission.trials[i].config
+        resources = config.resources
+        if submission.options.max_parallel:
+            resources = resources.model_copy(update={"max_parallel": submission.options.max_parallel})
+        evaluated = bool(config.eval.metrics)
+        plan = plans.setdefault(f"{resources} {evaluated}", slurm.Plan(resources, [], [], []))
+        if i in submission.to_evaluate:
+            plan.evaluate_now.append(run)
+        else:
+            plan.train.append(run)
+            plan.evaluate_after.extend([run] if evaluated else [])
+    return list(plans.values())
+
+
+def wants_evaluation(config: Config, run: Run) -> bool:
+    """Whether a trained run's evaluation is missing, or does not answer what the file asks for."""
+    return bool(config.eval.metrics) and not current(run, config, config.eval.metrics)
+
+
+def confirm(count: int, yes: bool, console: Console) -> None:
+    """Ask before a large submission; ConfigError where the answer is no or cannot be had."""
+    if count <= ASK_ABOVE or yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"command line: this starts {count} trials; add --yes if that is meant")
+    if console.input(f"start {count} trials? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise ConfigError(f"command line: {count} trials not started; nothing was queued")
+
+
+def make_ready(submission: Submission) -> None:
+    """Fetch and decode every set once; DataError before anything is queued."""
+    for config in {str(trial.config.data): trial.config for trial in submission.trials}.values():
+        channels, size, _ = config.data.shape()
+        root = data_root(config.data.root)
+        for name in config.data.sets().values():
+            if not staged(name, root, size, channels):
+                say(submission.console, f"staging {name} into {root}")
+                stage(name, root, size, channels)
+
+
+def show_plan(submission: Submission, states: list[str], on_slurm: bool) -> int:
+    """Print every trial with its state, and the sbatch scripts if they are meant for Slurm."""
+    for run, state in zip(submission.runs, states, strict=True):
+        print(f"{state:>8}  {run.name}")
+    for plan in group(submission) if on_slurm else []:
+        for stage_name, count, extra in (
+            ("train", len(plan.train), {}),
+            ("eval", len(plan.evaluate_after), slurm.after("<train>")),
+            ("eval", len(plan.evaluate_now), {}),
+        ):
+            if count:
+                print(f"\n{slurm.script(submission.sweep, stage_name, plan.resources, count, extra)}")
+    return 0
+
+
+def say(console: Console, text: str) -> None:
+    """Print a plain line, not wrapped: it may be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_vocabulary(console: Console) -> int:
+    """Print methods with their hyperparameters, datasets and metrics."""
+    for name in models.names():
+        signature = models.signature(name)
+        console.print(f"[bold]{name}[/bold]  {escape(signature.summary)}", highlight=False, soft_wrap=True)
+        for h in signature.hyperparameters:
+            default = "required" if h.default is ... else repr(h.default)
+            console.print(
+                f"    model.{h.name} = {escape(default)}  {escape(h.comment)}", highlight=False, soft_wrap=True
+            )
+    console.print("\n[bold]datasets[/bold]", highlight=False)
+    for dataset in DATASETS.values():
+        say(console, f"    {dataset.name}: {dataset.size} px, {dataset.channels} channels, {dataset.origin}")
+    console.print(f"\n[bold]eval.metrics[/bold]  {', '.join(metrics())}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Every method in this folder is a plugin: `load("dann")` gives the one Method that models/dann.py defines.
+
+What a method accepts is read from its source without importing it, so that a sweep of a thousand trials is checked
+in a moment on a login node, where importing torch alone would take seconds.
+"""
+
+import ast
+import io
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.base import Method
+
+FOLDER = Path(__file__).parent
+TYPE_MODULES = ("typing", "pydantic")  # the imports whose names may stand in the annotation of a hyperparameter
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One line of a method's constructor."""
+
+    name: str
+    annotation: Any  # a type as pydantic understands it
+    default: Any  # ... (Ellipsis) where there is none
+    comment: str  # the trailing comment: unit, range, equation
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a method's file says of itself."""
+
+    method: str
+    summary: str  # first line of the module's docstring
+    reads: tuple[str, ...]  # keys of the batches that it asks for
+    hyperparameters: tuple[Hyperparameter, ...] = field(default=())
+
+
+def names() -> list[str]:
+    """All methods, sorted: the files of this folder, but for the contract itself."""
+    return sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "base"))
+
+
+def load(name: str) -> "type[Method]":
+    """Import the one Method subclass that models/<name>.py defines; TypeError if it defines none or several."""
+    from models.base import Method
+
+    module = import_module(f"models.{name}")
+    found = [
+        m
+        for m in vars(module).values()
+        if isinstance(m, type) and issubclass(m, Method) and m.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise TypeError(f"models/{name}.py must define exactly one Method, found {[m.__name__ for m in found]}")
+    return found[0]
+
+
+@lru_cache
+def signature(name: str) -> Signature:
+    """Read the schema of a method's `model:` block from its constructor, without importing the file."""
+    source = (FOLDER / f"{name}.py").read_text()
+    tree = ast.parse(source, f"models/{name}.py")
+    imported = {a.name: n.module for n in tree.body if isinstance(n, ast.ImportFrom) and n.module for a in n.names}
+    for definition in (n for n in tree.body if isinstance(n, ast.ClassDef)):
+        parents = [imported.get(ast.unparse(base), "") for base in definition.bases]
+        parent = next((module for module in parents if module.startswith("models.")), None)
+        if parent:
+            break
+    else:
+        raise TypeError(f"models/{name}.py defines no Method")
+    # A method may extend another one, whose constructor and batch keys it then inherits.
+    inherited = None if parent == "models.base" else signature(parent.removeprefix("models."))
+    reads = inherited.reads if inherited else ("images", "labels")
+    arguments = inherited.hyperparameters if inherited else ()
+    for node in definition.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "reads":
+            reads = ast.literal_eval(node.value)
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            arguments = tuple(_arguments(tree, node, _comments(source)))
+    return Signature(name, (ast.get_docstring(tree) or "").split("\n")[0], reads, arguments)
+
+
+def _arguments(tree: ast.Module, constructor: ast.FunctionDef, comments: dict[int, str]) -> Iterator[Hyperparameter]:
+    """Yield the constructor's arguments after self and the DataSpec."""
+    scope: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module in TYPE_MODULES:
+            scope |= {a.asname or a.name: getattr(import_module(node.module), a.name) for a in node.names}
+    arguments = constructor.args.args[2:]
+    defaults = [None] * (len(arguments) - len(constructor.args.defaults)) + list(constructor.args.defaults)
+    for argument, default in zip(arguments, defaults[-len(arguments) :] if arguments else [], strict=True):
+        if argument.annotation is None:
+            raise TypeError(f"give the hyperparameter {argument.arg!r} a type")
+        # The expression stands in our own source, which training would import and run all the same.
+        annotation = eval(ast.unparse(argument.annotation), scope)  # noqa: S307
+        value = ... if default is None else ast.literal_eval(default)
+        yield Hyperparameter(argument.arg, annotation, value, comments.get(argument.lineno, ""))
+
+
+def _comments(source: str) -> dict[int, str]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}

@@ -1,0 +1,1 @@
+"""Networks and layers that methods share; never a method."""

@@ -1,0 +1,32 @@
+"""Packaging of Turnout: an editable install makes the rooms of the checkout importable by name."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="turnout",
+    version="0.1.0",
+    description="Train GANs, VAEs, diffusion models and domain adaptation as sweeps on a Slurm cluster",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["eval*", "jobs*", "models*", "trainer*"]),
+    install_requires=[
+        "accelerate>=1.0",
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
+        "mlxtend>=0.23",
+        "numpy>=1.26",
+        "pillow>=10",
+        "pydantic>=2.7",
+        "pytorch-fid>=0.3",
+        "pyyaml>=6",
+        "rich>=13",
+        "safetensors>=0.4.3",
+        "scikit-learn>=1.4",
+        "scipy>=1.11",
+        "submitit>=1.5",
+        "tensorboard>=2.15",
+        "torch>=2.6",
+        "torchvision>=0.21",
+    ],
+    extras_require={"test": ["mypy>=1.13", "pytest>=8", "ruff>=0.8", "types-PyYAML"]},
+)

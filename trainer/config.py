@@ -1,0 +1,244 @@
+"""What may stand in a YAML, and what a trial resolves to; importable without torch, so that checking is instant."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+)
+
+import models
+from trainer.data import registry
+
+Document = dict[str, Any]  # a YAML mapping as read
+SWEEP_KEYS = ("grid", "zip", "random", "trials")  # what jobs/sweep.py takes out of a file before it is resolved
+
+
+class ConfigError(ValueError):
+    """Bad input, said in one message that names file, key, value and remedy; commands leave with exit code 2."""
+
+
+def known_metric(name: str) -> str:
+    """Check that eval/ has a file of that name with an `evaluate`; ValueError with the nearest name otherwise."""
+    return nearest(name, metrics(), "metric")
+
+
+def known_dataset(name: str) -> str:
+    """Check that trainer/data/registry.py lists the set; ValueError with the nearest name otherwise."""
+    return registry.get(name).name
+
+
+def duration(text: str) -> str:
+    """Check a Slurm time limit: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS."""
+    days, _, clock = text.rpartition("-")
+    parts = clock.split(":")
+    if not all(p.isdigit() for p in [*parts, *([days] if days else [])]) or len(parts) > 3:
+        raise ValueError('must look like "02:00:00" (hours:minutes:seconds) or "1-00:00:00" (days first)')
+    return text
+
+
+Dataset = Annotated[str, AfterValidator(known_dataset)]
+Metric = Annotated[str, AfterValidator(known_metric)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors; a default is as good as a written value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
+
+
+class Data(Section):
+    """Which sets: one `dataset`, or a `source` with labels and a `target` without."""
+
+    dataset: Dataset | None = None
+    source: Dataset | None = None
+    target: Dataset | None = None
+    size: PositiveInt | None = None  # pixels; resize every image to it
+    channels: Literal[1, 3] | None = None  # default: 3 as soon as one of the sets is in colour
+    root: str | None = None  # default: $TURNOUT_DATA, else ~/.cache/turnout
+
+    def sets(self) -> dict[str, str]:
+        """Domain -> name of the set; the domain of a lone `dataset` is ''."""
+        pairs = {"": self.dataset, "source": self.source, "target": self.target}
+        return {domain: name for domain, name in pairs.items() if name is not None}
+
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, size, classes) of every image and label; ValueError where the sets do not agree."""
+        found = [registry.get(name) for name in self.sets().values()]
+        sizes, classes = {d.size for d in found}, {d.classes for d in found}
+        names = " and ".join(f"{d.name} ({d.size} px, {d.classes} classes)" for d in found)
+        if len(classes) != 1:
+            raise ValueError(f"{names} have different classes; choose sets that share them")
+        if self.size is None and len(sizes) != 1:
+            raise ValueError(f"{names} differ in size; set data.size")
+        return self.channels or max(d.channels for d in found), self.size or sizes.pop(), classes.pop()
+
+
+class Train(Section):
+    """How long, how large, how precise."""
+
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 64  # per domain, over all processes
+    micro_batches: PositiveInt = 1  # parts of a process's share that are backpropagated one after the other
+    seed: NonNegativeInt = 0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    clip: NonNegativeFloat = 0.0  # largest gradient norm of an update; 0: not clipped
+    log_every: PositiveInt = 50  # steps
+    checkpoint_every: PositiveInt = 500  # steps
+    export_every: NonNegativeInt = 0  # steps between weights kept for evaluation; 0: only the last
+
+
+class Eval(Section):
+    """What the evaluation job measures once training is done."""
+
+    metrics: list[Metric] = []
+
+
+class Resources(Section):
+    """What a trial asks of the cluster; no part of its identity."""
+
+    nodes: PositiveInt = 1
+    gpus_per_node: NonNegativeInt = 1
+    processes_per_node: PositiveInt | None = None  # default: one per GPU, one where there is none
+    cpus_per_gpu: PositiveInt = 4
+    mem_gb: PositiveFloat = 16
+    time: Annotated[str, AfterValidator(duration)] = "02:00:00"
+    signal_delay: PositiveInt = 120  # seconds before the time limit at which a trial is told to save
+    max_parallel: PositiveInt = 20  # trials of a sweep that run at the same time on the cluster
+    slurm: dict[str, str | int | bool] = {}  # further sbatch options, such as {partition: gpu, account: vision}
+
+    def processes(self) -> int:
+        """Processes on each node."""
+        return self.processes_per_node or max(1, self.gpus_per_node)
+
+
+class Config(Section):
+    """A trial, resolved: nothing is left to defaults that could change under it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    method: str
+    model: dict[str, Any] = {}
+    data: Data
+    train: Train = Train()
+    eval: Eval = Eval()
+    resources: Resources = Resources()
+
+    def identity(self) -> str:
+        """8 hex digits that change whenever anything that can change the trained weights does."""
+        content = self.model_dump(
+            mode="json", exclude={"name": True, "eval": True, "resources": True, "data": {"root"}}
+        )
+        for key in ("log_every", "checkpoint_every", "export_every"):
+            del content["train"][key]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    def to_yaml(self) -> str:
+        """The text of a run directory's config.yaml."""
+        return yaml.dump(self.model_dump(mode="json"), Dumper=yaml.CSafeDumper, sort_keys=False)
+
+
+def metrics() -> list[str]:
+    """Names of the evaluations: the files of eval/ that define `evaluate`."""
+    folder = Path(__file__).parents[1] / "eval"
+    return sorted(p.stem for p in folder.glob("*.py") if "\ndef evaluate(" in p.read_text())
+
+
+def nearest(name: str, valid: list[str], what: str) -> str:
+    """Return `name` if it is valid, else raise ValueError with the nearest and all valid names."""
+    if name in valid:
+        return name
+    guess = get_close_matches(name, valid, 1)
+    hint = f"did you mean {guess[0]!r}? " if guess else ""
+    raise ValueError(f"unknown {what} {name!r}; {hint}valid: {', '.join(valid) or 'none'}")
+
+
+def resolve(document: Document, origin: str | Callable[[str], str]) -> Config:
+    """Fill in every default and check every value; ConfigError names the key, the remedy and where the key stands:
+    `origin`, or what it says of the key."""
+    where = (lambda key: origin) if isinstance(origin, str) else origin
+    try:
+        method = nearest(str(document.get("method")), models.names(), "method")
+    except ValueError as error:
+        raise ConfigError(f"{where('method')}: method: {error}") from None
+    try:
+        config = Config.model_validate(document)
+        block = model_schema(method).model_validate(config.model)
+    except ValidationError as error:
+        inside = "model" if error.title != "Config" else ""
+        schema = Config if error.title == "Config" else model_schema(method)
+        key, problem = explain(error, schema, inside)
+        raise ConfigError(f"{where(key)}: {key}: {problem}") from None
+    config = config.model_copy(update={"model": block.model_dump(mode="json")})
+    try:
+        check(config)
+    except ValueError as error:
+        raise ConfigError(f"{where(str(error).partition(':')[0])}: {error}") from None
+    return config
+
+
+def check(config: Config) -> None:
+    """Check what concerns several keys at once; ValueError."""
+    reads, sets = models.signature(config.method).reads, config.data.sets()
+    for key in reads:
+        domain = key.rpartition("_")[0]
+        if domain not in sets:
+            given = ", ".join(f"{d or 'dataset'}: {n}" for d, n in sets.items()) or "nothing"
+            raise ValueError(f"data: {config.method} reads {key!r}: give data.{domain or 'dataset'} (given: {given})")
+    try:
+        config.data.shape()
+    except ValueError as error:
+        raise ValueError(f"data: {error}") from None
+    parts = config.resources.nodes * config.resources.processes() * config.train.micro_batches
+    check_divides(config.train.batch_size, parts)
+
+
+def check_divides(batch_size: int, parts: int) -> None:
+    """ValueError unless the global batch can be cut into `parts` = processes × micro-batches."""
+    if batch_size % parts:
+        near = max(1, round(batch_size / parts)) * parts
+        raise ValueError(
+            f"train.batch_size: {batch_size} does not divide by {parts} (processes × train.micro_batches); "
+            f"the nearest that does is {near}"
+        )
+
+
+def model_schema(method: str) -> type[BaseModel]:
+    """The schema of the `model:` block: the signature of the method's constructor."""
+    fields: Any = {h.name: (h.annotation, h.default) for h in models.signature(method).hyperparameters}
+    return create_model(f"{method} model", __base__=Section, **fields)
+
+
+def explain(error: ValidationError, schema: type[BaseModel], inside: str = "") -> tuple[str, str]:
+    """The dotted key of the first of pydantic's errors, and `value: what is wrong; what would be right`."""
+    first = error.errors(include_url=False)[0]
+    path = [str(p) for p in first["loc"] if not str(p).startswith("function-")]
+    key = ".".join([inside, *path] if inside else path)
+    if first["type"] == "extra_forbidden":
+        for part in path[:-1]:
+            schema = schema.model_fields[part].annotation  # type: ignore[assignment]
+        valid = list(schema.model_fields) + (["base", *SWEEP_KEYS] if schema is Config else [])
+        try:
+            nearest(path[-1], valid, "key")
+        except ValueError as unknown:
+            return key, str(unknown)
+    if first["type"] == "missing":
+        return key, "missing; give it a value"
+    if first["type"].endswith("_type") and first["type"] in ("model_type", "dict_type"):
+        return key, f"{first['input']!r}: must be a mapping of keys to values"
+    message = first["msg"].removeprefix("Value error, ")
+    value = "" if repr(first["input"]) in message else f"{first['input']!r}: "
+    return key, f"{value}{message[:1].lower()}{message[1:]}"

@@ -1,0 +1,200 @@
+"""The training loop: the only place that steps an optimizer, and ignorant of every method."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from models.base import Batch, Method, Update
+from trainer.config import Train
+
+Row = dict[str, float]  # the loss terms of one iteration, "<update>/<term>"
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss term was NaN or infinite; names update, term and step."""
+
+
+class Trainer:
+    """A method in training: networks, optimizers, averages and the step, all that a checkpoint holds."""
+
+    def __init__(self, method: Method, accelerator: Accelerator, train: Train) -> None:
+        self.accelerator, self.train, self.step = accelerator, train, 0
+        # Channels last is the layout in which convolutions are fastest, on CPU and GPU alike.
+        self.method = method.to(accelerator.device).to(memory_format=torch.channels_last).train().requires_grad_(False)
+        broadcast(self.method)
+        self.averages = nn.ModuleDict({name: deepcopy(getattr(method, name)) for name in method.averaged})
+        self.updates = method.updates()
+        self.parameters = {update.name: parameters(method, update) for update in self.updates}
+        self.optimizers = {
+            u.name: accelerator.prepare(u.optimizer(list(self.parameters[u.name].values()))) for u in self.updates
+        }
+        self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
+        self.recent: list[tuple[int, list[str], Tensor]] = []  # terms that are still on the device
+        self.rows: dict[int, Row] = {}  # step -> terms that have reached the host, since the last line of the log
+
+    def fit(self, batches: Iterable[Batch]) -> Iterator[int]:
+        """Take one iteration per batch, yielding the number of iterations done; the caller logs and saves."""
+        for batch in batches:
+            seed(self.train.seed, self.step, self.accelerator.process_index)
+            for update in self.updates:
+                if self.step % update.every == 0:
+                    self.apply(update, batch)
+            self.average()
+            self.step += 1
+            yield self.step
+
+    def apply(self, update: Update, batch: Batch) -> None:
+        """Take one optimizer step; the gradient is the mean over micro-batches and over processes."""
+        optimizer, params = self.optimizers[update.name], self.parameters[update.name]
+        progress = self.step / self.train.steps
+        for group, lr in zip(optimizer.param_groups, self.base_lr[update.name], strict=True):
+            group["lr"] = lr * update.schedule(progress)
+        total = torch.zeros((), device=self.accelerator.device)
+        with trainable(params.values()):
+            for part in split(batch, self.train.micro_batches):
+                with self.accelerator.autocast():
+                    losses = update.loss(part, progress)
+                terms = torch.stack([term.float() for term in losses.values()]) / self.train.micro_batches
+                self.accelerator.backward(terms.sum())
+                total = total + terms.detach()
+        self.reduce_gradients(update, params)
+        if self.train.clip:
+            self.accelerator.unscale_gradients(optimizer)
+            nn.utils.clip_grad_norm_(params.values(), self.train.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.recent.append((self.step, [f"{update.name}/{name}" for name in losses], total))
+
+    def reduce_gradients(self, update: Update, params: dict[str, nn.Parameter]) -> None:
+        """Average gradients over processes in one collective, however many times each network was called."""
+        unreached = [name for name, p in params.items() if p.grad is None]
+        if unreached:
+            raise RuntimeError(f"update {update.name!r} trains {unreached[0]}, but its loss does not depend on it")
+        if self.accelerator.num_processes > 1:
+            gradients = [p.grad for p in params.values() if p.grad is not None]
+            mean_over_processes(self.accelerator, gradients)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the averages towards the networks and give all processes the same running statistics."""
+        if self.accelerator.num_processes > 1:
+            norms = [m for m in self.method.modules() if isinstance(m, _BatchNorm)]
+            mean_over_processes(
+                self.accelerator, [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+            )
+        for name, decay in self.method.averaged.items():
+            # The decay warms up, so that the average forgets the initial weights.
+            decay = min(decay, (1 + self.step) / (10 + self.step))
+            network, mean = getattr(self.method, name), self.averages[name]
+            torch._foreach_lerp_(list(mean.parameters()), list(network.parameters()), 1 - decay)
+            for old, new in zip(mean.buffers(), network.buffers(), strict=True):
+                old.copy_(new)
+
+    def settle(self) -> dict[int, Row]:
+        """Bring the terms since the last line of the log to the host, averaged over processes; NonFiniteLoss.
+
+        The only place where the host waits for the device.
+        """
+        if self.recent:
+            # Equal on every process, so that all stop alike where a term of one is not finite.
+            values = self.accelerator.reduce(torch.cat([v for _, _, v in self.recent]), "mean").tolist()
+            for step, names, _ in self.recent:
+                row, values = dict(zip(names, values, strict=False)), values[len(names) :]
+                for name, value in row.items():
+                    if not math.isfinite(value):
+                        raise NonFiniteLoss(
+                            f"loss {name} is {value} at step {step}; lower the learning rate or set train.clip"
+                        )
+                self.rows.setdefault(step, {}).update(row)
+            self.recent = []
+        return self.rows
+
+    def save(self, folder: Path) -> None:
+        """Write all state into an existing folder; `settle` first, so that no state after a bad loss is kept."""
+        save_file(tensors(self.method), folder / "method.safetensors")
+        save_file(tensors(self.averages), folder / "averages.safetensors")
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
+        torch.save({name: opt.state_dict() for name, opt in self.optimizers.items()}, folder / "optimizers.pt")
+        (folder / "trainer.json").write_text(json.dumps({"step": self.step, "rows": self.rows, "scaler": scaler}))
+
+    def load(self, folder: Path) -> None:
+        """Take up the state that `save` wrote; RuntimeError where it does not fit the method."""
+        device = str(self.accelerator.device)
+        self.method.load_state_dict(load_file(folder / "method.safetensors", device=device))
+        self.averages.load_state_dict(load_file(folder / "averages.safetensors", device=device))
+        optimizers = torch.load(folder / "optimizers.pt", map_location=device, weights_only=True)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(optimizers[name])
+        state: dict[str, Any] = json.loads((folder / "trainer.json").read_text())
+        self.step, self.rows = state["step"], {int(step): row for step, row in state["rows"].items()}
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def export(self, path: Path) -> None:
+        """Write the weights that evaluation reads: the averages in place of the networks that have one."""
+        weights = tensors(self.method)
+        weights.update(tensors(self.averages))
+        save_file(weights, path)
+
+
+def parameters(method: Method, update: Update) -> dict[str, nn.Parameter]:
+    """Dotted name -> parameter of all that an update trains; RuntimeError if it trains nothing."""
+    found = {f"{name}.{key}": p for name in update.trains for key, p in getattr(method, name).named_parameters()}
+    if not found:
+        raise RuntimeError(f"update {update.name!r} trains {update.trains}, which have no parameters")
+    return found
+
+
+def seed(*numbers: int | str) -> None:
+    """Seed torch on every device as a pure function of the numbers."""
+    torch.manual_seed(int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1)
+
+
+def split(batch: Batch, parts: int) -> Iterator[Batch]:
+    """Cut a batch into equal parts along its first axis."""
+    chunks = {key: value.chunk(parts) for key, value in batch.items()}
+    return ({key: value[i] for key, value in chunks.items()} for i in range(parts))
+
+
+@contextmanager
+def trainable(params: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Require gradients of `params` alone: everything else is frozen at rest."""
+    params = list(params)
+    for p in params:
+        p.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for p in params:
+            p.requires_grad_(False)
+
+
+def broadcast(module: nn.Module) -> None:
+    """Start every process from the weights of process zero."""
+    if torch.distributed.is_initialized():
+        for tensor in module.state_dict().values():
+            torch.distributed.broadcast(tensor, src=0)
+
+
+def mean_over_processes(accelerator: Accelerator, parts: list[Tensor]) -> None:
+    """Replace each tensor by its mean over processes, in place and in one collective."""
+    if parts:
+        flat = accelerator.reduce(torch.cat([t.flatten() for t in parts]), "mean")
+        for tensor, mean in zip(parts, flat.split([t.numel() for t in parts]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state as safetensors takes it: contiguous, sharing no memory."""
+    return {key: value.detach().contiguous().clone() for key, value in module.state_dict().items()}

@@ -1,0 +1,99 @@
+"""A run directory, read: what a trial is, how far it came and what it is worth."""
+
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HEARTBEAT = 120.0  # seconds without a sign of life after which a run is taken to have died
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trial's directory. Everything may be missing or half-written: a reader never fails on a live run."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, {} where there is none yet."""
+        try:
+            return yaml.load((self.path / "config.yaml").read_text(), Loader=yaml.CSafeLoader) or {}
+        except FileNotFoundError:
+            return {}
+
+    def state(self) -> str:
+        """One of done, failed, stopped, running, pending; read from disk alone."""
+        if (self.path / "done").exists():
+            return "done"
+        status = self.status()
+        if status.get("state") == "running" and self._alive(status):
+            return "running"
+        if any(self.path.glob("failed.*")):
+            return "failed"
+        # A run that died without a word can go on from its checkpoint: so it counts as stopped.
+        return "stopped" if status or any(self.path.glob("stopped.*")) else "pending"
+
+    def status(self) -> dict[str, Any]:
+        """The newest heartbeat: step, steps, rate (steps/s), eta (s), losses, host, pid, attempt; {} before it."""
+        return read_json(self.path / "status.json")
+
+    def error(self) -> str:
+        """Why it failed, in one line: the first of its processes to fail knows; empty unless it failed."""
+        markers = [read_json(path) for path in self.path.glob("failed.*")]
+        return str(min(markers, key=lambda m: m.get("time", 0)).get("error", "")) if markers else ""
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl in order; a torn last line is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def evaluation(self) -> dict[str, Any]:
+        """What the newest evaluation wrote: step, metrics, intervals, provenance, history; {} before the first."""
+        return read_json(self.path / "eval" / "metrics.json")
+
+    @staticmethod
+    def _alive(status: dict[str, Any]) -> bool:
+        if status.get("host") == socket.gethostname() and not Path(f"/proc/{status.get('pid')}").exists():
+            return False
+        return time.time() - status.get("time", 0) < HEARTBEAT
+
+
+def runs(folder: Path) -> list[Run]:
+    """All trials of a sweep, by name."""
+    return [Run(p.parent) for p in sorted(folder.glob("*/config.yaml"))]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from disk, {} where it is missing or half-written."""
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole: a reader sees the old content or the new, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """As `write_text`, for a JSON object."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
