@@ -9,6 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["eval*", "jobs*", "models*", "trainer*"]),
+    package_data={"eval": ["report.html.jinja"]},
     install_requires=[
         "accelerate>=1.0",
         "jinja2>=3.1",

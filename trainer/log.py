@@ -82,6 +82,7 @@ class Log:
     def close(self, step: int, state: str, **more: Any) -> None:
         """Say the last word and release the files."""
         self.beat(step, state, force=True, **more)
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()
         self.lines.close()
         self.board.close()

@@ -37,11 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("path", type=Path, help="a YAML (its own settings, without its axes) or a run directory")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
-    parser.add_argument("--logs", type=Path, default=Path("logs"), help="where run directories lie (default: logs)")
+    # Not --logs: torchrun would take that for an abbreviation of an option of its own.
+    parser.add_argument("--runs", type=Path, default=Path("logs"), help="where run directories lie (default: logs)")
     options = parser.parse_intermixed_args(arguments)
     rank = int(os.environ.get("RANK", "0"))
     try:
-        run, config = locate(options.path, options.overrides, options.logs, write=rank == 0)
+        run, config = locate(options.path, options.overrides, options.runs, write=rank == 0)
     except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def locate(path: Path, overrides: list[str], logs: Path, write: bool) -> tuple[Path, Config]:
+def locate(path: Path, overrides: list[str], runs: Path, write: bool) -> tuple[Path, Config]:
     """The run directory and the config of the trial that the command line names; ConfigError."""
     run = path.parent if path.name == "config.yaml" else path
     if (run / "config.yaml").exists():
@@ -69,7 +70,7 @@ def locate(path: Path, overrides: list[str], logs: Path, write: bool) -> tuple[P
     from jobs.sweep import place, single
 
     trial = single(path, overrides)
-    return place(logs / trial.config.name, [trial], write)[0], trial.config
+    return place(runs / trial.config.name, [trial], write)[0], trial.config
 
 
 def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:

@@ -52,12 +52,12 @@ class Run:
         return str(min(markers, key=lambda m: m.get("time", 0)).get("error", "")) if markers else ""
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl in order; a torn last line is left out."""
+        """The lines of metrics.jsonl in order; a last line that is still being written is left out."""
         try:
-            lines = (self.path / "metrics.jsonl").read_bytes().split(b"\n")
+            text = (self.path / "metrics.jsonl").read_text(errors="replace")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines[:-1] if line]
+        return [json.loads(line) for line in text.split("\n")[:-1] if line]
 
     def evaluation(self) -> dict[str, Any]:
         """What the newest evaluation wrote: step, metrics, intervals, provenance, history; {} before the first."""

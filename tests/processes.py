@@ -1,0 +1,85 @@
+"""Trains every method for a few steps in each process of a group: `torchrun … tests/processes.py OUT`."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+
+import models
+from models.base import Batch, DataSpec, Method
+from trainer.config import Train
+from trainer.loop import Trainer, seed
+
+SPEC = DataSpec(channels=3, size=28, classes=10)
+STEPS, BATCH = 5, 12
+
+
+def batches(name: str, rank: int, world: int) -> Iterator[Batch]:
+    """This process's share of global batches that are a pure function of the step."""
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step)
+        batch = {}
+        for key in models.signature(name).reads:
+            if key.endswith("labels"):
+                whole = torch.randint(SPEC.classes, (BATCH,), generator=generator)
+            else:
+                whole = torch.rand(BATCH, SPEC.channels, SPEC.size, SPEC.size, generator=generator) * 2 - 1
+            batch[key] = whole.chunk(world)[rank]
+        yield batch
+
+
+def without_batch_statistics(module: nn.Module) -> nn.Module:
+    """Swap what couples the samples of a batch, or draws noise per process, for what does not."""
+    for key, child in module.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            setattr(module, key, nn.GroupNorm(1, child.num_features))
+        elif isinstance(child, nn.Dropout | nn.Dropout2d):
+            setattr(module, key, nn.Identity())
+        else:
+            without_batch_statistics(child)
+    return module
+
+
+def build(name: str, independent: bool) -> Method:
+    """The method as it is, or with samples made independent of each other."""
+    seed(0, "weights")
+    method = models.load(name)(SPEC)
+    if independent:
+        without_batch_statistics(method)
+    return method
+
+
+def train(name: str, independent: bool, accelerator: Accelerator, out: Path) -> None:
+    """Train and keep this rank's weights and averages, buffers included."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    method = build(name, independent)
+    if rank:  # the broadcast from rank 0 must undo this
+        with torch.no_grad():
+            for parameter in method.parameters():
+                parameter.add_(1.0)
+    training = Trainer(method, accelerator, Train(steps=STEPS, batch_size=BATCH))
+    for _ in training.fit(batches(name, rank, world)):
+        pass
+    training.settle()
+    kind = "independent" if independent else "whole"
+    training.export(out / f"{name}.{kind}.{world}.{rank}.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in training.method.state_dict().items()}, out / f"{name}.{kind}.{world}.{rank}.raw"
+    )
+
+
+if __name__ == "__main__":
+    accelerator = Accelerator(cpu=True)
+    for method_name in models.names():
+        for make_independent in (False, True):
+            train(method_name, make_independent, accelerator, Path(sys.argv[1]))
+    accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        accelerator.end_training()
+    sys.stdout.flush()
+    os._exit(0)  # the threads of gloo sometimes abort an interpreter that takes its time to leave

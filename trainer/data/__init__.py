@@ -1,0 +1,1 @@
+"""Datasets as arrays: registry (names), raw and decode (readers), cache (memory maps), batches (what a step sees)."""

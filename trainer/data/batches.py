@@ -1,0 +1,163 @@
+"""Batches as a pure function of (seed, step, rank): nothing to save, nothing to restore, any step can be had alone."""
+
+import hashlib
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from trainer.data.cache import Arrays
+
+SHARE_OF_MEMORY = 0.25  # of the free device memory that the arrays of a run may take
+
+
+class Batches:
+    """The share of one process in the global batches of a run.
+
+    A domain's samples form an endless sequence, epoch after epoch, each epoch a permutation drawn from (seed, epoch,
+    domain). Global batch `step` is positions [step * batch_size, (step + 1) * batch_size) of it, whatever epochs these
+    fall into, and rank r of `world` takes the r-th of `world` equal slices.
+
+    `arrays` maps a domain to its training arrays: "" for a single one, or "source" and "target". `keys` are what a
+    batch holds: "images" and "labels", or "source_images", "source_labels", "target_images"; nothing else is read.
+    The arrays live on the device if they fit into a quarter of its free memory, else in host memory (on the CPU: in
+    the memory map itself). `resident` overrides that; the values are the same either way.
+    Raises ValueError if the batch cannot be shared equally or a key names no array.
+    """
+
+    def __init__(
+        self,
+        arrays: dict[str, Arrays],
+        keys: tuple[str, ...],
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        device: torch.device,
+        resident: bool | None = None,
+    ) -> None:
+        if batch_size < 1 or batch_size % world:
+            raise ValueError(f"batch_size {batch_size} cannot be shared by {world} processes: it must be a multiple")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not one of {world} processes")
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        tensors = {key: _tensor(arrays, key) for key in keys}
+        if resident is None:
+            resident = device.type == "cpu" or _fits(tensors.values(), device)
+        place = device if resident else torch.device("cpu")
+        self.device = device
+        self.resident = resident
+        self._share = batch_size // world
+        self._batch_size = batch_size
+        self._rank = rank
+        self._tensors = {key: t if place.type == "cpu" else t.to(place).contiguous() for key, t in tensors.items()}
+        self._domains = {key: key.rpartition("_")[0] for key in keys}
+        # Two epochs: a batch may straddle them. On the device, so that no step waits for the host.
+        self._lengths = {domain: len(tensors[key]) for key, domain in self._domains.items()}
+        self._orders = {
+            domain: lru_cache(maxsize=2)(partial(_order, length, seed, domain, place))
+            for domain, length in self._lengths.items()
+        }
+
+    def at(self, step: int) -> dict[str, Tensor]:
+        """This process's share of batch `step`, on the device.
+
+        images: float32 [batch_size / world, C, H, W] in [-1, 1], channels last in memory; labels: int64.
+        """
+        return self._finish(self._gather(step))
+
+    def _gather(self, step: int) -> dict[str, Tensor]:
+        """The samples of a batch as they are stored, where they are stored; pinned on the way to a CUDA device."""
+        if step < 0:
+            raise ValueError(f"step {step} is negative")
+        first = step * self._batch_size + self._rank * self._share
+        chosen = {domain: self._positions(domain, first, first + self._share) for domain in self._orders}
+        gathered = {}
+        for key, stored in self._tensors.items():
+            index = chosen[self._domains[key]]
+            if self.device.type == "cuda" and not self.resident:
+                pinned = torch.empty((self._share, *stored.shape[1:]), dtype=stored.dtype, pin_memory=True)
+                gathered[key] = torch.index_select(stored, 0, index, out=pinned)
+            else:
+                gathered[key] = stored.index_select(0, index)
+        return gathered
+
+    def _positions(self, domain: str, first: int, last: int) -> Tensor:
+        """Which samples stand at [first, last) of the endless sequence of a domain; int64."""
+        length, order = self._lengths[domain], self._orders[domain]
+        epochs = range(first // length, (last - 1) // length + 1)
+        parts = [order(epoch)[max(first - epoch * length, 0) : last - epoch * length] for epoch in epochs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _finish(self, gathered: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Bring a gathered batch to the device and images from bytes to [-1, 1]."""
+        batch = {}
+        for key, stored in gathered.items():
+            moved = stored.to(self.device, non_blocking=self.device.type == "cuda")
+            if key.endswith("images"):
+                # The float batch of [n, H, W, C] seen as [n, C, H, W]: this is what channels_last means.
+                moved = moved.to(torch.float32).div_(127.5).sub_(1).permute(0, 3, 1, 2)
+            batch[key] = moved
+        return batch
+
+
+def prefetch(batches: Batches, start: int, stop: int) -> Generator[dict[str, Tensor], None, None]:
+    """`batches.at(step)` for step in [start, stop); what lives in host memory is brought one batch ahead.
+
+    That batch is gathered in a thread and copied on a CUDA stream of its own while the device computes. The thread ends
+    with the generator, also when it is closed early, and an error in it is raised here.
+    """
+    if batches.resident:
+        yield from map(batches.at, range(start, stop))
+        return
+    cuda = batches.device.type == "cuda"
+    side = torch.cuda.Stream(batches.device) if cuda else None
+
+    def bring(step: int) -> tuple[dict[str, Tensor], torch.cuda.Event | None]:
+        with torch.cuda.stream(side):
+            return batches.at(step), side.record_event() if side else None
+
+    def pick_device() -> None:
+        if cuda:  # a thread starts on device 0
+            torch.cuda.set_device(batches.device)
+
+    with ThreadPoolExecutor(1, "prefetch", pick_device) as thread:
+        ahead: Future[tuple[dict[str, Tensor], torch.cuda.Event | None]] | None = None
+        for step in range(start, stop):
+            batch, arrived = (ahead or thread.submit(bring, step)).result()
+            ahead = thread.submit(bring, step + 1) if step + 1 < stop else None
+            if arrived:
+                stream = torch.cuda.current_stream(batches.device)
+                stream.wait_event(arrived)
+                for tensor in batch.values():  # its memory belongs to the side stream: not to be reused too early
+                    tensor.record_stream(stream)
+            yield batch
+
+
+def _tensor(arrays: dict[str, Arrays], key: str) -> Tensor:
+    """The array that a batch key names, without a copy: images [N, H, W, C], labels [N]."""
+    domain, _, kind = key.rpartition("_")
+    if domain not in arrays or kind not in ("images", "labels"):
+        known = ", ".join(f"{name}_{kind}".lstrip("_") for name in arrays for kind in ("images", "labels"))
+        raise ValueError(f"a batch cannot hold {key!r}: there are {known}")
+    images, labels = arrays[domain].images, arrays[domain].labels
+    if len(images) != len(labels) or not len(labels):
+        raise ValueError(f"{domain or 'the data'}: {len(images)} images and {len(labels)} labels are no dataset")
+    return torch.from_numpy(images).permute(0, 2, 3, 1) if kind == "images" else torch.from_numpy(labels)
+
+
+def _fits(tensors: Iterable[Tensor], device: torch.device) -> bool:
+    """Whether the tensors leave most of a CUDA device free; never on another accelerator, which cannot tell."""
+    needed = sum(tensor.nbytes for tensor in tensors)
+    return device.type == "cuda" and needed <= torch.cuda.mem_get_info(device)[0] * SHARE_OF_MEMORY
+
+
+def _order(length: int, seed: int, domain: str, place: torch.device, epoch: int) -> Tensor:
+    """The order of an epoch: int64 [length], drawn on the CPU so that it is the same for every device."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{domain}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    order = torch.randperm(length, generator=generator)
+    return order.pin_memory().to(place, non_blocking=True) if place.type == "cuda" else order

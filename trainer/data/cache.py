@@ -1,0 +1,168 @@
+"""The cache of decoded datasets: memory-mapped arrays under the data root, written once, shared by every process."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.convert import convert
+from trainer.data.decode import SEED, decode
+from trainer.data.registry import SPLITS, DataError, Dataset, get
+
+RECIPE = 1  # raise it when a set, a split or a conversion changes: what an older recipe staged is then not used
+LARGEST = 1024  # pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """One split of a dataset, memory-mapped copy-on-write: a write stays in the process and never reaches the cache."""
+
+    images: np.ndarray  # uint8 [N, C, H, W]; channels are last in memory, as a batch has them
+    labels: np.ndarray  # int64 [N]
+
+
+def data_root(configured: str | None = None) -> Path:
+    """`configured` (data.root), else $TURNOUT_DATA, else ~/.cache/turnout; absolute, not necessarily there yet."""
+    return Path(configured or os.environ.get("TURNOUT_DATA") or "~/.cache/turnout").expanduser().absolute()
+
+
+def stage(name: str, root: Path, size: int | None = None, channels: int | None = None, download: bool = True) -> bool:
+    """Decode and convert the dataset `name` into the cache below `root`; True if this call put it there.
+
+    `size` resizes (antialiased), `channels` replicates grey or takes the luminance; None keeps the set's own.
+    Of several processes that stage the same set at once, the first to finish is kept.
+    Raises DataError on bad arguments, raw files that cannot be had or read, and a root that cannot be written.
+    """
+    target = folder(name, root, size, channels)
+    if _complete(target):
+        return False
+    dataset = get(name)
+    size, channels = size or dataset.size, channels or dataset.channels
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with _writing(target.parent):  # learn that the root is read-only before minutes of decoding, not after
+            temporary.mkdir(parents=True)
+        splits = decode(name, root, download)
+        converted = {split: (convert(images, size, channels), labels) for split, (images, labels) in splits.items()}
+        with _writing(target.parent):
+            _write(temporary, dataset, converted)
+            return _publish(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def staged(name: str, root: Path, size: int | None = None, channels: int | None = None) -> bool:
+    """Whether `load` would find the set complete; reads a few file sizes, no array."""
+    return _complete(folder(name, root, size, channels))
+
+
+def load(name: str, split: str, root: Path, size: int | None = None, channels: int | None = None) -> Arrays:
+    """A split (train, validation or test) of a staged set; DataError if there is no such split or it is not staged."""
+    if split not in SPLITS:
+        raise DataError(f"{name} has no split {split!r}; splits: {', '.join(SPLITS)}")
+    place = folder(name, root, size, channels)
+    if not _complete(place):
+        state = "is incomplete" if os.path.exists(place) else "does not exist"
+        raise DataError(
+            f"{name} is not staged: {place} {state}. `python jobs/submit.py <sweep>.yaml` stages it where there is a "
+            "network; data.root or TURNOUT_DATA names another data root."
+        )
+    images = np.load(place / f"{split}_images.npy", mmap_mode="c").transpose(0, 3, 1, 2)
+    return Arrays(images, np.load(place / f"{split}_labels.npy", mmap_mode="c"))
+
+
+def folder(name: str, root: Path, size: int | None = None, channels: int | None = None) -> Path:
+    """Where the set lies in the cache, there or not: its name says all that its bytes depend on."""
+    dataset = get(name)
+    if size is not None and not 1 <= size <= LARGEST:
+        raise DataError(f"{name}: size {size} is not between 1 and {LARGEST} pixels")
+    if channels not in (None, 1, 3):
+        raise DataError(f"{name}: channels {channels} is neither 1 (grey) nor 3 (RGB)")
+    size, channels = size or dataset.size, channels or dataset.channels
+    return root / "cache" / f"{name}-{size}x{size}x{channels}-v{RECIPE}"
+
+
+def _complete(place: Path) -> bool:
+    """Whether every file that origin.json names is there at its full length."""
+    try:
+        files = json.loads((place / "origin.json").read_text())["files"]
+        return all((place / file).stat().st_size == facts["bytes"] for file, facts in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Turn a failed write into a DataError with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write the data cache {place}: {error.strerror or error}. Point data.root or TURNOUT_DATA at a "
+            "folder with room that you may write; raw files of a read-only folder can be linked into it."
+        ) from error
+
+
+def _write(place: Path, dataset: Dataset, splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write the arrays of every split, images [N, H, W, C] and labels [N], and where they come from."""
+    files: dict[str, dict[str, int | str]] = {}
+    for split, (images, labels) in splits.items():
+        for kind, array in (("images", images), ("labels", labels)):
+            path = place / f"{split}_{kind}.npy"
+            with path.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+            content = np.memmap(path, np.uint8, "r")
+            files[path.name] = {"bytes": content.size, "sha256": hashlib.sha256(content.data).hexdigest()}
+    size, channels = splits["train"][0].shape[2:]
+    origin = {
+        "dataset": dataset.name,
+        "origin": dataset.origin,
+        "size": size,
+        "channels": channels,
+        "classes": dataset.classes,
+        "recipe": RECIPE,
+        "seed": SEED,
+        "splits": {split: len(labels) for split, (_, labels) in splits.items()},
+        "files": files,
+    }
+    with (place / "origin.json").open("w") as file:
+        file.write(json.dumps(origin, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(place)
+
+
+def _sync_folder(place: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _publish(temporary: Path, target: Path) -> bool:
+    """Give a finished folder its name; False if another process came first. A damaged one is replaced."""
+    while True:
+        try:
+            temporary.rename(target)
+            _sync_folder(target.parent)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if _complete(target):
+                return False
+            with suppress(FileNotFoundError):  # another process is replacing it, too
+                target.rename(temporary.with_name(temporary.name + ".damaged"))
+                shutil.rmtree(temporary.with_name(temporary.name + ".damaged"))
