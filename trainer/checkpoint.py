@@ -26,7 +26,8 @@ def save(run: Path, step: int, identity: str, write: Callable[[Path], None], kee
     final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for scraps in folder.glob(".step-*.tmp"):  # of a process that died while saving
+            shutil.rmtree(scraps, ignore_errors=True)
         temporary.mkdir()
         write(temporary)
         files = {path.name: describe(path) for path in sorted(temporary.iterdir())}

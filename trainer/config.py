@@ -240,5 +240,5 @@ def explain(error: ValidationError, schema: type[BaseModel], inside: str = "") -
     if first["type"].endswith("_type") and first["type"] in ("model_type", "dict_type"):
         return key, f"{first['input']!r}: must be a mapping of keys to values"
     message = first["msg"].removeprefix("Value error, ")
-    value = "" if repr(first["input"]) in message else f"{first['input']!r}: "
+    value = "" if isinstance(first["input"], str) and repr(first["input"]) in message else f"{first['input']!r}: "
     return key, f"{value}{message[:1].lower()}{message[1:]}"

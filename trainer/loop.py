@@ -130,10 +130,9 @@ class Trainer:
 
     def load(self, folder: Path) -> None:
         """Take up the state that `save` wrote; RuntimeError where it does not fit the method."""
-        device = str(self.accelerator.device)
-        self.method.load_state_dict(load_file(folder / "method.safetensors", device=device))
-        self.averages.load_state_dict(load_file(folder / "averages.safetensors", device=device))
-        optimizers = torch.load(folder / "optimizers.pt", map_location=device, weights_only=True)
+        self.method.load_state_dict(load_file(folder / "method.safetensors"))
+        self.averages.load_state_dict(load_file(folder / "averages.safetensors"))
+        optimizers = torch.load(folder / "optimizers.pt", map_location="cpu", weights_only=True)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(optimizers[name])
         state: dict[str, Any] = json.loads((folder / "trainer.json").read_text())

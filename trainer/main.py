@@ -26,6 +26,10 @@ EXAMPLES = """examples:
   python trainer/main.py logs/dann/dann,gamma=5,seed=0-1a2b3c4d      # start, or go on with, that trial"""
 
 
+class Busy(ConfigError):
+    """Another process trains this run: it is to be left in peace."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Train the trial that the command line names; return the exit code: 0 done or stopped, 2 bad input."""
     stop = StopRequest()
@@ -49,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     attempt = os.environ.get("TURNOUT_ATTEMPT", "direct")
     try:
         train(run, config, stop, attempt)
+    except Busy as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except Exception as error:
         name = f"failed.{attempt}.json" if rank == 0 else f"failed.{attempt}.rank{rank}.json"
         what = str(error) if isinstance(error, BAD_INPUT) else f"{type(error).__name__}: {error}"
@@ -99,6 +106,11 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
     except ValueError as error:
         raise ConfigError(f"{run}: {error}") from None
     lock = hold(run) if main_process else None
+    if not accelerator.reduce(torch.tensor(float(lock is not None), device=accelerator.device)).item():
+        status = Run(run).status()
+        raise Busy(
+            f"{run}: process {status.get('pid')} on {status.get('host')} trains it already; wait for it or stop it"
+        )
     channels, size, classes = config.data.shape()
     root = data_root(config.data.root)
     if main_process:
@@ -181,17 +193,14 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
         os._exit(0)
 
 
-def hold(run: Path) -> IO[str]:
-    """Lock a run directory against a second trainer; the lock goes when the file is closed or the process ends."""
+def hold(run: Path) -> IO[str] | None:
+    """Lock a run directory against a second trainer until the file is closed or the process ends; None if one has it."""
     file = (run / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        status = Run(run).status()
-        raise ConfigError(
-            f"{run}: is being trained already by process {status.get('pid')} on {status.get('host')}; "
-            "wait for it or stop it"
-        ) from None
+    except BlockingIOError:
+        file.close()
+        return None
     return file
 
 

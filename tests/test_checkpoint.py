@@ -1,0 +1,152 @@
+"""Checkpoints are whole or passed over, and what was good stays good."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer import checkpoint
+from trainer.checkpoint import CheckpointError
+
+CONTENT = b"weights" * 1000
+
+
+def write(folder: Path) -> None:
+    (folder / "a.bin").write_bytes(CONTENT)
+    (folder / "b.json").write_text("{}")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with checkpoints of steps 1, 2 and 3, of which the newest two are kept."""
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, "cafe0123", write)
+    return tmp_path
+
+
+def silent(line: str) -> None:
+    raise AssertionError(f"nothing should be said: {line}")
+
+
+def test_newest_two_are_kept_and_latest_points_to_the_last(run: Path) -> None:
+    assert [p.name for p in checkpoint.steps(run)] == ["step-000003", "step-000002"]
+    assert (run / "latest").read_text() == "step-000003\n"
+    assert checkpoint.newest(run, "cafe0123", silent) == run / "checkpoints" / "step-000003"
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def truncate(folder: Path) -> None:
+    (folder / "a.bin").write_bytes(CONTENT[:-1])
+
+
+def flip_a_bit(folder: Path) -> None:
+    (folder / "a.bin").write_bytes(bytes([CONTENT[0] ^ 1]) + CONTENT[1:])
+
+
+def lose_a_file(folder: Path) -> None:
+    (folder / "b.json").unlink()
+
+
+def lose_the_manifest(folder: Path) -> None:
+    (folder / checkpoint.MANIFEST).unlink()
+
+
+def tear_the_manifest(folder: Path) -> None:
+    (folder / checkpoint.MANIFEST).write_text('{"step": 3, "fil')
+
+
+DAMAGES = [truncate, flip_a_bit, lose_a_file, lose_the_manifest, tear_the_manifest]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_aloud(run: Path, damage: object) -> None:
+    damage(run / "checkpoints" / "step-000003")  # type: ignore[operator]
+    said: list[str] = []
+    assert checkpoint.newest(run, "cafe0123", said.append) == run / "checkpoints" / "step-000002"
+    assert len(said) == 1
+    assert "step-000003" in said[0]
+    assert "falling back" in said[0]
+
+
+def test_none_intact_is_an_error_that_names_the_remedy(run: Path) -> None:
+    for path in checkpoint.steps(run):
+        truncate(path)
+    with pytest.raises(CheckpointError, match="none of its 2 checkpoints is intact; remove"):
+        checkpoint.newest(run, "cafe0123", lambda line: None)
+
+
+def test_no_checkpoint_is_a_fresh_start(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path, "cafe0123", silent) is None
+
+
+def test_another_config_is_refused(run: Path) -> None:
+    with pytest.raises(CheckpointError, match="made by another config"):
+        checkpoint.newest(run, "beef4567", silent)
+
+
+def test_a_process_killed_while_saving_leaves_the_one_before(run: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from trainer import checkpoint\n"
+        "def write(folder):\n"
+        "    (folder / 'a.bin').write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "checkpoint.save(Path(sys.argv[1]), 4, 'cafe0123', write)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run)], check=False, cwd=Path(__file__).parents[1])
+    assert done.returncode == -signal.SIGKILL
+    assert list((run / "checkpoints").glob(".step-000004.*"))
+    assert checkpoint.newest(run, "cafe0123", silent) == run / "checkpoints" / "step-000003"
+    checkpoint.save(run, 4, "cafe0123", write)
+    assert checkpoint.newest(run, "cafe0123", silent) == run / "checkpoints" / "step-000004"
+    assert not list((run / "checkpoints").glob(".*")), "scraps of a dead process are cleared"
+
+
+@pytest.fixture
+def small_files() -> object:
+    """The kernel refuses files above 16 KiB, as a full disk would in the middle of one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_disk_that_refuses_keeps_the_previous_checkpoint(run: Path, small_files: object) -> None:
+    def large(folder: Path) -> None:
+        (folder / "a.bin").write_bytes(bytes(1 << 20))
+
+    with pytest.raises(CheckpointError, match=r"not written: File too large; free space there .*step-000003 is good"):
+        checkpoint.save(run, 4, "cafe0123", large)
+    assert checkpoint.newest(run, "cafe0123", silent) == run / "checkpoints" / "step-000003"
+    assert (run / "latest").read_text() == "step-000003\n"
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        checkpoint.save(disk, 1, "cafe0123", write)
+        with pytest.raises(CheckpointError, match=r"No space left on device; free space there .*step-000001 is good"):
+            checkpoint.save(disk, 2, "cafe0123", lambda folder: (folder / "a.bin").write_bytes(bytes(2 << 20)) and None)
+        assert checkpoint.newest(disk, "cafe0123", silent) == disk / "checkpoints" / "step-000001"
+        checkpoint.save(disk, 2, "cafe0123", write)  # the scraps are gone, so there is space again
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_replayed_step_replaces_its_checkpoint(run: Path) -> None:
+    checkpoint.save(run, 3, "cafe0123", lambda folder: (folder / "a.bin").write_bytes(b"again") and None)
+    newest = checkpoint.newest(run, "cafe0123", silent)
+    assert newest is not None
+    assert (newest / "a.bin").read_bytes() == b"again"
+    assert json.loads((newest / checkpoint.MANIFEST).read_text())["step"] == 3
