@@ -88,6 +88,9 @@ class Launch:
         if allocation.nodes * self.processes > 1:
             command = [*torchrun(run, allocation, self.processes), *command]
         code = self.follow(command, allocation, stop_file=run / f"stop.{allocation.attempt}")
+        if allocation.node == 0:
+            for published in run.glob(".rendezvous.*"):
+                published.unlink(missing_ok=True)
         failed = list(run.glob(f"failed.{allocation.attempt}.*"))
         if failed or not self.left_well(run, allocation, code):
             if not failed:

@@ -2,17 +2,22 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
 
 from jobs.launch import ROOT
 from jobs.status import summary, table
+from trainer.config import Resources
 from trainer.run import Run
 
 LINE_EVERY = 15.0  # seconds between two lines of progress where there is no terminal
@@ -20,10 +25,10 @@ LINE_EVERY = 15.0  # seconds between two lines of progress where there is no ter
 
 @dataclass
 class Task:
-    """One process of the launcher, at work on a list of runs."""
+    """One process of the launcher, at work on a run."""
 
     stage: str  # train or eval
-    runs: list[Run]
+    run: Run
     process: subprocess.Popen[bytes]
     slot: int  # of `parallel`; which GPUs it uses
 
@@ -35,73 +40,78 @@ class Pool:
     to_train: list[Run]
     to_evaluate: list[Run]
     evaluates: Callable[[Run], bool]  # whether a trained run is to be evaluated
-    processes: int  # of each training
+    processes: dict[str, int]  # run -> processes of its training
     parallel: int
     gpus: list[str]  # devices to share out; empty: none there
     tasks: list[Task] = field(default_factory=list)
-    stopping: bool = False
+    asked: int = 0  # how often Ctrl-C came
+    told: int = 0  # how often it was passed on
 
     def run(self, everything: list[Run], console: Console) -> bool:
         """Work until nothing is left, or until Ctrl-C; return whether it was left to finish."""
-        with Live(console=console, refresh_per_second=2, transient=True) as live:
-            said = 0.0
-            while self.step():
-                try:
+        # A flag, not an exception: nothing may come between starting a process and remembering it.
+        handlers = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with Live(console=console, refresh_per_second=2, transient=True) as live:
+                said = 0.0
+                while self.step():
                     if console.is_terminal:
                         live.update(table(everything))
                     elif time.monotonic() - said > LINE_EVERY:
                         console.print(summary(everything), highlight=False)
                         said = time.monotonic()
+                    if self.asked > self.told:
+                        self.stop(console)
                     time.sleep(0.2)
-                except KeyboardInterrupt:
-                    self.stop(console)
-        return not self.stopping
+        finally:
+            for task in self.tasks:  # left only by an error of this process itself
+                task.process.terminate()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return not self.asked
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Only count the request to stop."""
+        self.asked += 1
 
     def step(self) -> bool:
         """Reap what has ended and start what fits; whether anything goes on."""
         for task in [t for t in self.tasks if t.process.poll() is not None]:
             self.tasks.remove(task)
-            if task.stage == "train":
-                self.to_evaluate += [r for r in task.runs if r.state() == "done" and self.evaluates(r)]
-        if not self.stopping:
+            if task.stage == "train" and task.run.state() == "done" and self.evaluates(task.run):
+                self.to_evaluate.append(task.run)
+        if not self.asked:
             while self.to_train and sum(t.stage == "train" for t in self.tasks) < self.parallel:
-                self.start("train", [self.to_train.pop(0)])
+                self.start("train", self.to_train.pop(0))
             if self.to_evaluate and not any(t.stage == "eval" for t in self.tasks):
-                runs, self.to_evaluate = self.to_evaluate, []
-                self.start("eval", runs)
+                self.start("eval", self.to_evaluate.pop(0))
         return bool(self.tasks)
 
-    def start(self, stage: str, runs: list[Run]) -> None:
+    def start(self, stage: str, run: Run) -> None:
         """Start a launcher in a session of its own, so that Ctrl-C reaches this process alone."""
         environment = dict(os.environ)
         taken = {task.slot for task in self.tasks if task.stage == "train"}
         # An evaluation is small: it goes beside a training, on a GPU that may be in use.
         slot = min(set(range(self.parallel)) - taken) if stage == "train" else 0
+        count = self.processes[run.name] if stage == "train" else 1
         if self.gpus:
-            first, count = slot * self.processes, min(self.processes, len(self.gpus))
-            chosen = [self.gpus[(first + i) % len(self.gpus)] for i in range(count)]
+            first = slot * max(self.processes.values())
+            chosen = [self.gpus[(first + i) % len(self.gpus)] for i in range(min(count, len(self.gpus)))]
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
-        cores = len(os.sched_getaffinity(0))
-        threads = max(1, cores // (self.parallel * self.processes)) if stage == "train" else 1
+        threads = max(1, len(os.sched_getaffinity(0)) // (self.parallel * count)) if stage == "train" else 1
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         # Threads that spin while they wait take the cores from each other as soon as anything else runs here.
         environment.setdefault("OMP_WAIT_POLICY", "passive")
-        command = [
-            sys.executable,
-            str(ROOT / "jobs" / "launch.py"),
-            stage,
-            str(self.processes),
-            *(str(r.path) for r in runs),
-        ]
-        with (runs[0].path / f"{stage}.log").open("ab") as log:
+        command = [sys.executable, str(ROOT / "jobs" / "launch.py"), stage, str(count), str(run.path)]
+        with (run.path / f"{stage}.log").open("ab") as log:
             process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
-        self.tasks.append(Task(stage, runs, process, slot))
+        self.tasks.append(Task(stage, run, process, slot))
 
     def stop(self, console: Console) -> None:
         """Tell every trial to save and leave at its next step; a second Ctrl-C ends them at once."""
-        first, self.stopping = not self.stopping, True
+        first, self.told = not self.told, self.asked
         console.print(
             "stopping: every trial saves at its next step" if first else "ending every trial now", highlight=False
         )
@@ -109,7 +119,20 @@ class Pool:
             if first:
                 task.process.terminate()
             else:
-                os.killpg(task.process.pid, 9)
+                kill(task.process.pid)
+
+
+def kill(process: int) -> None:
+    """End a process and all that it started, also what left its session, as torchrun's workers do."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            children.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+    family = [process]
+    for member in family:
+        family += children.get(member, [])
+        with suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
 
 
 def visible_gpus() -> list[str]:
@@ -121,3 +144,8 @@ def visible_gpus() -> list[str]:
         return []
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     return [str(i) for i in range(listing.stdout.count("GPU "))] if listing.returncode == 0 else []
+
+
+def processes(resources: Resources, gpus: list[str]) -> int:
+    """Processes of a training here: as many as asked for, but no more than one per GPU."""
+    return resources.processes_per_node or max(1, min(resources.gpus_per_node, len(gpus)))

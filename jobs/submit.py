@@ -63,11 +63,15 @@ def main(arguments: list[str] | None = None) -> int:
         return show_vocabulary(console)
     if options.sweep is None:
         parser.error("give a sweep file, such as sweeps/dann.yaml")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end: as with Ctrl-C
     try:
         return submit(options, console)
     except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (KeyboardInterrupt, EOFError):
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
 
 
 @dataclass
@@ -110,28 +114,28 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     confirm(len(to_train), options.yes, console)
     make_ready(submission)
     place(sweep, trials)
-    shutil.copyfile(options.sweep, sweep / "sweep.yaml")
+    if options.sweep.resolve() != (sweep / "sweep.yaml").resolve():
+        shutil.copyfile(options.sweep, sweep / "sweep.yaml")
     return to_slurm(submission) if on_slurm else here(submission)
 
 
 def here(submission: Submission) -> int:
     """Train and evaluate on this machine, then write the report and print its tables."""
     console, sweep, runs = submission.console, submission.sweep, submission.runs
-    gpus, resources = local.visible_gpus(), submission.trials[0].config.resources
-    processes = resources.processes_per_node or max(1, min(resources.gpus_per_node, len(gpus)))
-    cores = len(os.sched_getaffinity(0))
+    gpus, cores = local.visible_gpus(), len(os.sched_getaffinity(0))
     configs = {run.name: trial.config for run, trial in zip(runs, submission.trials, strict=True)}
+    processes = {name: local.processes(config.resources, gpus) for name, config in configs.items()}
     pool = local.Pool(
         to_train=[runs[i] for i in submission.to_train],
         to_evaluate=[runs[i] for i in submission.to_evaluate],
         evaluates=lambda run: wants_evaluation(configs[run.name], run),
         processes=processes,
-        parallel=submission.options.max_parallel or max(1, (len(gpus) or cores // 2) // processes),
+        parallel=submission.options.max_parallel or max(1, (len(gpus) or cores // 2) // max(processes.values())),
         gpus=gpus,
     )
-    names = [run.name for run in pool.to_train]
-    slurm.record(sweep, {"cluster": "local", "trials": names, "overrides": submission.options.overrides})
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end: as with Ctrl-C, everything is saved
+    line = {"trials": [run.name for run in pool.to_train], "evaluate": [run.name for run in pool.to_evaluate]}
+    if any(line.values()):
+        slurm.record(sweep, {"cluster": "local", **line, "overrides": submission.options.overrides})
     began = time.monotonic()
     finished = pool.run(runs, console)
     from eval.report import write_report
@@ -143,11 +147,24 @@ def here(submission: Submission) -> int:
         return 130
     print((page.parent / "results.md").read_text())
     say(console, f"{time.monotonic() - began:.0f} s; report: {page}; curves: tensorboard --logdir {sweep}")
-    errors = {run: run.error() or str(read_json(run.path / "eval" / "failed.json").get("error", "")) for run in runs}
-    for run, error in errors.items():
-        if error:
-            print(f"error: {run.path}: {error}; see its train.log", file=sys.stderr)
-    return 1 if any(errors.values()) else 0
+    problems = {run: shortfall(configs[run.name], run) for run in runs}
+    for run, problem in problems.items():
+        if problem:
+            print(f"error: {run.path}: {problem}", file=sys.stderr)
+    return 1 if any(problems.values()) else 0
+
+
+def shortfall(config: Config, run: Run) -> str:
+    """Why a trial is not yet what was asked for; empty if it is, or if another command is at it."""
+    state, log = run.state(), run.path / "train.log"
+    if state == "failed":
+        return f"{run.error()}; see {log}"
+    if state in ("pending", "stopped"):
+        return f"did not finish; see {log}; the same command goes on"
+    if state == "done" and wants_evaluation(config, run):
+        error = read_json(run.path / "eval" / "failed.json").get("error", "it ended without a word")
+        return f"evaluation failed: {error}; see {run.path / 'eval.log'}"
+    return ""
 
 
 def to_slurm(submission: Submission) -> int:
@@ -199,14 +216,18 @@ def confirm(count: int, yes: bool, console: Console) -> None:
 
 
 def make_ready(submission: Submission) -> None:
-    """Fetch and decode every set once; DataError before anything is queued."""
-    for config in {str(trial.config.data): trial.config for trial in submission.trials}.values():
-        channels, size, _ = config.data.shape()
-        root = data_root(config.data.root)
-        for name in config.data.sets().values():
-            if not staged(name, root, size, channels):
-                say(submission.console, f"staging {name} into {root}")
-                stage(name, root, size, channels)
+    """Fetch and decode every set that is needed once; ConfigError before anything is queued."""
+    needed = [submission.trials[i].config.data for i in (*submission.to_train, *submission.to_evaluate)]
+    for data in {str(data): data for data in needed}.values():
+        channels, size, _ = data.shape()
+        root = data_root(data.root)
+        for domain, name in data.sets().items():
+            try:
+                if not staged(name, root, size, channels):
+                    say(submission.console, f"staging {name} into {root}")
+                    stage(name, root, size, channels)
+            except DataError as error:
+                raise ConfigError(f"{submission.options.sweep}: data.{domain or 'dataset'}: {error}") from None
 
 
 def show_plan(submission: Submission, states: list[str], on_slurm: bool) -> int:

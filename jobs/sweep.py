@@ -1,22 +1,16 @@
 """A sweep file, fanned out into trials: grid, zip, random, trials, base file and command line; no torch anywhere."""
 
-import math
-import random
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import models
-from trainer.config import Config, ConfigError, Document, nearest, resolve
-from trainer.document import leaves, merge, parse_overrides, put, read
+from jobs.axes import AXES, Axis, combinations, merge_axes, replace_axes, split_axes
+from trainer.config import Config, ConfigError, Document, identifies, known_method, nearest, resolve, takes_list
+from trainer.document import leaves, merge, nested, parse_overrides, put, read, touches, whence
 from trainer.run import write_text
-
-AXES = ("grid", "zip", "random")
-DRAWS = ("uniform", "loguniform", "integer", "choice")
 
 
 @dataclass(frozen=True)
@@ -35,207 +29,146 @@ class Trial:
 
 def load(path: Path, words: list[str]) -> list[Trial]:
     """The trials of a sweep file under `key=value` overrides, in order; ConfigError names file, key and remedy."""
-    document = {"name": path.stem, **read(path)}
-    return expand(document, parse_overrides(words), str(path))
+    return expand({"name": path.stem, **read(path)}, parse_overrides(words), path)
 
 
 def single(path: Path, words: list[str]) -> Trial:
-    """The trial of a file's own settings, without its axes and `trials:`, under overrides."""
-    document = {"name": path.stem, **read(path)}
-    own = {key: value for key, value in document.items() if key not in (*AXES, "trials")}
-    (trial,) = expand(own, parse_overrides(words), str(path))
-    return trial
+    """The trial of a file's own settings, without its axes and `trials:`, under overrides; ConfigError."""
+    own = {key: value for key, value in read(path).items() if key not in (*AXES, "trials")}
+    found = expand({"name": path.stem, **own}, parse_overrides(words), path)
+    if len(found) > 1:
+        raise ConfigError(f"command line: lists make {len(found)} trials; give one value each, or use jobs/submit.py")
+    return found[0]
 
 
-def expand(document: Document, overrides: Document, origin: str) -> list[Trial]:
+def expand(document: Document, overrides: Document, path: Path) -> list[Trial]:
     """Resolve every combination. What is shared by all trials (the file's `model:` block and axes, the command line)
     reaches a trial as far as its method has such a key; a shared key that no method has is an error."""
-    document = dict(document)
-    entries = document.pop("trials", [{}])
-    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries) or not entries:
-        raise ConfigError(f"{origin}: trials: must be a list of mappings such as [{{method: dann}}]")
-    shared, own_axes = split_axes(document, origin)
-    trials: list[Trial] = []
-    wanted = {k for k, _ in leaves({"model": shared.get("model") or {}})} | set(own_axes) | set(overrides)
-    wanted = {k for k in wanted if k.startswith("model.")}
-    unknown, hyperparameters = set(wanted), set[str]()
-    for number, entry in enumerate(entries):
-        where = f"{origin}: trials[{number}]" if len(entries) > 1 else origin
-        settings, axes = split_axes(entry, where)
-        method = overrides.get("method", settings.get("method", shared.get("method")))
-        try:
-            nearest(str(method), models.names(), "method")
-        except ValueError as error:
-            raise ConfigError(f"{_origin(origin, where, overrides, settings, 'method')}: method: {error}") from None
-        keys = {f"model.{h.name}" for h in models.signature(str(method)).hyperparameters}
-        foreign, unknown, hyperparameters = wanted - keys, unknown - keys, hyperparameters | keys
-        common = _without(shared, foreign)
-        # An override of a swept key takes the place of its values.
-        given = {k: v for k, v in overrides.items() if k not in foreign}
-        every = merge_axes(own_axes, axes)
-        every = {k: v for k, v in every.items() if k not in foreign}
-        swept = {k: v for k, v in given.items() if k in every and isinstance(v, list)}
-        for combination in combinations(every, given, swept):
-            trial = merge(common, {k: v for k, v in settings.items() if "." not in k})
-            chosen = (
-                {k: v for k, v in settings.items() if "." in k}
-                | combination
-                | {k: v for k, v in given.items() if k not in swept}
-            )
-            for key, value in chosen.items():
-                put(trial, key, value)
-            config = resolve(trial, partial(_origin, origin, where, overrides, settings))
-            told = dict(leaves(settings)) | chosen
-            trials.append(Trial(config, label(config.method, told), config.identity()))
+    shared, shared_axes = split_axes({k: v for k, v in document.items() if k != "trials"}, partial(whence, path))
+    entries = document.get("trials", [{}])
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
+        raise ConfigError(f"{whence(path, 'trials')}: trials: must be a list of mappings such as [{{method: dann}}]")
+    keys = [*(key for key, _ in leaves(shared)), *shared_axes, *overrides]
+    wanted = {hyperparameter(key) for key in keys if key.startswith("model.")}
+    unknown, valid, trials = set(wanted), set[str](), list[Trial]()
+    for number, entry in enumerate(map(nested, entries)):
+        here = f"{whence(path, 'trials')}: trials[{number}]" if len(entries) > 1 else ""
+        where = partial(origin, path, here, overrides, [key for key, _ in leaves(entry)])
+        settings, own_axes = split_axes(entry, where)
+        own = dict(leaves(settings))
+        for method in methods(overrides, own_axes, own, shared_axes, shared):
+            has = {f"model.{h.name}" for h in models.signature(known_method(method, where)).hyperparameters}
+            foreign, unknown, valid = wanted - has, unknown - has, valid | has
+            given = {k: v for k, v in overrides.items() if hyperparameter(k) not in foreign and k != "method"}
+            swept = {k: v for k, v in given.items() if is_axis(method, k, v)}
+            fixed = {k: v for k, v in given.items() if k not in swept}
+            common = {k: axis for k, axis in shared_axes.items() if hyperparameter(k) not in foreign and k not in own}
+            axes = {k: axis for k, axis in merge_axes(common, own_axes).items() if k not in fixed and k != "method"}
+            base = merge(without(shared, foreign), settings) | {"method": method}
+            for combination in combinations(replace_axes(axes, swept)):
+                trial = dict(base)
+                for key, value in (combination | fixed).items():
+                    put(trial, key, value)
+                config = resolve(trial, where)
+                told = label(method, own | dict(leaves(combination)) | fixed)
+                trials.append(Trial(config, told, config.identity()))
     if unknown:
-        key = sorted(unknown)[0]
+        key = min(unknown)
         try:
-            nearest(key, sorted(hyperparameters), "key")
+            nearest(key, sorted(valid), "key")
         except ValueError as error:
-            raise ConfigError(f"{_origin(origin, origin, overrides, {}, key)}: {key}: {error}") from None
-    refuse_twins(trials, origin)
+            raise ConfigError(f"{origin(path, '', overrides, [], key)}: {key}: {error}") from None
+    refuse_twins(trials, path)
     return trials
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Values that a key takes; axes of one group move together (zip, random), groups are crossed."""
-
-    group: str
-    values: list[Any]
-
-
-def split_axes(entry: Document, origin: str) -> tuple[Document, dict[str, Axis]]:
-    """Part a block into its settings and its axes {dotted key: Axis}."""
-    settings = {key: value for key, value in entry.items() if key not in AXES}
-    axes: dict[str, Axis] = {}
-    for kind in AXES:
-        block = entry.get(kind) or {}
-        if not isinstance(block, dict):
-            raise ConfigError(
-                f"{origin}: {kind}: must be a mapping of keys to lists, such as {{train.seed: [0, 1, 2]}}"
-            )
-        columns = draw(block, origin) if kind == "random" else block
-        for key, values in columns.items():
-            if not isinstance(values, list) or not values:
-                raise ConfigError(f"{origin}: {kind}.{key}: {values!r}: must be a list of at least one value")
-            if key in axes:
-                raise ConfigError(f"{origin}: {kind}.{key}: is swept twice; keep one of grid, zip and random")
-            axes[key] = Axis(key if kind == "grid" else kind, values)
-        lengths = {key: len(values) for key, values in columns.items()} if kind == "zip" else {}
-        if len(set(lengths.values())) > 1:
-            raise ConfigError(f"{origin}: zip: lists differ in length: {lengths}; zipped values go together one by one")
-    return settings, axes
+def methods(
+    overrides: Document, own_axes: dict[str, Axis], own: Document, axes: dict[str, Axis], shared: Document
+) -> Any:
+    """The methods of an entry of `trials:`, usually one: whoever is nearest to it decides."""
+    said = (
+        overrides.get("method"),
+        own_axes.get("method"),
+        own.get("method"),
+        axes.get("method"),
+        shared.get("method"),
+    )
+    found = next((value for value in said if value is not None), None)
+    found = found.values if isinstance(found, Axis) else found
+    return found if isinstance(found, list) and found else [found]
 
 
-def merge_axes(shared: dict[str, Axis], own: dict[str, Axis]) -> dict[str, Axis]:
-    """A trial's own axis replaces the shared one of that key; own and shared groups are crossed."""
-    return {key: Axis(f"own {axis.group}", axis.values) for key, axis in own.items()} | {
-        key: axis for key, axis in shared.items() if key not in own
-    }
+def hyperparameter(key: str) -> str:
+    """`model.<name>` of a key that sets it or a part of it; any other key as it is."""
+    return ".".join(key.split(".")[:2]) if key.startswith("model.") else key
 
 
-def combinations(axes: dict[str, Axis], overrides: Document, swept: Document) -> Iterator[Document]:
-    """Yield every combination of the axes' values, leaving out what the command line fixes."""
-    groups: dict[str, list[Document]] = {}
-    for key, axis in axes.items():
-        if key in swept:
-            axis = Axis(key, swept[key])
-        elif key in overrides:
-            continue
-        column = [{key: value} for value in axis.values]
-        old = groups.get(axis.group, [{} for _ in column])
-        groups[axis.group] = [a | b for a, b in zip(old, column, strict=True)]
-    for combination in product(*groups.values()):
-        yield {key: value for part in combination for key, value in part.items()}
+def is_axis(method: str, key: str, value: Any) -> bool:
+    """Whether the command line gives several values to a key: a list, or a list of lists where one value is a list."""
+    if isinstance(value, list) and takes_list(method, key):
+        return bool(value) and all(isinstance(v, list) for v in value)
+    return isinstance(value, list)
 
 
-def draw(block: Document, origin: str) -> dict[str, list[Any]]:
-    """Draw random values: a pure function of (seed, key, number), so that more draws keep the former ones."""
-    keys = {key: spec for key, spec in block.items() if key not in ("draws", "seed")}
-    count, seed = block.get("draws"), block.get("seed", 0)
-    if keys and (not isinstance(count, int) or count < 1):
-        raise ConfigError(f"{origin}: random.draws: {count!r}: must say how many trials to draw, such as draws: 20")
-    columns: dict[str, list[Any]] = {}
-    for key, spec in keys.items():
-        if not isinstance(spec, dict) or len(spec) != 1 or not set(spec) <= set(DRAWS):
-            raise ConfigError(f"{origin}: random.{key}: {spec!r}: must be one of {{{' | '.join(DRAWS)}: [low, high]}}")
-        ((kind, bounds),) = spec.items()
-        try:
-            columns[key] = [_draw(kind, bounds, random.Random(f"{seed} {key} {i}")) for i in range(count or 0)]
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{origin}: random.{key}: {kind}: {bounds!r}: {error}; give [low, high], low < high"
-            ) from None
-    return columns
-
-
-def _draw(kind: str, bounds: Any, rng: random.Random) -> Any:
-    if kind == "choice":
-        return rng.choice(list(bounds))
-    low, high = (float(b) for b in bounds)  # also 1e-5, which YAML reads as text
-    if low >= high:
-        raise ValueError("low must be less than high")
-    if kind == "integer":
-        return rng.randint(int(low), int(high))
-    if kind == "uniform":
-        return float(f"{rng.uniform(low, high):.6g}")
-    return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.6g}")
+def without(document: Document, foreign: set[str]) -> Document:
+    """The document less the `model.` keys that the trial's method does not have."""
+    block = document.get("model")
+    if not isinstance(block, dict):
+        return document
+    return {**document, "model": {k: v for k, v in block.items() if f"model.{k}" not in foreign}}
 
 
 def label(method: str, settings: Document) -> str:
-    """The readable part of a run directory's name, such as dann,gamma=10,seed=0."""
+    """The readable part of a run directory's name, such as dann,gamma=10,seed=0: safe on any file system."""
     pairs = [
-        f"{key.rpartition('.')[2]}={value}"
-        for key, value in settings.items()
-        if key != "method" and not key.startswith("resources.")
+        f"{key.rpartition('.')[2]}={value}" for key, value in settings.items() if identifies(key) and key != "method"
     ]
     return re.sub(r"[^A-Za-z0-9._=,+-]+", "_", ",".join([method, *pairs]))[:100].rstrip(",._")
 
 
-def refuse_twins(trials: list[Trial], origin: str) -> None:
-    """ConfigError if two trials are the same run under two names."""
+def refuse_twins(trials: list[Trial], path: Path) -> None:
+    """ConfigError if two trials are the same run under two names, or the sweep has two names."""
     seen: dict[str, Trial] = {}
     for trial in trials:
-        if trial.identity in seen:
+        if trial.config.name != trials[0].config.name:
+            raise ConfigError(f"{path}: name: {trial.config.name!r}: the sweep has one name; set it once, at the top")
+        if twin := seen.get(trial.identity):
             raise ConfigError(
-                f"{origin}: two trials are the same: {seen[trial.identity].label} and {trial.label}; "
-                "remove one, or give them different settings (is a value repeated, or an axis made idle by an override?)"
+                f"{path}: two trials are the same: {twin.label} and {trial.label}; "
+                "remove one, or let them differ (is a value repeated, or an axis made idle by an override?)"
             )
         seen[trial.identity] = trial
 
 
-def _origin(file: str, entry: str, overrides: Document, settings: Document, key: str) -> str:
-    """Where a key was written: on the command line, in an entry of `trials:`, or in the file's own blocks."""
-    if any(key == k or key.startswith(f"{k}.") for k in overrides):
+def origin(path: Path, here: str, overrides: Document, own: list[str], key: str) -> str:
+    """Where a key was written: the command line, `here` (an entry of `trials:`), the file or one of its bases."""
+    if any(touches(written, key) for written in overrides):
         return "command line"
-    return entry if any(key == k or key.startswith(f"{k}.") for k, _ in leaves(settings)) else file
-
-
-def _without(document: Document, keys: set[str]) -> Document:
-    """The document less the `model.` keys that the trial's method does not have."""
-    block = document.get("model") or {}
-    return {**document, "model": {k: v for k, v in block.items() if f"model.{k}" not in keys}}
+    return here if here and any(touches(written, key) for written in own) else whence(path, key)
 
 
 def place(folder: Path, trials: list[Trial], write: bool = True) -> list[Path]:
     """The run directories of the trials, made with their config.yaml where missing (`write`).
 
     The identity at the end of a name finds a trial again, whatever words described it then. ConfigError if a
-    directory holds another config.
+    directory holds another config or cannot be written.
     """
-    there = {path.name.rpartition("-")[2]: path for path in folder.iterdir()} if folder.is_dir() else {}
-    places = [there.get(trial.identity, folder / trial.name) for trial in trials]
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    there = {name.rpartition("-")[2]: name for name in sorted(names)}
+    places = [folder / (t.name if t.name in names else there.get(t.identity, t.name)) for t in trials]
     for trial, path in zip(trials, places, strict=True):
         file = path / "config.yaml"
-        text = trial.config.to_yaml()
-        if file.exists() and file.read_text() == text:
-            continue
-        if file.exists() and (found := resolve(read(file), str(file)).identity()) != trial.identity:
-            raise ConfigError(
-                f"{path}: was made by another config ({found}, not {trial.identity}); move it away, or change name:"
-            )
+        if file.exists():
+            if file.read_text() == trial.config.to_yaml():
+                continue
+            if (found := resolve(read(file), str(file)).identity()) != trial.identity:
+                raise ConfigError(
+                    f"{path}: was made by another config ({found}, not {trial.identity}); move it away, or change name:"
+                )
         if write:
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(file, text)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                write_text(file, trial.config.to_yaml())
+            except OSError as error:
+                raise ConfigError(f"{path}: cannot write there: {error.strerror}; give another --logs") from None
     return places
