@@ -4,14 +4,15 @@ import hashlib
 import json
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -23,9 +24,18 @@ from pydantic import (
 
 import models
 from trainer.data import registry
+from trainer.section import Section, duration, folder_name
 
 Document = dict[str, Any]  # a YAML mapping as read
 SWEEP_KEYS = ("grid", "zip", "random", "trials")  # what jobs/sweep.py takes out of a file before it is resolved
+# What cannot change the trained weights, and so is no part of a trial's identity: True, or keys of a section.
+OUTSIDE: dict[str, Any] = {
+    "name": True,
+    "data": {"root"},
+    "train": {"log_every", "checkpoint_every", "export_every"},
+    "eval": True,
+    "resources": True,
+}
 
 
 class ConfigError(ValueError):
@@ -42,23 +52,8 @@ def known_dataset(name: str) -> str:
     return registry.get(name).name
 
 
-def duration(text: str) -> str:
-    """Check a Slurm time limit: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS."""
-    days, _, clock = text.rpartition("-")
-    parts = clock.split(":")
-    if not all(p.isdigit() for p in [*parts, *([days] if days else [])]) or len(parts) > 3:
-        raise ValueError('must look like "02:00:00" (hours:minutes:seconds) or "1-00:00:00" (days first)')
-    return text
-
-
 Dataset = Annotated[str, AfterValidator(known_dataset)]
 Metric = Annotated[str, AfterValidator(known_metric)]
-
-
-class Section(BaseModel):
-    """Unknown keys are errors; a default is as good as a written value."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
 
 
 class Data(Section):
@@ -105,7 +100,7 @@ class Train(Section):
 class Eval(Section):
     """What the evaluation job measures once training is done."""
 
-    metrics: list[Metric] = []
+    metrics: list[Metric] = Field(default_factory=list)
 
 
 class Resources(Section):
@@ -116,10 +111,12 @@ class Resources(Section):
     processes_per_node: PositiveInt | None = None  # default: one per GPU, one where there is none
     cpus_per_gpu: PositiveInt = 4
     mem_gb: PositiveFloat = 16
-    time: Annotated[str, AfterValidator(duration)] = "02:00:00"
+    time: Annotated[str, BeforeValidator(duration)] = "02:00:00"
     signal_delay: PositiveInt = 120  # seconds before the time limit at which a trial is told to save
     max_parallel: PositiveInt = 20  # trials of a sweep that run at the same time on the cluster
-    slurm: dict[str, str | int | bool] = {}  # further sbatch options, such as {partition: gpu, account: vision}
+    slurm: dict[str, str | int | bool] = Field(
+        default_factory=dict
+    )  # further sbatch options, such as {partition: gpu, account: vision}
 
     def processes(self) -> int:
         """Processes on each node."""
@@ -129,21 +126,17 @@ class Resources(Section):
 class Config(Section):
     """A trial, resolved: nothing is left to defaults that could change under it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, AfterValidator(folder_name)]
     method: str
-    model: dict[str, Any] = {}
-    data: Data
+    model: dict[str, Any] = Field(default_factory=dict)
+    data: Data = Data()
     train: Train = Train()
     eval: Eval = Eval()
     resources: Resources = Resources()
 
     def identity(self) -> str:
         """8 hex digits that change whenever anything that can change the trained weights does."""
-        content = self.model_dump(
-            mode="json", exclude={"name": True, "eval": True, "resources": True, "data": {"root"}}
-        )
-        for key in ("log_every", "checkpoint_every", "export_every"):
-            del content["train"][key]
+        content = self.model_dump(mode="json", exclude=OUTSIDE)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     def to_yaml(self) -> str:
@@ -151,6 +144,14 @@ class Config(Section):
         return yaml.dump(self.model_dump(mode="json"), Dumper=yaml.CSafeDumper, sort_keys=False)
 
 
+def identifies(key: str) -> bool:
+    """Whether a dotted key is part of a trial's identity."""
+    block, _, name = key.partition(".")
+    outside = OUTSIDE.get(block, ())
+    return outside is not True and name not in outside
+
+
+@lru_cache
 def metrics() -> list[str]:
     """Names of the evaluations: the files of eval/ that define `evaluate`."""
     folder = Path(__file__).parents[1] / "eval"
@@ -170,10 +171,7 @@ def resolve(document: Document, origin: str | Callable[[str], str]) -> Config:
     """Fill in every default and check every value; ConfigError names the key, the remedy and where the key stands:
     `origin`, or what it says of the key."""
     where = (lambda key: origin) if isinstance(origin, str) else origin
-    try:
-        method = nearest(str(document.get("method")), models.names(), "method")
-    except ValueError as error:
-        raise ConfigError(f"{where('method')}: method: {error}") from None
+    method = known_method(document.get("method"), where)
     try:
         config = Config.model_validate(document)
         block = model_schema(method).model_validate(config.model)
@@ -187,7 +185,19 @@ def resolve(document: Document, origin: str | Callable[[str], str]) -> Config:
         check(config)
     except ValueError as error:
         raise ConfigError(f"{where(str(error).partition(':')[0])}: {error}") from None
-    return config
+    channels, size, _ = config.data.shape()
+    return config.model_copy(update={"data": config.data.model_copy(update={"channels": channels, "size": size})})
+
+
+def known_method(name: Any, where: Callable[[str], str]) -> str:
+    """Check that models/ has a method of that name; ConfigError with the nearest name otherwise."""
+    try:
+        if name is None:
+            raise ValueError(f"missing; give one of {', '.join(models.names())}")
+        model_schema(str(name))
+        return str(name)
+    except ValueError as error:
+        raise ConfigError(f"{where('method')}: method: {error}") from None
 
 
 def check(config: Config) -> None:
@@ -216,16 +226,31 @@ def check_divides(batch_size: int, parts: int) -> None:
         )
 
 
+@lru_cache
 def model_schema(method: str) -> type[BaseModel]:
-    """The schema of the `model:` block: the signature of the method's constructor."""
+    """The schema of the `model:` block, the signature of the method's constructor; ValueError if there is no method
+    of that name."""
+    nearest(method, models.names(), "method")
     fields: Any = {h.name: (h.annotation, h.default) for h in models.signature(method).hyperparameters}
     return create_model(f"{method} model", __base__=Section, **fields)
+
+
+def takes_list(method: str, key: str) -> bool:
+    """Whether the value of a dotted key is itself a list."""
+    block, _, name = key.partition(".")
+    section = Config.model_fields.get(block)
+    schema = model_schema(method) if block == "model" else section.annotation if section else None
+    field = getattr(schema, "model_fields", {}).get(name)
+    return field is not None and any(
+        get_origin(a) in (list, tuple) for a in (field.annotation, *get_args(field.annotation))
+    )
 
 
 def explain(error: ValidationError, schema: type[BaseModel], inside: str = "") -> tuple[str, str]:
     """The dotted key of the first of pydantic's errors, and `value: what is wrong; what would be right`."""
     first = error.errors(include_url=False)[0]
-    path = [str(p) for p in first["loc"] if not str(p).startswith("function-")]
+    # Pydantic puts in what it tried: a validator, a member of a union, the key rather than its value.
+    path = [str(p) for p in first["loc"] if not str(p).startswith("function-") and p not in ("str", "int", "[key]")]
     key = ".".join([inside, *path] if inside else path)
     if first["type"] == "extra_forbidden":
         for part in path[:-1]:
@@ -235,6 +260,7 @@ def explain(error: ValidationError, schema: type[BaseModel], inside: str = "") -
             nearest(path[-1], valid, "key")
         except ValueError as unknown:
             return key, str(unknown)
+        return key, "must not stand here; it belongs to the top of a sweep file"
     if first["type"] == "missing":
         return key, "missing; give it a value"
     if first["type"].endswith("_type") and first["type"] in ("model_type", "dict_type"):

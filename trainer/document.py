@@ -7,7 +7,9 @@ from typing import Any
 
 import yaml
 
-from trainer.config import ConfigError, Document
+from trainer.config import SWEEP_KEYS, ConfigError, Document
+
+TEXT = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # what YAML takes a key for: words, or <<
 
 
 def read(path: Path, seen: tuple[Path, ...] = ()) -> Document:
@@ -15,31 +17,44 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> Document:
     path = path.resolve()
     if path in seen:
         raise ConfigError(
-            f"{_short(path)}: base: the files name each other: {' → '.join(_short(p) for p in (*seen, path))}"
+            f"{_short(path)}: base: the files name each other: {' → '.join(_short(p) for p in (*seen, path))}; "
+            "let one of them do without"
         )
-    try:
-        text = path.read_text()
-    except OSError as error:
-        whence = f" (named by base: in {_short(seen[-1])})" if seen else ""
-        remedy = near_files(path)
-        raise ConfigError(f"{_short(path)}: cannot read this file: {error.strerror}{whence}; {remedy}") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.CSafeLoader)
-        _check_keys(node, path)
-        document = yaml.load(text, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(
-            f"{_short(path)}{where}: not valid YAML: {problem}; check the indentation and the quotes here"
-        ) from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{_short(path)}: must be a mapping of keys to values; see sweeps/README.md")
+    document = _own(path, f" (named by base: in {_short(seen[-1])})" if seen else "")
     base = document.pop("base", None)
     if base is None:
         return document
-    return merge(read(path.parent / str(base), (*seen, path)), document)
+    under = read(path.parent / str(base), (*seen, path))
+    under.pop("name", None)  # what builds on a sweep is another sweep
+    return merge(under, document)
+
+
+def whence(path: Path, key: str) -> str:
+    """The file that has the last word on a key: `path`, or one of its bases where only that one sets the key."""
+    file = path.resolve()
+    while True:
+        document = _own(file)
+        if any(touches(written, key) for written, _ in leaves(document)):
+            return _short(file)
+        if "base" not in document:
+            return _short(path.resolve())
+        file = (file.parent / str(document["base"])).resolve()
+
+
+def touches(written: str, key: str) -> bool:
+    """Whether a dotted key, as it is written, sets `key`, a part of it or a block round it, be it as an axis."""
+    for axis in SWEEP_KEYS:
+        written, key = written.removeprefix(f"{axis}."), key.removeprefix(f"{axis}.")
+    return f"{written}.".startswith(f"{key}.") or f"{key}.".startswith(f"{written}.")
+
+
+def nested(document: Document) -> Document:
+    """Spell dotted keys out and leave out keys without a value: {model.gamma: 5, train: } is {model: {gamma: 5}}."""
+    result: Document = {}
+    for key, value in document.items():
+        if value is not None:
+            put(result, key, value)
+    return result
 
 
 def merge(under: Document, over: Document) -> Document:
@@ -52,13 +67,14 @@ def merge(under: Document, over: Document) -> Document:
 
 
 def put(document: Document, key: str, value: Any) -> None:
-    """Set a dotted key in place: put(d, "model.gamma", 5)."""
+    """Set a dotted key in place: put(d, "model.gamma", 5); a block is laid over the one that is there."""
     *blocks, last = key.split(".")
     for block in blocks:
         inner = document.get(block)
         document[block] = inner = dict(inner) if isinstance(inner, dict) else {}
         document = inner
-    document[last] = value
+    old = document.get(last)
+    document[last] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
 
 
 def leaves(document: Document, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -75,36 +91,70 @@ def parse_overrides(words: list[str]) -> Document:
     overrides: Document = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise ConfigError(f"command line: {word!r} is not key=value, such as train.steps=500")
+        if key.split(".")[0] in ("base", *SWEEP_KEYS):
+            raise ConfigError(f"command line: {key}: only a file sets this; name the key itself: train.seed=[0,1,2]")
         try:
-            overrides[key] = yaml.safe_load(value)
+            overrides |= leaves({key: yaml.safe_load(value)})
         except yaml.YAMLError:
             raise ConfigError(f"command line: {key}: {value!r} is not a YAML value; quote it") from None
     return overrides
 
 
+def _own(path: Path, whose: str = "") -> Document:
+    """The mapping that one file holds, without its base's; ConfigError."""
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise ConfigError(
+            f"{_short(path)}: cannot read this file: {error.strerror}{whose}; {near_files(path)}"
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{_short(path)}:{line}: is not UTF-8 text; save it as UTF-8") from None
+    try:
+        _check_keys(yaml.compose(text, Loader=yaml.CSafeLoader), path)
+        document = yaml.load(text, Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        tab = mark and "\t" in text.split("\n")[mark.line]
+        remedy = "indent with spaces, not with tabs" if tab else "check the indentation and the quotes here"
+        raise ConfigError(f"{_short(path)}{where}: not valid YAML: {problem}; {remedy}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{_short(path)}: must be a mapping of keys to values; see sweeps/README.md")
+    return nested(document)
+
+
 def near_files(path: Path) -> str:
-    """The remedy for a path that does not exist: what lies beside it."""
-    beside = sorted(p.name for p in path.parent.glob("*.yaml"))
+    """The remedy for a path that cannot be read: what lies there."""
+    beside = sorted(p.name for p in (path if path.is_dir() else path.parent).glob("*.yaml"))
     return f"files there: {', '.join(beside)}" if beside else "check the path"
 
 
-def _check_keys(node: yaml.Node | None, path: Path) -> None:
-    """Refuse a key that stands twice in one mapping: YAML itself would drop the first without a word."""
+def _check_keys(node: yaml.Node | None, path: Path, inside: tuple[yaml.Node, ...] = ()) -> None:
+    """Refuse what YAML itself would take without a word: a key that stands twice, one that is not text, a loop."""
+    if any(node is outer for outer in inside):
+        line = inside[-1].start_mark.line + 1
+        raise ConfigError(f"{_short(path)}:{line}: an anchor holds itself; write out what is meant")
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if key.tag not in TEXT:
+                name = key.value if isinstance(key, yaml.ScalarNode) else key.id
+                raise ConfigError(f"{_short(path)}:{line}: {name}: a key must be text; put it in quotes")
             if key.value in seen:
                 raise ConfigError(
                     f"{_short(path)}:{line}: {key.value}: stands twice (first on line {seen[key.value]}); remove one"
                 )
             seen[key.value] = line
-            _check_keys(value, path)
+            _check_keys(value, path, (*inside, node))
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _check_keys(value, path)
+            _check_keys(value, path, (*inside, node))
 
 
 def _short(path: Path) -> str:

@@ -36,9 +36,8 @@ class Trainer:
         self.averages = nn.ModuleDict({name: deepcopy(getattr(method, name)) for name in method.averaged})
         self.updates = method.updates()
         self.parameters = {update.name: parameters(method, update) for update in self.updates}
-        self.optimizers = {
-            u.name: accelerator.prepare(u.optimizer(list(self.parameters[u.name].values()))) for u in self.updates
-        }
+        # Not prepared by Accelerate: its wrapper's step looks for packages on the disk, each time.
+        self.optimizers = {u.name: u.optimizer(list(self.parameters[u.name].values())) for u in self.updates}
         self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
         self.recent: list[tuple[int, list[str], Tensor]] = []  # terms that are still on the device
         self.rows: dict[int, Row] = {}  # step -> terms that have reached the host, since the last line of the log
@@ -72,7 +71,11 @@ class Trainer:
         if self.train.clip:
             self.accelerator.unscale_gradients(optimizer)
             nn.utils.clip_grad_norm_(params.values(), self.train.clip)
-        optimizer.step()
+        if (scaler := self.accelerator.scaler) is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
         optimizer.zero_grad()
         self.recent.append((self.step, [f"{update.name}/{name}" for name in losses], total))
 
@@ -156,8 +159,12 @@ def parameters(method: Method, update: Update) -> dict[str, nn.Parameter]:
 
 
 def seed(*numbers: int | str) -> None:
-    """Seed torch on every device as a pure function of the numbers."""
-    torch.manual_seed(int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1)
+    """Seed torch, on the CPU and on this process's GPU, as a pure function of the numbers."""
+    value = int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1
+    # torch.manual_seed would, where CUDA is not in use, keep a stack trace of every call.
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(value)
 
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:

@@ -194,7 +194,7 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
 
 
 def hold(run: Path) -> IO[str] | None:
-    """Lock a run directory against a second trainer until the file is closed or the process ends; None if one has it."""
+    """Lock a run directory until the file is closed or the process ends; None if another trainer has it."""
     file = (run / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
