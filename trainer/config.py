@@ -114,9 +114,8 @@ class Resources(Section):
     time: Annotated[str, BeforeValidator(duration)] = "02:00:00"
     signal_delay: PositiveInt = 120  # seconds before the time limit at which a trial is told to save
     max_parallel: PositiveInt = 20  # trials of a sweep that run at the same time on the cluster
-    slurm: dict[str, str | int | bool] = Field(
-        default_factory=dict
-    )  # further sbatch options, such as {partition: gpu, account: vision}
+    # Further sbatch options, such as {partition: gpu, account: vision}.
+    slurm: dict[str, str | int | bool] = Field(default_factory=dict)
 
     def processes(self) -> int:
         """Processes on each node."""

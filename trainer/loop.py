@@ -1,5 +1,6 @@
 """The training loop: the only place that steps an optimizer, and ignorant of every method."""
 
+import ctypes
 import hashlib
 import json
 import math
@@ -30,6 +31,8 @@ class Trainer:
 
     def __init__(self, method: Method, accelerator: Accelerator, train: Train) -> None:
         self.accelerator, self.train, self.step = accelerator, train, 0
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
         # Channels last is the layout in which convolutions are fastest, on CPU and GPU alike.
         self.method = method.to(accelerator.device).to(memory_format=torch.channels_last).train().requires_grad_(False)
         broadcast(self.method)
@@ -199,6 +202,14 @@ def mean_over_processes(accelerator: Accelerator, parts: list[Tensor]) -> None:
         flat = accelerator.reduce(torch.cat([t.flatten() for t in parts]), "mean")
         for tensor, mean in zip(parts, flat.split([t.numel() for t in parts]), strict=True):
             tensor.copy_(mean.view_as(tensor))
+
+
+def keep_freed_memory() -> None:
+    """Keep glibc from giving the activations of a step back to the kernel: the next step needs as much, zeroed anew."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD, bytes
+        library.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, bytes: the largest that glibc takes
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
