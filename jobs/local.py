@@ -98,10 +98,9 @@ class Pool:
             first = slot * max(self.processes.values())
             chosen = [self.gpus[(first + i) % len(self.gpus)] for i in range(min(count, len(self.gpus)))]
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
-        threads = max(1, len(os.sched_getaffinity(0)) // (self.parallel * count)) if stage == "train" else 1
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-        # Threads that spin while they wait take the cores from each other as soon as anything else runs here.
-        environment.setdefault("OMP_WAIT_POLICY", "passive")
+        # Leave a core to the evaluation: threads that wait for each other spin, and crawl where cores are short.
+        threads = (len(os.sched_getaffinity(0)) - 1) // (self.parallel * count) if stage == "train" else 1
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
         command = [sys.executable, str(ROOT / "jobs" / "launch.py"), stage, str(count), str(run.path)]
         with (run.path / f"{stage}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -139,7 +138,8 @@ def visible_gpus() -> list[str]:
     """Devices that this process may use, as CUDA_VISIBLE_DEVICES names them, asked of the driver's own tool."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [device.strip() for device in visible.split(",") if device.strip()]
+        devices = [device.strip() for device in visible.split(",")]
+        return [device for device in devices if device and not device.startswith("-")]  # -1: none
     if shutil.which("nvidia-smi") is None:
         return []
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)

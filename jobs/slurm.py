@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,23 +41,42 @@ def unavailable() -> str | None:
 
 
 def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str, Any]:
-    """Hand the plans to sbatch and write the submission's line; return it. ConfigError with Slurm's own words."""
+    """Hand the plans to sbatch and write the submission's line; return it.
+
+    ConfigError with Slurm's own words if it refuses a job; those it had accepted are then cancelled.
+    """
     line: dict[str, Any] = {"cluster": "slurm", "arrays": [], "overrides": requested}
-    for plan in plans:
-        train = evaluate = None
-        if plan.train:
-            train = send(sweep, "train", plan.resources, plan.train, {})
-            line["arrays"].append({"stage": "train", "id": train, "trials": [r.name for r in plan.train]})
-        if plan.evaluate_after:
-            evaluate = send(sweep, "eval", plan.resources, plan.evaluate_after, after(str(train)))
-            line["arrays"].append({"stage": "eval", "id": evaluate, "trials": [r.name for r in plan.evaluate_after]})
-        if plan.evaluate_now:
-            now = send(sweep, "eval", plan.resources, plan.evaluate_now, {})
-            line["arrays"].append({"stage": "eval", "id": now, "trials": [r.name for r in plan.evaluate_now]})
-    ids = ":".join(array["id"] for array in line["arrays"])
-    line["report"] = send(sweep, "report", plans[0].resources, [Run(sweep)], {"dependency": f"afterany:{ids}"})
+    try:
+        for plan in plans:
+            for stage, runs, waits in stages(plan):
+                extra = after(line["arrays"][-1]["id"]) if waits else {}
+                job = send(sweep, stage, plan.resources, runs, extra)
+                line["arrays"].append({"stage": stage, "id": job, "trials": [run.name for run in runs]})
+        last = after_all([array["id"] for array in line["arrays"]])
+        line["report"] = send(sweep, "report", plans[0].resources, [Run(sweep)], last)
+    except BaseException:
+        if line["arrays"]:
+            subprocess.run(["scancel", *(array["id"] for array in line["arrays"])], check=False)
+        raise
     record(sweep, line)
     return line
+
+
+def scripts(sweep: Path, plans: Sequence[Plan]) -> Iterator[str]:
+    """The texts that sbatch would get, with words in place of the ids that there are not yet."""
+    names: list[str] = []
+    for plan in plans:
+        for stage, runs, waits in stages(plan):
+            yield script(sweep, stage, plan.resources, len(runs), after(names[-1]) if waits else {})
+            names.append(f"{stage.upper()}{len(names)}")
+    if plans:
+        yield script(sweep, "report", plans[0].resources, 1, after_all(names))
+
+
+def stages(plan: Plan) -> Iterator[tuple[str, list[Run], bool]]:
+    """The arrays of a plan: stage, runs, and whether each element waits for that of the array before."""
+    found = [("train", plan.train, False), ("eval", plan.evaluate_after, True), ("eval", plan.evaluate_now, False)]
+    return (array for array in found if array[1])
 
 
 def record(sweep: Path, line: dict[str, Any]) -> None:
@@ -71,6 +90,11 @@ def after(train: str) -> dict[str, str]:
     return {"dependency": f"aftercorr:{train}", "kill-on-invalid-dep": "yes"}
 
 
+def after_all(ids: list[str]) -> dict[str, str]:
+    """Wait for the end of arrays, however they end."""
+    return {"dependency": f"afterany:{':'.join(ids)}"}
+
+
 def send(sweep: Path, stage: str, resources: Resources, runs: list[Run], extra: dict[str, str]) -> str:
     """Submit an array with one element per run, or a plain job for a single one; return its id."""
     import submitit
@@ -80,9 +104,14 @@ def send(sweep: Path, stage: str, resources: Resources, runs: list[Run], extra: 
     executor = submitit.SlurmExecutor(folder=folder(sweep), python=PYTHON)
     executor.update_parameters(**parameters(sweep, stage, resources, extra))
     processes = resources.processes() if stage == "train" else 1
+
+    def launch(run: Run) -> Launch:
+        path = str(run.path.absolute())
+        return Launch(stage, [path], processes, resources.signal_delay, resources.max_requeues)
+
     try:
         with executor.batch():
-            jobs = [executor.submit(Launch(stage, [str(run.path.absolute())], processes)) for run in runs]
+            jobs = [executor.submit(launch(run)) for run in runs]
     except submitit.core.utils.FailedJobError as error:
         raise ConfigError(
             f"{sweep.name}: Slurm refused the {stage} job: {' '.join(str(error).split())[-400:]}; mend resources:"

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from trainer.config import ConfigError
 from trainer.run import Run, runs
 
 EXAMPLES = """examples:
@@ -48,20 +50,21 @@ def main(arguments: list[str] | None = None) -> int:
         return [row for row in rows if row["state"] == "failed" or not options.failed]
 
     console = Console()
-    if options.json:
-        for row in chosen():
-            print(json.dumps(row))
-    elif options.watch:
-        with Live(console=console, refresh_per_second=1) as live:
-            try:
+    try:
+        if options.json:
+            for row in chosen():
+                print(json.dumps(row))
+        elif options.watch:
+            with Live(console=console, refresh_per_second=1) as live, suppress(KeyboardInterrupt):
                 while True:
                     live.update(draw(chosen()))
                     time.sleep(2)
-            except KeyboardInterrupt:
-                pass
-    else:
-        rows = chosen()
-        console.print(draw(rows, len(rows)))
+        else:
+            rows = chosen()
+            console.print(draw(rows, len(rows)))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

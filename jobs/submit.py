@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--max-parallel", type=int, metavar="K", help="trials at the same time; here: GPUs, else half the cores"
     )
     parser.add_argument("--yes", action="store_true", help=f"do not ask before starting more than {ASK_ABOVE} trials")
-    parser.add_argument("--logs", type=Path, default=Path("logs"), help="where run directories lie (default: logs)")
+    parser.add_argument("--runs", type=Path, default=Path("logs"), help="where run directories lie (default: logs)")
     parser.add_argument("--list", action="store_true", help="show what may stand in a YAML, and leave")
     options = parser.parse_intermixed_args(arguments)
     console = Console()
@@ -92,7 +92,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     if options.max_parallel is not None and options.max_parallel < 1:
         raise ConfigError(f"command line: --max-parallel: {options.max_parallel}: must be at least 1")
     trials = load(options.sweep, options.overrides)
-    sweep = options.logs / trials[0].config.name
+    sweep = options.runs / trials[0].config.name
     runs = [Run(path) for path in place(sweep, trials, write=False)]
     reason = "asked by --cluster" if options.cluster == "local" else slurm.unavailable()
     on_slurm = reason is None or (options.dry_run and options.cluster == "slurm")
@@ -234,14 +234,8 @@ def show_plan(submission: Submission, states: list[str], on_slurm: bool) -> int:
     """Print every trial with its state, and the sbatch scripts if they are meant for Slurm."""
     for run, state in zip(submission.runs, states, strict=True):
         print(f"{state:>8}  {run.name}")
-    for plan in group(submission) if on_slurm else []:
-        for stage_name, count, extra in (
-            ("train", len(plan.train), {}),
-            ("eval", len(plan.evaluate_after), slurm.after("<train>")),
-            ("eval", len(plan.evaluate_now), {}),
-        ):
-            if count:
-                print(f"\n{slurm.script(submission.sweep, stage_name, plan.resources, count, extra)}")
+    for script in slurm.scripts(submission.sweep, group(submission)) if on_slurm else ():
+        print(f"\n{script}")
     return 0
 
 

@@ -113,6 +113,7 @@ class Resources(Section):
     mem_gb: PositiveFloat = 16
     time: Annotated[str, BeforeValidator(duration)] = "02:00:00"
     signal_delay: PositiveInt = 120  # seconds before the time limit at which a trial is told to save
+    max_requeues: NonNegativeInt = 10  # times that a trial may reach its time limit and be given another turn
     max_parallel: PositiveInt = 20  # trials of a sweep that run at the same time on the cluster
     # Further sbatch options, such as {partition: gpu, account: vision}.
     slurm: dict[str, str | int | bool] = Field(default_factory=dict)

@@ -34,7 +34,7 @@ def whence(path: Path, key: str) -> str:
     file = path.resolve()
     while True:
         document = _own(file)
-        if any(touches(written, key) for written, _ in leaves(document)):
+        if key in document or any(touches(written, key) for written, _ in leaves(document)):
             return _short(file)
         if "base" not in document:
             return _short(path.resolve())

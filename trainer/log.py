@@ -73,6 +73,7 @@ class Log:
         if now - self.beaten < BEAT and not force:
             return
         self.beaten = now
+        self.bar.update(self.task, completed=step)
         rate = (step - self.start) / max(now - self.began, 1e-9)
         status = {"state": state, "step": step, "steps": self.steps, "rate": round(rate, 3)}
         status |= {"eta": round((self.steps - step) / rate, 1) if rate else None, "time": round(time.time(), 3)}

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,16 @@ class Run:
         return str(min(markers, key=lambda m: m.get("time", 0)).get("error", "")) if markers else ""
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl in order; a last line that is still being written is left out."""
+        """The lines of metrics.jsonl in order; one that is half-written is left out."""
         try:
             text = (self.path / "metrics.jsonl").read_text(errors="replace")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in text.split("\n")[:-1] if line]
+        lines = []
+        for line in text.split("\n")[:-1]:
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+        return lines
 
     def evaluation(self) -> dict[str, Any]:
         """What the newest evaluation wrote: step, metrics, intervals, provenance, history; {} before the first."""
@@ -79,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from disk, {} where it is missing or half-written."""
     try:
         value = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
