@@ -1,25 +1,31 @@
 """Evaluate trained runs: writes eval/metrics.json, figures and arrays into each run directory, and TensorBoard."""
 
 import argparse
+import fcntl
+import shutil
 import sys
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
 
+from eval import record
 from trainer.checkpoint import describe
 from trainer.config import Config, ConfigError, metrics, nearest, resolve
 from trainer.data.registry import DataError
 from trainer.document import read
-from trainer.run import Run, read_json, write_json
+from trainer.run import Run, write_json
 
 EXAMPLES = """examples:
   python eval/main.py logs/dann/dann,gamma=10,seed=0-1a2b3c4d
   python eval/main.py logs/dann/*/ --metrics accuracy     # whatever is trained; what is up to date is left alone"""
+LIBRARIES = ("torch", "numpy", "scikit-learn")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluate the runs of the command line; return the exit code: 0, 1 if an evaluation failed, 2 for bad input."""
+    """Evaluate the runs of the command line; return the exit code: 0, 1 if an evaluation crashed, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog="eval/main.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -29,90 +35,114 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--force", action="store_true", help="evaluate again even if nothing has changed")
     options = parser.parse_args(arguments)
-    code = 0
-    for path in options.runs:
-        try:
-            bring_up_to_date(Run(path), options.metrics, options.force)
-        except (ConfigError, DataError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            if (path / "eval").is_dir():
-                write_json(path / "eval" / "failed.json", {"error": str(error), "time": time.time()})
-            code = 2
-    return code
-
-
-def bring_up_to_date(run: Run, wanted: list[str] | None, force: bool) -> None:
-    """Bring a run's evaluation up to date; ConfigError or DataError say what is missing."""
-    if not (run.path / "config.yaml").exists():
-        raise ConfigError(f"{run.path}: is no run directory: it has no config.yaml; give logs/<sweep>/<trial>")
-    config = resolve(read(run.path / "config.yaml"), str(run.path / "config.yaml"))
     try:
-        names = [nearest(name, metrics(), "metric") for name in wanted or config.eval.metrics]
+        wanted = [nearest(name, metrics(), "metric") for name in options.metrics or []]
     except ValueError as error:
-        raise ConfigError(f"--metrics: {error}") from None
-    if not names:
-        raise ConfigError(f"{run.path}: eval.metrics: names nothing; give --metrics, of: {', '.join(metrics())}")
-    if not force and current(run, config, names):
-        print(f"{run.name}: evaluated already", file=sys.stderr)
-        return
+        print(f"error: --metrics: {error}", file=sys.stderr)
+        return 2
+    return max([bring_up_to_date(Run(path), wanted, options.force) for path in options.runs])
 
+
+def bring_up_to_date(run: Run, wanted: list[str], force: bool) -> int:
+    """Make every evaluation that is missing or out of date; return the exit code.
+
+    What fails is said on stderr and in eval/failed.json; it keeps no other evaluation, and no other run, from its own.
+    """
+    faults: list[tuple[int, str]] = []  # exit code and what is wrong, in a line
+    with noting(faults):
+        if not (run.path / "config.yaml").is_file():
+            raise ConfigError(f"{run.path}: is no run directory: it has no config.yaml; give logs/<sweep>/<trial>")
+        with noting(faults):
+            config = resolve(read(run.path / "config.yaml"), str(run.path / "config.yaml"))
+            names = wanted or config.eval.metrics
+            if not names:
+                raise ConfigError(
+                    f"{run.path}: eval.metrics: names nothing; give --metrics, of: {', '.join(metrics())}"
+                )
+            with alone(run):
+                due = [name for name in names if force or not current(run, config, [name])]
+                if due:
+                    evaluate_run(run, config, due, faults)
+                else:
+                    print(f"{run.name}: evaluated already", file=sys.stderr)
+        failed = run.path / "eval" / "failed.json"
+        if faults:
+            failed.parent.mkdir(exist_ok=True)
+            write_json(failed, {"error": "; ".join(line for _, line in faults), "time": time.time()})
+        else:
+            failed.unlink(missing_ok=True)
+    return max((code for code, _ in faults), default=0)
+
+
+@contextmanager
+def noting(faults: list[tuple[int, str]]) -> Iterator[None]:
+    """Note what goes wrong inside and go on after it: bad input as it is, anything else with its traceback."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        faults.append((2, " ".join(str(error).split())))
+    except Exception as error:  # noqa: BLE001 - said and noted; the next evaluation may well work
+        traceback.print_exc()
+        faults.append((1, " ".join(f"{type(error).__name__}: {error}".split())))
+
+
+@contextmanager
+def alone(run: Run) -> Iterator[None]:
+    """Have a run's eval/ to oneself, once whoever else evaluates it is through."""
+    folder = run.path / "eval"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder / ".new", ignore_errors=True)
+
+
+def evaluate_run(run: Run, config: Config, names: list[str], faults: list[tuple[int, str]]) -> None:
+    """Make the evaluations `names` of the newest weights, one by one, each kept as soon as it is there."""
     import torch
 
-    from eval import figures
-    from eval.subject import Result, Subject, weights
+    from eval.subject import Subject, read_method
 
-    exported = weights(run)
-    if not exported:
+    weights = record.exported(run)
+    if not weights:
         raise ConfigError(f"{run.path}: has no exported weights yet; train it first: python trainer/main.py {run.path}")
-    began, step = time.time(), max(exported)
-    torch.manual_seed(config.train.seed)
+    step = max(weights)
+    if step < config.train.steps:
+        print(f"{run.name}: is at step {step} of {config.train.steps}", file=sys.stderr)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    subject = Subject(run, config, step, device)
-    subject.folder.mkdir(exist_ok=True)
-    total = Result({})
+    method = read_method(config, weights[step], device)
+    subject = Subject(run, config, weights, step, method, device, run.path / "eval" / ".new")
+    file = {"file": weights[step].name, **describe(weights[step])}
+    found = record.former(run, file, names)
     for name in names:
-        print(f"{run.name}: {name}", file=sys.stderr, flush=True)
-        result: Result = import_module(f"eval.{name}").evaluate(subject)
-        total.metrics |= result.metrics
-        total.intervals |= result.intervals
-        total.provenance |= result.provenance
-        total.figures += result.figures
-        for milestone, row in result.history.items():
-            total.history.setdefault(milestone, {}).update(row)
-    figures.to_tensorboard(total.figures, step, run.path / "tensorboard" / "eval", total.metrics)
-    total.provenance |= provenance(exported[step], names, device.type, time.time() - began)
-    write_json(
-        subject.folder / "metrics.json",
-        {
-            "step": step,
-            "metrics": total.metrics,
-            "intervals": total.intervals,
-            "history": [{"step": milestone, "metrics": row} for milestone, row in sorted(total.history.items())],
-            "provenance": total.provenance,
-        },
-    )
-    (subject.folder / "failed.json").unlink(missing_ok=True)
-    found = "  ".join(f"{key} {value:.4f}" for key, value in total.metrics.items())
-    print(f"{run.name}: {found}", file=sys.stderr, flush=True)
+        with noting(faults):
+            print(f"{run.name}: {name}", file=sys.stderr, flush=True)
+            shutil.rmtree(subject.folder, ignore_errors=True)  # of an evaluation that failed or was killed
+            subject.folder.mkdir()
+            # Each evaluation draws the same numbers, whichever others are asked for.
+            torch.manual_seed(config.train.seed)
+            began = time.monotonic()
+            result: record.Result = import_module(f"eval.{name}").evaluate(subject)
+            how = {"device": device.type, "seconds": round(time.monotonic() - began, 2)}
+            how["versions"] = {library: metadata.version(library) for library in LIBRARIES}
+            found = record.keep(run, subject.folder, record.merge(found, step, file, name, result, how))
+            told = "  ".join(f"{key} {value:.4f}" for key, value in result.metrics.items())
+            print(f"{run.name}: {name}: {told or 'done'}", file=sys.stderr, flush=True)
 
 
 def current(run: Run, config: Config, names: list[str]) -> bool:
-    """Whether the newest evaluation is of the last step and answers all that is asked."""
-    found = read_json(run.path / "eval" / "metrics.json")
-    return found.get("step") == config.train.steps and set(names) <= set(
-        found.get("provenance", {}).get("evaluations", [])
-    )
-
-
-def provenance(weights: Path, names: list[str], device: str, seconds: float) -> dict[str, Any]:
-    """Whence a result comes: weights, evaluations, versions, device, cost."""
-    return {
-        "evaluations": names,
-        "weights": {"file": weights.name, **describe(weights)},
-        "versions": {name: metadata.version(name) for name in ("torch", "numpy", "scikit-learn")},
-        "device": device,
-        "seconds": round(seconds, 2),
-    }
+    """Whether the newest evaluation is of the last step's weights, as they are, and answers all that is asked."""
+    found = run.evaluation()
+    if found.get("step") != config.train.steps:
+        return False
+    weights = record.exported(run).get(config.train.steps)
+    # Weights may be thrown away once they are evaluated.
+    made = weights.stat().st_mtime if weights else 0.0
+    evaluated = (run.path / "eval" / "metrics.json").stat().st_mtime
+    return made < evaluated and set(names) <= set(found.get("provenance", {}).get("evaluations", []))
 
 
 if __name__ == "__main__":

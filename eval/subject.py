@@ -1,13 +1,14 @@
 """What an evaluation is handed: a trained method's capabilities, its data, and a folder for what it finds."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,57 +19,44 @@ from trainer.data.cache import Arrays, data_root, load
 from trainer.run import Run
 
 CAPABILITIES = ("predict", "features", "sample", "reconstruct")
+BATCH = 500  # images, of which at most VALUES values are handed to a method at a time
+VALUES = 1 << 22
 
 
-@dataclass
-class Result:
-    """What one evaluation found: names such as accuracy/target, values in the unit that its file states."""
-
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95 %
-    provenance: dict[str, Any] = field(default_factory=dict)
-    history: dict[int, dict[str, float]] = field(default_factory=dict)  # step -> metrics, where milestones were kept
-    figures: list[Path] = field(default_factory=list)
-
-
-@dataclass
+@dataclass(eq=False)
 class Subject:
     """A run at one of its exported steps."""
 
     run: Run
     config: Config
+    weights: dict[int, Path]  # of every exported step, oldest first
     step: int
+    method: Method  # with the weights of that step
     device: torch.device
-
-    @cached_property
-    def method(self) -> Method:
-        """The method with its exported weights, in evaluation mode and frozen."""
-        method = models.load(self.config.method)(DataSpec(*self.config.data.shape()), **self.config.model)
-        method.load_state_dict(load_file(weights(self.run)[self.step], device="cpu"))
-        return method.to(self.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-    @property
-    def folder(self) -> Path:
-        """Where figures and arrays go."""
-        return self.run.path / "eval"
+    folder: Path  # where figures (*.png) and arrays (*.npz) go
 
     @property
     def domains(self) -> dict[str, str]:
         """Domain -> name of its set; the domain of a lone set is ''."""
         return self.config.data.sets()
 
-    def milestones(self) -> "list[Subject]":
-        """This run at each exported step, oldest first."""
-        return [Subject(self.run, self.config, step, self.device) for step in weights(self.run)]
+    def milestones(self) -> "Iterator[Subject]":
+        """This run at each exported step, oldest first, itself last; weights are read one after the other."""
+        for step, path in self.weights.items():
+            if step == self.step:
+                yield self
+            else:
+                yield replace(self, step=step, method=read_method(self.config, path, self.device))
 
     def capability(self, name: str, metric: str) -> Callable[..., Tensor]:
         """A method's function such as `predict`; ConfigError that says which ones it has instead."""
-        if not hasattr(self.method, name):
-            has = ", ".join(c for c in CAPABILITIES if hasattr(self.method, c)) or "none"
+        function: Callable[..., Tensor] | None = getattr(self.method, name, None)
+        if function is None:
+            has = ", ".join(f"{c}()" for c in CAPABILITIES if hasattr(self.method, c)) or "none"
             raise ConfigError(
-                f"{self.run.path}: eval.metrics: {metric} needs {name}(), {self.config.method} has: {has}"
+                f"{self.run.path}: eval.metrics: {metric} needs {name}(), {self.config.method} has: {has}; "
+                f"leave {metric} out, or define {name}() in models/{self.config.method}.py"
             )
-        function: Callable[..., Tensor] = getattr(self.method, name)
         return function
 
     def arrays(self, domain: str, split: str) -> Arrays:
@@ -76,27 +64,38 @@ class Subject:
         channels, size, _ = self.config.data.shape()
         return load(self.domains[domain], split, data_root(self.config.data.root), size, channels)
 
-    def over(
-        self, function: Callable[[Tensor], Tensor], images: "np.ndarray[Any, Any]", batch: int = 500
-    ) -> "np.ndarray[Any, Any]":
-        """Apply a capability to uint8 images [n, c, h, w] by batches: float32 [n, …]; ConfigError if not finite."""
+    def over(self, function: Callable[[Tensor], Tensor], images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Apply a capability to images [n, c, h, w], n ≥ 1, by batches: float32 [n, …]; ConfigError if not finite."""
+        batch = max(1, min(BATCH, VALUES // images[0].size))
         parts = []
         with torch.inference_mode():
             for start in range(0, len(images), batch):
                 x = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(self.device)
-                parts.append(
-                    function((x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
-                    .float()
-                    .cpu()
-                    .numpy()
-                )
+                x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+                parts.append(function(x).float().cpu().numpy())
         result = np.concatenate(parts)
         if not np.isfinite(result).all():
             raise ConfigError(f"{self.run.path}: step {self.step}: the method's outputs are not finite; train it anew")
         return result
 
 
-def weights(run: Run) -> dict[int, Path]:
-    """Step -> exported weights, oldest first."""
-    files = (run.path / "weights").glob("step-*.safetensors")
-    return dict(sorted((int(p.stem.removeprefix("step-")), p) for p in files))
+def read_method(config: Config, weights: Path, device: torch.device) -> Method:
+    """A method with exported weights, float32, in evaluation mode and frozen.
+
+    ConfigError if the file is damaged, holds another network or a value that is not finite.
+    """
+    run = weights.parents[1]
+    method = models.load(config.method)(DataSpec(*config.data.shape()), **config.model)
+    try:
+        state = load_file(weights, device="cpu")
+        method.load_state_dict(state)
+    except (OSError, SafetensorError) as error:
+        again = f"remove it; without {run / 'done'}, too, the last one is written anew by: python trainer/main.py {run}"
+        raise ConfigError(f"{weights}: cannot be read: {error}; {again}") from None
+    except RuntimeError as error:
+        what = shorten(str(error), 300)
+        raise ConfigError(f"{weights}: does not hold the weights of this {config.method}: {what}") from None
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ConfigError(f"{weights}: {name} is not finite; train it anew, with a smaller learning rate say")
+    return method.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -26,7 +26,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from eval import curves, report
+from eval import cells, curves, report, results
 
 ROOT = Path(report.__file__).parents[1]
 HOSTILE = """<script>alert('x')</script> & "quoted" | `code` ]]> </style>"""
@@ -142,7 +142,7 @@ def test_swept_keys_are_those_that_do_not_follow_from_the_method(tmp_path: Path)
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         for index, config in enumerate(configs):
             trial(folder, str(index), **config)
-        return report.read_sweep(folder).swept
+        return results.read_sweep(folder).swept
 
     assert swept({}, {}) == []
     # Resources and evaluation never make a setting, however they differ.
@@ -163,24 +163,27 @@ def test_swept_keys_are_those_that_do_not_follow_from_the_method(tmp_path: Path)
 
 def test_mean_and_deviation_are_over_finished_seeds(sweep: Path) -> None:
     low, high = [0.7, 0.71, 0.75], [0.8, 0.85, 0.84]
-    settings = {setting.label: setting for setting in report.read_sweep(sweep).settings}
+    settings = {setting.label: setting for setting in results.read_sweep(sweep).settings}
     assert list(settings) == ["dann · gamma 1", "dann · gamma 10", "source_only"]
     for label, values in {"dann · gamma 1": low, "dann · gamma 10": high}.items():
         mean, std, n = settings[label].summary("accuracy/target") or (0, 0, 0)
         assert (mean, std, n) == (pytest.approx(statistics.mean(values)), pytest.approx(statistics.stdev(values)), 3)
     report.write_report(sweep)
     text = (sweep / "report" / "results.md").read_text()
-    assert "| dann | 1 | 3 | 0.7200 ± 0.02646 |" in text  # by hand: deviations −.02, −.01, .03; √(.0014 / 2)
-    assert "| source_only |  | 3 | 0.5500 ± 0.05000 |" in text
+    # By hand: deviations −.02, −.01, .03; √(.0014 / 2) = .02646, to the decimals of the mean.
+    assert "| dann        | 1           | 3   | 0.7200 ± 0.0265 |" in text
+    assert "| source_only |             | 3   | 0.5500 ± 0.0500 |" in text
+    settings_table = [line for line in text.split("## Trials")[0].splitlines() if line.startswith("|")]
+    assert len({len(line) for line in settings_table}) == 1
     page = Page(sweep / "report" / "index.html").text
-    assert "0.7200 ± 0.02646" in page
+    assert "0.7200 ± 0.0265" in page
     assert "3 of 5" in page
 
 
 def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     trial(tmp_path, "alone", accuracy=0.5)
     report.write_report(tmp_path)
-    assert "| dann | 1 | 0.5000 |" in (tmp_path / "report" / "results.md").read_text()
+    assert "| dann   | 1   | 0.5000          |" in (tmp_path / "report" / "results.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,19 @@ def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     ],
 )
 def test_numbers_have_four_significant_digits(value: float, text: str) -> None:
-    assert report.digits(value) == text
+    assert cells.digits(value) == text
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "text"),
+    [
+        *[(0.72, 0.026458, "0.0265"), (0.72, 1e-9, "0.0000"), (123.456, 7.891, "7.9"), (123456.0, 12.3, "12")],
+        *[(0.0, 0.026458, "0.02646"), (3.1e-9, 1.234e-10, "1.234e-10"), (float("nan"), float("nan"), "nan")],
+        *[(9.9996, 0.5, "0.50"), (-0.72, 0.05, "0.0500"), (0.72, float("inf"), "inf")],
+    ],
+)
+def test_a_deviation_has_the_decimals_of_its_mean(mean: float, std: float, text: str) -> None:
+    assert cells.deviation(mean, std) == text
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -259,7 +274,7 @@ def test_whatever_is_missing_or_torn_the_report_is_written(sweep: Path) -> None:
     (sweep / "submissions.jsonl").write_text('{"arr')
     report.write_report(sweep)
     assert len(table(sweep)) == 11 + 6 + 2
-    torn = next(t for t in report.read_sweep(sweep).trials if t.name == "torn metrics.jsonl")
+    torn = next(t for t in results.read_sweep(sweep).trials if t.name == "torn metrics.jsonl")
     assert [values.tolist() for values in torn.curves["joint/label"]] == [[10.0], [0.5]]
     assert not [path.name for path in (sweep / "report").iterdir() if path.suffix not in (".html", ".csv", ".md")]
 
@@ -305,7 +320,7 @@ def test_oracle_metrics_are_marked_and_intervals_shown(sweep: Path) -> None:
     marks = [a for tag, a in page.tags if tag == "abbr" and a.get("class") == "oracle"]
     assert len(marks) == 2  # in the table of settings and in that of trials
     assert all("target labels" in (mark["title"] or "") for mark in marks)
-    assert "oracle/accuracy/target (oracle †)" in (sweep / "report" / "results.md").read_text()
+    assert "oracle/accuracy/target †" in (sweep / "report" / "results.md").read_text()
     assert "oracle/accuracy/target" in table(sweep)[0]
 
 
