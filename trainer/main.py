@@ -4,18 +4,18 @@ Start and resume are the same command: the run directory is the state.
 """
 
 import argparse
-import fcntl
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
 
-from trainer.checkpoint import CheckpointError, newest
+from trainer.checkpoint import CheckpointError, clear_scraps, newest
 from trainer.checkpoint import save as save_checkpoint
 from trainer.config import Config, ConfigError, check_divides, resolve
 from trainer.data.registry import DataError
 from trainer.document import read
+from trainer.lock import LOOK, superseded, take
 from trainer.run import Run, write_json
 from trainer.stop import StopRequest
 
@@ -57,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
+        if superseded(run, attempt):
+            print(f"{run.name}: a newer attempt has taken over; {attempt} leaves", file=sys.stderr)
+            return 0
         name = f"failed.{attempt}.json" if rank == 0 else f"failed.{attempt}.rank{rank}.json"
         what = str(error) if isinstance(error, BAD_INPUT) else f"{type(error).__name__}: {error}"
         write_json(run / name, {"error": what, "attempt": attempt, "rank": rank, "time": time.time()})
@@ -85,7 +88,8 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
     if (run / "done").exists():
         print(f"{run.name}: done already", file=sys.stderr)
         return
-    stop.watch(run / f"stop.{attempt}")
+    stop_file = run / f"stop.{attempt}"
+    stop.watch(stop_file)
 
     import torch
     from accelerate import Accelerator
@@ -105,7 +109,7 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
         check_divides(config.train.batch_size, world * config.train.micro_batches)
     except ValueError as error:
         raise ConfigError(f"{run}: {error}") from None
-    lock = hold(run) if main_process else None
+    lock = take(run, attempt) if main_process else None
     if not accelerator.reduce(torch.tensor(float(lock is not None), device=accelerator.device)).item():
         status = Run(run).status()
         raise Busy(
@@ -114,8 +118,11 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
     channels, size, classes = config.data.shape()
     root = data_root(config.data.root)
     if main_process:
-        for marker in (*run.glob("failed.*"), *run.glob("stopped.*")):
-            marker.unlink()
+        for pattern in ("failed.*", "stopped.*", "stop.*", ".rendezvous.*"):  # of former attempts
+            for marker in run.glob(pattern):
+                if marker != stop_file:
+                    marker.unlink(missing_ok=True)
+        clear_scraps(run)
         for name in config.data.sets().values():
             stage(name, root, size, channels)
     accelerator.wait_for_everyone()
@@ -143,14 +150,16 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
 
     def save() -> None:
         trainer.settle()
-        if main_process:
-            save_checkpoint(run, trainer.step, config.identity(), trainer.save)
+        if lock:
+            save_checkpoint(run, trainer.step, config.identity(), trainer.save, lock.check)
         accelerator.wait_for_everyone()
 
     state = "done"
     try:
         for step in trainer.fit(prefetch(batches, trainer.step, config.train.steps)):
             last = step == config.train.steps
+            if lock:
+                lock.check(LOOK)
             if step % config.train.log_every == 0 or last:
                 rows = trainer.settle()
                 if log:
@@ -161,8 +170,8 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
             every = config.train.export_every
             if last or (every and step % every == 0):
                 trainer.settle()
-                if main_process:
-                    export(run, step, trainer.export)
+                if lock:
+                    export(run, step, trainer.export, lock.check)
             if last:
                 break
             if stop.agreed(group):
@@ -172,13 +181,14 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
             if step % config.train.checkpoint_every == 0:
                 save()
     except Exception as error:
-        if log:
+        if log and not superseded(run, attempt):
             log.close(trainer.step, "failed", error=str(error))
         raise
     if log:
         log.close(trainer.step, state)
         marker = run / ("done" if state == "done" else f"stopped.{attempt}.json")
         write_json(marker, {"step": trainer.step, "attempt": attempt, "time": time.time()})
+        stop_file.unlink(missing_ok=True)
         log.say(
             f"{run.name}: {state} at step {trainer.step}" + ("" if state == "done" else "; the same command goes on")
         )
@@ -193,23 +203,13 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
         os._exit(0)
 
 
-def hold(run: Path) -> IO[str] | None:
-    """Lock a run directory until the file is closed or the process ends; None if another trainer has it."""
-    file = (run / "lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
-
-
-def export(run: Path, step: int, write: Any) -> None:
-    """Put weights/step-<step>.safetensors in place as a whole."""
+def export(run: Path, step: int, write: Callable[[Path], None], check: Callable[[], None]) -> None:
+    """Put weights/step-<step>.safetensors in place as a whole, after a last `check`."""
     final = run / "weights" / f"step-{step:06d}.safetensors"
     final.parent.mkdir(exist_ok=True)
     temporary = final.with_suffix(".tmp")
     write(temporary)
+    check()
     os.replace(temporary, final)
 
 

@@ -14,7 +14,8 @@ class StopRequest:
     """Installed before torch is imported, so that a warning which comes during start-up is not lost."""
 
     def __init__(self) -> None:
-        self.asked, self.file, self.looked = False, Path(os.devnull), 0.0
+        self.asked, self.looked = False, 0.0
+        self.file: Path | None = None
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.receive)
 
@@ -31,7 +32,7 @@ class StopRequest:
 
     def here(self) -> bool:
         """Whether this process was asked."""
-        if not self.asked and time.monotonic() - self.looked > LOOK:
+        if self.file and not self.asked and time.monotonic() - self.looked > LOOK:
             self.asked = self.file.is_file()
             self.looked = time.monotonic()
         return self.asked

@@ -26,7 +26,9 @@ SPEC = DataSpec(channels=3, size=28, classes=10)
 HORIZON = 100_000  # steps of the schedules
 
 
-def bare(batches: Iterator[dict[str, Tensor]], device: torch.device, gamma: float = 10.0, lr: float = 0.01) -> Iterator[None]:
+def bare(
+    batches: Iterator[dict[str, Tensor]], device: torch.device, gamma: float = 10.0, lr: float = 0.01
+) -> Iterator[None]:
     """What a careful user would write by hand: no names, no checks, no log, no precision, no processes."""
     method = DANN(SPEC).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(method.parameters(), lr=lr, momentum=0.9)
@@ -94,7 +96,8 @@ def main() -> None:
     print(f"device {device}, batch {options.batch_size} + {options.batch_size}, {torch.get_num_threads()} threads")
     for name, values in times.items():
         print(f"{name:>10}  {statistics.median(values):7.2f} ms/step (median of {len(values)})")
-    print(f"     ratio  {statistics.median(ratios):.3f} (median; {min(ratios):.3f} … {max(ratios):.3f}); goal at most 1.05")
+    low, high = min(ratios), max(ratios)
+    print(f"     ratio  {statistics.median(ratios):.3f} (median; {low:.3f} … {high:.3f}); goal at most 1.05")
 
 
 if __name__ == "__main__":
