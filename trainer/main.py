@@ -9,15 +9,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.checkpoint import CheckpointError, clear_scraps, newest
 from trainer.checkpoint import save as save_checkpoint
 from trainer.config import Config, ConfigError, check_divides, resolve
 from trainer.data.registry import DataError
 from trainer.document import read
-from trainer.lock import LOOK, superseded, take
+from trainer.lock import LOOK, Lock, superseded, take
 from trainer.run import Run, write_json
 from trainer.stop import StopRequest
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from trainer.data.batches import Batches
+    from trainer.log import Log
+    from trainer.loop import Trainer
 
 BAD_INPUT = (ConfigError, DataError, CheckpointError)
 EXAMPLES = """examples:
@@ -88,110 +96,40 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
     if (run / "done").exists():
         print(f"{run.name}: done already", file=sys.stderr)
         return
-    stop_file = run / f"stop.{attempt}"
-    stop.watch(stop_file)
+    stop.watch(run / f"stop.{attempt}")
 
-    import torch
-    from accelerate import Accelerator
+    import torch  # takes seconds: bad input has been refused by now, and no signal is lost
 
-    import models
-    from models.base import DataSpec
-    from trainer.data.batches import Batches, prefetch
-    from trainer.data.cache import data_root, load, stage
-    from trainer.log import Log
-    from trainer.loop import Trainer, seed
-
-    if config.train.precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError(f"{run}: train.precision: 'fp16' needs a GPU; choose bf16 or no")
-    accelerator = Accelerator(mixed_precision=config.train.precision, cpu=not torch.cuda.is_available())
+    accelerator = join(run, config)
     main_process, world = accelerator.is_main_process, accelerator.num_processes
-    try:
-        check_divides(config.train.batch_size, world * config.train.micro_batches)
-    except ValueError as error:
-        raise ConfigError(f"{run}: {error}") from None
     lock = take(run, attempt) if main_process else None
     if not accelerator.reduce(torch.tensor(float(lock is not None), device=accelerator.device)).item():
         status = Run(run).status()
-        raise Busy(
-            f"{run}: process {status.get('pid')} on {status.get('host')} trains it already; wait for it or stop it"
-        )
-    channels, size, classes = config.data.shape()
-    root = data_root(config.data.root)
+        raise Busy(f"{run}: process {status.get('pid')} on {status.get('host')} trains it; wait for it or stop it")
     if main_process:
-        for pattern in ("failed.*", "stopped.*", "stop.*", ".rendezvous.*"):  # of former attempts
-            for marker in run.glob(pattern):
-                if marker != stop_file:
-                    marker.unlink(missing_ok=True)
-        clear_scraps(run)
-        for name in config.data.sets().values():
-            stage(name, root, size, channels)
-    accelerator.wait_for_everyone()
+        clear(run, attempt)
+    trainer, batches = build(config, accelerator)
+    resume(run, config, trainer)
+    log = None
+    if main_process:
+        from trainer.log import Log
 
-    seed(config.train.seed, "weights")
-    method = models.load(config.method)(DataSpec(channels, size, classes), **config.model)
-    trainer = Trainer(method, accelerator, config.train)
-    arrays = {domain: load(name, "train", root, size, channels) for domain, name in config.data.sets().items()}
-    batches = Batches(
-        arrays,
-        method.reads,
-        config.train.batch_size,
-        config.train.seed,
-        accelerator.process_index,
-        world,
-        accelerator.device,
-    )
-    say = (lambda line: print(line, file=sys.stderr, flush=True)) if main_process else (lambda line: None)
-    if found := newest(run, config.identity(), say):
-        trainer.load(found)
-        say(f"{run.name}: goes on from step {trainer.step}")
-    log = Log(run, trainer.step, config.train.steps, attempt) if main_process else None
-    # Asking the other processes goes over the CPU, so that no step waits for the GPU.
-    group = torch.distributed.new_group(backend="gloo") if world > 1 else None
-
-    def save() -> None:
-        trainer.settle()
-        if lock:
-            save_checkpoint(run, trainer.step, config.identity(), trainer.save, lock.check)
-        accelerator.wait_for_everyone()
-
-    state = "done"
+        log = Log(run, trainer.step, config.train.steps, attempt)
     try:
-        for step in trainer.fit(prefetch(batches, trainer.step, config.train.steps)):
-            last = step == config.train.steps
-            if lock:
-                lock.check(LOOK)
-            if step % config.train.log_every == 0 or last:
-                rows = trainer.settle()
-                if log:
-                    log.line(step, rows)
-                trainer.rows = {}
-            if log:
-                log.beat(step)
-            every = config.train.export_every
-            if last or (every and step % every == 0):
-                trainer.settle()
-                if lock:
-                    export(run, step, trainer.export, lock.check)
-            if last:
-                break
-            if stop.agreed(group):
-                save()
-                state = "stopped"
-                break
-            if step % config.train.checkpoint_every == 0:
-                save()
+        finished = work(run, config, trainer, batches, stop, lock, log)
     except Exception as error:
         if log and not superseded(run, attempt):
             log.close(trainer.step, "failed", error=str(error))
         raise
     if log:
-        log.close(trainer.step, state)
-        marker = run / ("done" if state == "done" else f"stopped.{attempt}.json")
+        log.close(trainer.step, "done" if finished else "stopped")
+        marker = run / ("done" if finished else f"stopped.{attempt}.json")
         write_json(marker, {"step": trainer.step, "attempt": attempt, "time": time.time()})
-        stop_file.unlink(missing_ok=True)
-        log.say(
-            f"{run.name}: {state} at step {trainer.step}" + ("" if state == "done" else "; the same command goes on")
+        (run / f"stop.{attempt}").unlink(missing_ok=True)
+        said = (
+            f"done at step {trainer.step}" if finished else f"stopped at step {trainer.step}; the same command goes on"
         )
+        log.say(f"{run.name}: {said}")
     accelerator.wait_for_everyone()
     if lock:
         lock.close()
@@ -201,6 +139,113 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def join(run: Path, config: Config) -> "Accelerator":
+    """Join the group of processes that was launched; ConfigError where this machine or their number does not fit."""
+    import torch
+    from accelerate import Accelerator
+
+    if config.train.precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError(f"{run}: train.precision: 'fp16' needs a GPU; choose bf16 or no")
+    accelerator = Accelerator(mixed_precision=config.train.precision, cpu=not torch.cuda.is_available())
+    try:
+        check_divides(config.train.batch_size, accelerator.num_processes * config.train.micro_batches)
+    except ValueError as error:
+        raise ConfigError(f"{run}: {error}") from None
+    return accelerator
+
+
+def clear(run: Path, attempt: str) -> None:
+    """Remove the markers and scraps of former attempts."""
+    for pattern in ("failed.*", "stopped.*", "stop.*", ".rendezvous.*"):
+        for marker in run.glob(pattern):
+            if marker.name != f"stop.{attempt}":
+                marker.unlink(missing_ok=True)
+    clear_scraps(run)
+
+
+def build(config: Config, accelerator: "Accelerator") -> "tuple[Trainer, Batches]":
+    """The method in training and its batches, as at step 0; DataError where the data cannot be had."""
+    import models
+    from models.base import DataSpec
+    from trainer.data.batches import Batches
+    from trainer.data.cache import data_root, load, stage
+    from trainer.loop import Trainer, seed
+
+    channels, size, classes = config.data.shape()
+    root, sets = data_root(config.data.root), config.data.sets()
+    for name in sets.values() if accelerator.is_main_process else ():
+        stage(name, root, size, channels)
+    accelerator.wait_for_everyone()
+    seed(config.train.seed, "weights")
+    method = models.load(config.method)(DataSpec(channels, size, classes), **config.model)
+    arrays = {domain: load(name, "train", root, size, channels) for domain, name in sets.items()}
+    place = (accelerator.process_index, accelerator.num_processes, accelerator.device)
+    batches = Batches(arrays, method.reads, config.train.batch_size, config.train.seed, *place)
+    return Trainer(method, accelerator, config.train), batches
+
+
+def resume(run: Path, config: Config, trainer: "Trainer") -> None:
+    """Take up the newest intact checkpoint, if there is one; the main process chooses it for all."""
+    from accelerate.utils import broadcast_object_list
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    main_process = trainer.accelerator.is_main_process
+    (found,) = broadcast_object_list([newest(run, config.identity(), say) if main_process else None])
+    if found:
+        trainer.load(found)
+        if main_process:
+            say(f"{run.name}: goes on from step {trainer.step}")
+
+
+def work(
+    run: Path,
+    config: Config,
+    trainer: "Trainer",
+    batches: "Batches",
+    stop: StopRequest,
+    lock: Lock | None,
+    log: "Log | None",
+) -> bool:
+    """Train, log, save and export; whether the last step was reached. Only the main process has a lock and a log."""
+    import torch
+
+    from trainer.data.batches import prefetch
+
+    # Asking the other processes goes over the CPU, so that no step waits for the GPU.
+    group = torch.distributed.new_group(backend="gloo") if trainer.accelerator.num_processes > 1 else None
+
+    def save() -> None:
+        trainer.settle()  # no state after a loss that is not finite is kept
+        if lock:
+            save_checkpoint(run, trainer.step, config.identity(), trainer.save, lock.check)
+        trainer.accelerator.wait_for_everyone()
+
+    every = config.train
+    for step in trainer.fit(prefetch(batches, trainer.step, every.steps)):
+        last = step == every.steps
+        if lock:
+            lock.check(LOOK)
+        if step % every.log_every == 0 or last:
+            rows = trainer.settle()
+            if log:
+                log.line(step, rows)
+            trainer.rows = {}
+        if log:
+            log.beat(step)
+        if last or (every.export_every and step % every.export_every == 0):
+            trainer.settle()
+            if lock:
+                export(run, step, trainer.export, lock.check)
+        if not last and stop.agreed(group):
+            save()
+            return False
+        if not last and step % every.checkpoint_every == 0:
+            save()
+    return True
 
 
 def export(run: Path, step: int, write: Callable[[Path], None], check: Callable[[], None]) -> None:
