@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from trainer.run import read_json, write_text
 
@@ -31,7 +32,7 @@ def save(
     Raises CheckpointError if the disk refuses; what was there before is then untouched and the scraps are removed.
     """
     folder = run / "checkpoints"
-    final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.{os.getpid()}.tmp"
+    final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.{uuid4().hex[:8]}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()

@@ -52,6 +52,7 @@ def take(run: Path, attempt: str) -> Lock | None:
     fresh = run / f".lock.{attempt}"
     file = fresh.open("a+")
     if not locked(file):
+        file.close()
         return None
     lock = Lock(run, attempt, file)
     os.replace(fresh, run / "lock")

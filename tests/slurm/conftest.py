@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster, missing, not_installed
+from tests.slurm.submitted import DANN, undisturbed
 
 
 def require_slurm() -> None:
@@ -30,3 +32,9 @@ def cluster(slurm: None) -> Iterator[Cluster]:
     """Two nodes with accounting, shared by the whole session: a test leaves no job behind and no daemon dead."""
     with Cluster() as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def whole(slurm: None, tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Path:
+    """The run directory of the trial DANN, trained by two processes of this machine that nothing disturbed."""
+    return undisturbed(tmp_path_factory.mktemp("whole"), data_root, {"name": "whole", **DANN}, processes=2)

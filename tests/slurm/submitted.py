@@ -1,0 +1,146 @@
+"""A sweep as its user sees it on a cluster: a YAML, `jobs/submit.py`, run directories and jobs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.numpy import load_file
+
+from jobs.sweep import load
+from tests.slurm.cluster import Cluster
+from trainer.run import Run
+
+ROOT = Path(__file__).parents[2]
+STEPS = 240
+DANN: dict[str, Any] = {
+    "method": "dann",
+    "data": {"source": "mnist5k", "target": "mnistm5k"},
+    "train": {"steps": STEPS, "batch_size": 8, "log_every": 1, "checkpoint_every": 50},
+    "resources": {"gpus_per_node": 0, "cpus_per_gpu": 1, "mem_gb": 1, "time": "00:10:00"},
+}
+
+
+class Submitted:
+    """One sweep on one cluster; `content` is its YAML."""
+
+    def __init__(self, cluster: Cluster, folder: Path, data_root: str, content: dict[str, Any]) -> None:
+        self.cluster, self.file, self.logs = cluster, folder / f"{content['name']}.yaml", folder / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(yaml.safe_dump(content))
+        self.folder: Path = self.logs / content["name"]
+        self.environment = cluster.environment | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root, "COLUMNS": "200"}
+
+    def submit(self, *words: str) -> str:
+        """Run the real command and return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "jobs/submit.py", str(self.file), "--cluster", "slurm", "--runs", str(self.logs), *words],
+            cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def submissions(self) -> list[dict[str, Any]]:
+        """The lines of submissions.jsonl."""
+        return [json.loads(line) for line in (self.folder / "submissions.jsonl").read_text().splitlines()]
+
+    def jobs(self, stage: str) -> list[str]:
+        """Ids of all jobs of a stage, elements of arrays as `<array>_<index>`, in the order of submission."""
+        arrays = [array for line in self.submissions() for array in line["arrays"] if array["stage"] == stage]
+        return [job for a in arrays for job in elements(a["id"], len(a["trials"]))]
+
+    def runs(self) -> list[Run]:
+        """The run directories, in the order of the trials."""
+        return [Run(self.folder / trial.name) for trial in load(self.file, [])]
+
+    def state(self, job: str) -> str:
+        """What Slurm says of a job or element."""
+        return self.cluster.job_states(job).get(job, "")
+
+    def wait_for(self, job: str, *states: str, timeout: float = 120) -> None:
+        """Wait until Slurm says that a job is in one of `states`."""
+        what = f"job {job} to be {' or '.join(states)}"
+        try:
+            self.cluster.wait(lambda: self.state(job) in states, timeout, what)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{self.output()}") from None
+
+    def output(self, characters: int = 1500) -> str:
+        """The ends of what the jobs printed."""
+        logs = sorted((self.folder / "slurm").glob("*/*log.*"))
+        return "\n".join(f"---- {log.name}\n{log.read_text()[-characters:]}" for log in logs)
+
+
+def elements(job: str, count: int) -> list[str]:
+    """Ids of the elements of an array; a lone job is none."""
+    return [job] if count == 1 else [f"{job}_{i}" for i in range(count)]
+
+
+def workers(run: Path) -> list[int]:
+    """Pids of the trainers of a run, without torchrun's agents."""
+    return [pid for pid, words in commands() if words[1:2] != ["-m"] and words[-1] == str(run) and trains(words)]
+
+
+def agents(run: Path) -> list[int]:
+    """Pids of the torchrun agents of a run."""
+    return [pid for pid, words in commands() if words[1:3] == ["-m", "torch.distributed.run"] and words[-1] == str(run)]
+
+
+def parent(pid: int) -> int:
+    """The pid of a process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def trains(words: list[str]) -> bool:
+    return any(word.endswith("trainer/main.py") for word in words)
+
+
+def commands() -> Iterator[tuple[int, list[str]]]:
+    """Pid and command line of every process."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_text(errors="replace").split("\0")[:-1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if words:
+            yield int(process.name), words
+
+
+def weights(run: Path, steps: int = STEPS) -> dict[str, bytes]:
+    """Name -> bytes of everything that a finished run exported."""
+    return {name: array.tobytes() for name, array in load_file(run / f"weights/step-{steps:06d}.safetensors").items()}
+
+
+def losses(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    return [{k: v for k, v in line.items() if k not in ("time", "rate")} for line in Run(run).metrics()]
+
+
+def undisturbed(folder: Path, data_root: str, content: dict[str, Any], processes: int, *overrides: str) -> Path:
+    """Train one trial on this machine and return its run directory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{content['name']}.yaml"
+    file.write_text(yaml.safe_dump(content))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*(torchrun if processes > 1 else []), "trainer/main.py", str(file), *overrides, "--runs", str(folder)]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root}, timeout=120,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = (path.parent for path in (folder / content["name"]).glob("*/done"))
+    return run
+
+
+def send(pids: list[int], number: signal.Signals) -> None:
+    """Signal processes that may have ended meanwhile."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)

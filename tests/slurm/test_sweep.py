@@ -1,0 +1,136 @@
+"""A sweep on a real Slurm, by the command that users type: train, evaluate, report, and submit again."""
+
+import csv
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+import models
+from tests.slurm.cluster import Cluster
+from tests.slurm.submitted import DANN, ROOT, STEPS, Submitted, elements, losses, weights
+
+TINY: dict[str, Any] = DANN | {
+    "train": {"steps": 20, "batch_size": 8, "log_every": 5},
+    "eval": {"metrics": ["accuracy"]},
+}
+GOOD: dict[str, Any] = TINY | {"name": "good", "method": "source_only", "grid": {"train.seed": [0, 1]}}
+BAD: dict[str, Any] = TINY | {"name": "bad", "grid": {"model.lr": [0.01, 1e30]}}
+LONE: dict[str, Any] = DANN | {"name": "lone", "resources": DANN["resources"] | {"nodes": 2}}
+
+
+def table(sweep: Submitted) -> list[dict[str, str]]:
+    with (sweep.folder / "report" / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def submitted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Iterator[dict[str, Any]]:
+    """Three sweeps at the same time, each with what submitting it printed."""
+    folder, started = tmp_path_factory.mktemp("sweeps"), {}
+    for content in (GOOD, BAD, LONE):
+        sweep = Submitted(cluster, folder, data_root, content)
+        started[content["name"]] = (sweep, sweep.submit())
+    yield started
+    cluster.cancel_jobs()
+
+
+def ended(submitted: dict[str, Any], name: str) -> Submitted:
+    """The sweep, once its report job has ended."""
+    sweep: Submitted = submitted[name][0]
+    sweep.wait_for(sweep.submissions()[-1]["report"], "COMPLETED")
+    return sweep
+
+
+def test_the_command_returns_at_once_with_the_ids(submitted: dict[str, Any]) -> None:
+    sweep, said = submitted["good"]
+    (line,) = sweep.submissions()
+    assert [(a["stage"], len(a["trials"])) for a in line["arrays"]] == [("train", 2), ("eval", 2)]
+    for job in (*(a["id"] for a in line["arrays"]), line["report"]):
+        assert re.search(rf"\b{job}\b", said)
+
+
+def test_submitting_while_it_is_queued_starts_nothing(submitted: dict[str, Any]) -> None:
+    sweep, _ = submitted["good"]
+    assert "0 to train" in sweep.submit()
+    assert len(sweep.submissions()) == 1
+
+
+def test_every_trial_is_trained_evaluated_and_reported(submitted: dict[str, Any]) -> None:
+    sweep = ended(submitted, "good")
+    for stage in ("train", "eval"):
+        assert [sweep.state(job) for job in sweep.jobs(stage)] == ["COMPLETED"] * 2
+    rows = table(sweep)
+    assert [row["trial"] for row in rows] == [run.name for run in sweep.runs()]
+    assert all(row["state"] == "done" and 0 < float(row["accuracy/target"]) < 1 for row in rows)
+
+
+def test_slurm_got_the_script_that_a_dry_run_shows(submitted: dict[str, Any]) -> None:
+    sweep = ended(submitted, "good")
+    shown = sweep.submit("--dry-run", "train.seed=[2,3]")
+    (line,) = sweep.submissions()
+    train, evaluate = (array["id"] for array in line["arrays"])
+    for job in (train, evaluate, line["report"]):
+        script = next((sweep.folder / "slurm").rglob(f"{job}_submission.sh")).read_text()
+        expected = re.sub(r"(?<=aft)(\w+:)\d+(:\d+)?", lambda m: m[1] + ("TRAIN0:EVAL1" if m[2] else "TRAIN0"), script)
+        assert expected in shown, job
+
+
+def test_submitting_after_the_end_starts_nothing_and_what_was_deleted_starts_alone(submitted: dict[str, Any]) -> None:
+    sweep = ended(submitted, "good")
+    assert "nothing to do" in sweep.submit()
+    first, second = sweep.runs()
+    before = {file: file.read_bytes() for file in second.path.rglob("*") if file.is_file()}
+    trained = weights(first.path, 20)
+    shutil.rmtree(first.path)
+    sweep.submit()
+    line = sweep.submissions()[1]
+    assert [(a["stage"], a["trials"]) for a in line["arrays"]] == [("train", [first.name]), ("eval", [first.name])]
+    ended(submitted, "good")
+    assert weights(first.path, 20) == trained
+    assert {file: file.read_bytes() for file in second.path.rglob("*") if file.is_file()} == before
+    assert all(row["accuracy/target"] for row in table(sweep))
+
+
+def test_a_failing_trial_takes_nobody_with_it_and_the_report_says_why(submitted: dict[str, Any]) -> None:
+    sweep = ended(submitted, "bad")
+    assert [sweep.state(job) for job in sweep.jobs("train")] == ["COMPLETED", "FAILED"]
+    assert [sweep.state(job) for job in sweep.jobs("eval")] == ["COMPLETED", "CANCELLED"]
+    good, bad = table(sweep)
+    assert (good["state"], bad["state"]) == ("done", "failed")
+    assert 0 < float(good["accuracy/target"]) < 1
+    assert re.search(r"loss joint/\w+ is (nan|inf) at step \d+", (sweep.folder / "report" / "index.html").read_text())
+
+
+def test_two_nodes_end_with_the_weights_of_two_processes_here(submitted: dict[str, Any], whole: Path) -> None:
+    sweep = ended(submitted, "lone")
+    (job,) = sweep.jobs("train")
+    assert sweep.state(job) == "COMPLETED"
+    (run,) = sweep.runs()
+    assert weights(run.path) == weights(whole)
+    assert losses(run.path) == losses(whole)
+    assert [line["step"] for line in losses(run.path)] == list(range(1, STEPS + 1))
+
+
+def test_both_ranks_of_two_nodes_end_with_the_same_weights(cluster: Cluster, tmp_path: Path) -> None:
+    """Of every method; each rank keeps its own."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    command = f"{sys.executable} -m torch.distributed.run --nnodes 2 --nproc-per-node 1 --node-rank $SLURM_NODEID"
+    command += f" --master-addr n1 --master-port {port} tests/processes.py {tmp_path}"
+    cluster.run("srun", "--nodes=2", "--ntasks-per-node=1", "sh", "-c", f"OMP_NUM_THREADS=1 {command}", cwd=ROOT)
+    for name in models.names():
+        zero, one = (load_file(tmp_path / f"{name}.whole.2.{rank}.raw") for rank in (0, 1))
+        assert {key: array.tobytes() for key, array in zero.items()} == {key: a.tobytes() for key, a in one.items()}
+
+
+def test_elements() -> None:
+    assert elements("7", 1) == ["7"]
+    assert elements("7", 2) == ["7_0", "7_1"]
