@@ -17,7 +17,7 @@ from rich.live import Live
 
 from jobs.launch import ROOT
 from jobs.status import summary, table
-from trainer.config import Resources
+from trainer.config import Config
 from trainer.run import Run
 
 LINE_EVERY = 15.0  # seconds between two lines of progress where there is no terminal
@@ -146,6 +146,9 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(listing.stdout.count("GPU "))] if listing.returncode == 0 else []
 
 
-def processes(resources: Resources, gpus: list[str]) -> int:
-    """Processes of a training here: as many as asked for, but no more than one per GPU."""
-    return resources.processes_per_node or max(1, min(resources.gpus_per_node, len(gpus)))
+def processes(config: Config, gpus: list[str]) -> int:
+    """Processes of a training here: as many as asked for, but at most one per GPU, and such that they share a batch."""
+    if config.resources.processes_per_node:
+        return config.resources.processes_per_node
+    most = max(1, min(config.resources.gpus_per_node, len(gpus)))
+    return next(n for n in range(most, 0, -1) if config.train.batch_size % (n * config.train.micro_batches) == 0)

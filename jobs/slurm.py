@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from trainer.run import Run
 
 # A signal that comes before the launcher has set its handlers would kill it: so it starts deaf.
 PYTHON = f"env --ignore-signal=USR2 --ignore-signal=TERM {shlex.quote(sys.executable)}"
+DEFAULT_ARRAY = 1001  # elements
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def unavailable() -> str | None:
         ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"scontrol ping: {error}"
-    return None if " UP" in ping.stdout else f"no controller answers: {(ping.stdout + ping.stderr).strip()}"
+    return None if " UP" in ping.stdout else f"no controller answers: {' '.join((ping.stdout + ping.stderr).split())}"
 
 
 def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str, Any]:
@@ -46,17 +49,15 @@ def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str
     ConfigError with Slurm's own words if it refuses a job; those it had accepted are then cancelled.
     """
     line: dict[str, Any] = {"cluster": "slurm", "arrays": [], "overrides": requested}
+    ids: list[str] = []
     try:
-        for plan in plans:
-            for stage, runs, waits in stages(plan):
-                extra = after(line["arrays"][-1]["id"]) if waits else {}
-                job = send(sweep, stage, plan.resources, runs, extra)
-                line["arrays"].append({"stage": stage, "id": job, "trials": [run.name for run in runs]})
-        last = after_all([array["id"] for array in line["arrays"]])
-        line["report"] = send(sweep, "report", plans[0].resources, [Run(sweep)], last)
+        for array in arrays(plans, largest_array()):
+            ids.append(send(sweep, array, array.dependency(ids)))
+            line["arrays"].append({"stage": array.stage, "id": ids[-1], "trials": [run.name for run in array.runs]})
+        line["report"] = send(sweep, report(sweep, plans), after_all(ids))
     except BaseException:
-        if line["arrays"]:
-            subprocess.run(["scancel", *(array["id"] for array in line["arrays"])], check=False)
+        if ids:
+            subprocess.run(["scancel", *ids], check=False)
         raise
     record(sweep, line)
     return line
@@ -64,30 +65,59 @@ def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str
 
 def scripts(sweep: Path, plans: Sequence[Plan]) -> Iterator[str]:
     """The texts that sbatch would get, with words in place of the ids that there are not yet."""
-    names: list[str] = []
-    for plan in plans:
-        for stage, runs, waits in stages(plan):
-            yield script(sweep, stage, plan.resources, len(runs), after(names[-1]) if waits else {})
-            names.append(f"{stage.upper()}{len(names)}")
+    ids: list[str] = []
+    for array in arrays(plans, largest_array()):
+        yield script(sweep, array, array.dependency(ids))
+        ids.append(f"{array.stage.upper()}{len(ids)}")
     if plans:
-        yield script(sweep, "report", plans[0].resources, 1, after_all(names))
+        yield script(sweep, report(sweep, plans), after_all(ids))
 
 
-def stages(plan: Plan) -> Iterator[tuple[str, list[Run], bool]]:
-    """The arrays of a plan: stage, runs, and whether each element waits for that of the array before."""
-    found = [("train", plan.train, False), ("eval", plan.evaluate_after, True), ("eval", plan.evaluate_now, False)]
-    return (array for array in found if array[1])
+@dataclass(frozen=True)
+class Array:
+    """What one sbatch submits: an element per run, or a plain job for a single one."""
+
+    stage: str  # train, eval or report
+    resources: Resources
+    runs: list[Run]
+    waits: tuple[str, int] | None = None  # kind of dependency, position of the array that it waits for
+
+    def dependency(self, ids: list[str]) -> dict[str, str]:
+        """As sbatch options, given the ids of all arrays before this one."""
+        if self.waits is None:
+            return {}
+        kind, position = self.waits
+        # Each element waits for that of the other array, and not for ever where that one fails.
+        patience = {"kill-on-invalid-dep": "yes"} if kind == "aftercorr" else {}
+        return {"dependency": f"{kind}:{ids[position]}", **patience}
 
 
-def record(sweep: Path, line: dict[str, Any]) -> None:
-    """Append to the sweep's submissions.jsonl."""
-    with (sweep / "submissions.jsonl").open("a") as file:
-        file.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
+def arrays(plans: Sequence[Plan], largest: int) -> list[Array]:
+    """The arrays of all plans, none with more than `largest` elements.
+
+    The parts of one that had to be divided share its max_parallel; where that does not give one to each, a part waits
+    for the end of an earlier one.
+    """
+    found: list[Array] = []
+    for plan in plans:
+        lanes = plan.resources.max_parallel
+        for stage, runs in (("train", plan.train), ("eval", plan.evaluate_now)):
+            begun: list[int] = []  # positions of this stage's parts
+            count = math.ceil(len(runs) / largest)
+            for number in range(count):
+                part = runs[number * len(runs) // count : (number + 1) * len(runs) // count]
+                share = plan.resources.model_copy(update={"max_parallel": max(1, (lanes + number) // count)})
+                waits = ("afterany", begun[-lanes]) if number >= lanes else None
+                begun.append(len(found))
+                found.append(Array(stage, share, part, waits))
+                if stage == "train" and plan.evaluate_after:
+                    found.append(Array("eval", share, part, ("aftercorr", begun[-1])))
+    return found
 
 
-def after(train: str) -> dict[str, str]:
-    """Let each element wait for that of another array, and not for ever where that one fails."""
-    return {"dependency": f"aftercorr:{train}", "kill-on-invalid-dep": "yes"}
+def report(sweep: Path, plans: Sequence[Plan]) -> Array:
+    """The job that comes last."""
+    return Array("report", plans[0].resources, [Run(sweep)])
 
 
 def after_all(ids: list[str]) -> dict[str, str]:
@@ -95,36 +125,55 @@ def after_all(ids: list[str]) -> dict[str, str]:
     return {"dependency": f"afterany:{':'.join(ids)}"}
 
 
-def send(sweep: Path, stage: str, resources: Resources, runs: list[Run], extra: dict[str, str]) -> str:
-    """Submit an array with one element per run, or a plain job for a single one; return its id."""
+def largest_array() -> int:
+    """Elements that an array may have; Slurm's own default where no controller answers."""
+    if shutil.which("scontrol") is None:
+        return DEFAULT_ARRAY
+    config = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False, timeout=60)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config.stdout, re.MULTILINE)
+    return max(1, int(found[1])) if found else DEFAULT_ARRAY
+
+
+def record(sweep: Path, line: dict[str, Any]) -> None:
+    """Append to the sweep's submissions.jsonl."""
+    with (sweep / "submissions.jsonl").open("a+") as file:
+        file.seek(0)
+        text = file.read()
+        torn = "\n" if text and not text.endswith("\n") else ""
+        file.write(torn + json.dumps({"time": round(time.time(), 3), **line}) + "\n")
+
+
+def send(sweep: Path, array: Array, extra: dict[str, str]) -> str:
+    """Submit it and return its id; ConfigError with Slurm's own words."""
     import submitit
 
     from jobs.launch import Launch
 
+    resources = array.resources
     executor = submitit.SlurmExecutor(folder=folder(sweep), python=PYTHON)
-    executor.update_parameters(**parameters(sweep, stage, resources, extra))
-    processes = resources.processes() if stage == "train" else 1
+    executor.update_parameters(**parameters(sweep, array.stage, resources, extra))
+    processes = resources.processes() if array.stage == "train" else 1
 
     def launch(run: Run) -> Launch:
         path = str(run.path.absolute())
-        return Launch(stage, [path], processes, resources.signal_delay, resources.max_requeues)
+        return Launch(array.stage, [path], processes, resources.signal_delay, resources.max_requeues)
 
     try:
         with executor.batch():
-            jobs = [executor.submit(launch(run)) for run in runs]
+            jobs = [executor.submit(launch(run)) for run in array.runs]
     except submitit.core.utils.FailedJobError as error:
-        raise ConfigError(
-            f"{sweep.name}: Slurm refused the {stage} job: {' '.join(str(error).split())[-400:]}; mend resources:"
-        ) from None
+        words = " ".join(str(error).split())[-400:]
+        raise ConfigError(f"{sweep.name}: Slurm refused the {array.stage} job: {words}; mend resources:") from None
     return str(jobs[0].job_id).partition("_")[0]
 
 
-def script(sweep: Path, stage: str, resources: Resources, count: int, extra: dict[str, str]) -> str:
+def script(sweep: Path, array: Array, extra: dict[str, str]) -> str:
     """The text that sbatch gets."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     command = f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(folder(sweep)))}"
-    given = parameters(sweep, stage, resources, extra)
+    given = parameters(sweep, array.stage, array.resources, extra)
+    count = len(array.runs)
     text: str = _make_sbatch_string(command, folder(sweep), map_count=count if count > 1 else None, **given)
     return text
 
@@ -134,31 +183,22 @@ def parameters(sweep: Path, stage: str, resources: Resources, extra: dict[str, s
     training, reporting = stage == "train", stage == "report"
     gpus = 0 if reporting else resources.gpus_per_node if training else min(1, resources.gpus_per_node)
     cpus = 1 if reporting else resources.cpus_per_gpu * (resources.processes() if training else 1)
+    # A report needs nothing but somewhere to run.
+    asked = {k: v for k, v in resources.slurm.items() if not reporting or k in ("partition", "account", "qos")}
     result: dict[str, Any] = {
         "job_name": f"{sweep.name}-{stage}",
         "nodes": resources.nodes if training else 1,
         "ntasks_per_node": 1,
         "cpus_per_task": cpus,
         "mem": f"{math.ceil(1024 * (min(4.0, resources.mem_gb) if reporting else resources.mem_gb))}M",
-        "time": minutes(resources.time),
+        "time": resources.minutes(),
         "signal_delay_s": resources.signal_delay,
         "array_parallelism": resources.max_parallel,
         # A node that fails takes the others with it; srun does not take -c over from sbatch.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
-        "additional_parameters": {"requeue": True, **resources.slurm, **extra},
+        "additional_parameters": {"requeue": True, **asked, **extra},
     }
     return result | ({"gpus_per_node": gpus} if gpus else {})
-
-
-def minutes(limit: str) -> int:
-    """A Slurm time limit in minutes, rounded up."""
-    days, _, clock = limit.rpartition("-")
-    parts = [int(p) for p in clock.split(":")]
-    if days:  # D-HH[:MM[:SS]]
-        hours, mins, seconds = (*parts, 0, 0)[:3]
-    else:  # MM, MM:SS or HH:MM:SS
-        hours, mins, seconds = (0, *parts, 0)[:3] if len(parts) < 3 else parts
-    return max(1, math.ceil((int(days or 0) * 24 + hours) * 60 + mins + seconds / 60))
 
 
 def folder(sweep: Path) -> Path:
@@ -166,11 +206,11 @@ def folder(sweep: Path) -> Path:
     return (sweep / "slurm" / "%j").absolute()
 
 
-def queued(sweep: Path) -> dict[str, str]:
-    """Trial -> `<array>_<index> <state>` of its training that waits or runs now, by squeue and submissions.jsonl."""
+def queued(sweep: Path, stage: str) -> dict[str, str]:
+    """Trial -> `<array>_<index> <state>` of its job of a stage that waits or runs, by squeue and submissions.jsonl."""
     names: dict[str, str] = {}
     for line in lines(sweep):
-        for array in (a for a in line.get("arrays", []) if a["stage"] == "train"):
+        for array in (a for a in line.get("arrays", []) if a["stage"] == stage):
             single = len(array["trials"]) == 1
             names |= {array["id"] if single else f"{array['id']}_{i}": name for i, name in enumerate(array["trials"])}
     listing = subprocess.run(
@@ -186,7 +226,9 @@ def queued(sweep: Path) -> dict[str, str]:
 
 def lines(sweep: Path) -> list[dict[str, Any]]:
     """All submissions of a sweep, oldest first."""
-    try:
-        return [json.loads(line) for line in (sweep / "submissions.jsonl").read_text().splitlines()]
-    except FileNotFoundError:
-        return []
+    found = []
+    with suppress(FileNotFoundError):
+        for line in (sweep / "submissions.jsonl").read_text().splitlines():
+            with suppress(json.JSONDecodeError):  # torn by a full disk
+                found.append(json.loads(line))
+    return found

@@ -39,10 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="a JSON object per trial")
     options = parser.parse_args(arguments)
     if not runs(options.sweep):
-        print(
-            f"error: {options.sweep}: no trials there; start some with jobs/submit.py sweeps/{options.sweep.name}.yaml",
-            file=sys.stderr,
+        beside = sorted({str(path.parent.parent) for path in options.sweep.glob("*/*/config.yaml")})
+        remedy = (
+            f"give one of: {', '.join(beside)}"
+            if beside
+            else "give a sweep's directory, or start one with jobs/submit.py"
         )
+        print(f"error: {options.sweep}: no trials there; {remedy}", file=sys.stderr)
         return 2
 
     def chosen() -> list[dict[str, Any]]:
@@ -72,7 +75,7 @@ def queued(sweep: Path) -> dict[str, str]:
     """Trial -> its job in Slurm's queue; {} where there is no Slurm."""
     from jobs import slurm
 
-    return slurm.queued(sweep) if slurm.unavailable() is None else {}
+    return slurm.queued(sweep, "train") if slurm.unavailable() is None else {}
 
 
 def describe(trials: list[Run], jobs: dict[str, str]) -> list[dict[str, Any]]:

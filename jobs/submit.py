@@ -98,10 +98,16 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     on_slurm = reason is None or (options.dry_run and options.cluster == "slurm")
     if options.cluster == "slurm" and not on_slurm:
         raise ConfigError(f"command line: --cluster: slurm: {reason}; use --cluster local to run here")
-    rows = status.describe(runs, slurm.queued(sweep) if reason is None and sweep.is_dir() else {})
+    known = reason is None and sweep.is_dir()
+    rows = status.describe(runs, slurm.queued(sweep, "train") if known else {})
+    evaluated_soon = slurm.queued(sweep, "eval") if known else {}
     states = [str(row["state"]) for row in rows]
     to_train = [i for i, state in enumerate(states) if state in ("pending", "failed", "stopped")]
-    to_evaluate = [i for i, s in enumerate(states) if s == "done" and wants_evaluation(trials[i].config, runs[i])]
+    to_evaluate = [
+        i
+        for i, (state, run) in enumerate(zip(states, runs, strict=True))
+        if state == "done" and run.name not in evaluated_soon and wants_evaluation(trials[i].config, run)
+    ]
     counts = ", ".join(f"{n} {state}" for state, n in Counter(states).items())
     where = "on Slurm" if on_slurm else f"here ({reason})"
     say(
@@ -124,7 +130,7 @@ def here(submission: Submission) -> int:
     console, sweep, runs = submission.console, submission.sweep, submission.runs
     gpus, cores = local.visible_gpus(), len(os.sched_getaffinity(0))
     configs = {run.name: trial.config for run, trial in zip(runs, submission.trials, strict=True)}
-    processes = {name: local.processes(config.resources, gpus) for name, config in configs.items()}
+    processes = {name: local.processes(config, gpus) for name, config in configs.items()}
     pool = local.Pool(
         to_train=[runs[i] for i in submission.to_train],
         to_evaluate=[runs[i] for i in submission.to_evaluate],

@@ -69,7 +69,8 @@ def signature(name: str) -> Signature:
     imported = {a.name: n.module for n in tree.body if isinstance(n, ast.ImportFrom) and n.module for a in n.names}
     for definition in (n for n in tree.body if isinstance(n, ast.ClassDef)):
         parents = [imported.get(ast.unparse(base), "") for base in definition.bases]
-        parent = next((module for module in parents if module.startswith("models.")), None)
+        plugins = {f"models.{other}" for other in ("base", *names())}
+        parent = next((module for module in parents if module in plugins), None)
         if parent:
             break
     else:
@@ -79,8 +80,9 @@ def signature(name: str) -> Signature:
     reads = inherited.reads if inherited else ("images", "labels")
     arguments = inherited.hyperparameters if inherited else ()
     for node in definition.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "reads":
-            reads = ast.literal_eval(node.value)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            reads = ast.literal_eval(node.value) if ast.unparse(target) == "reads" else reads
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             arguments = tuple(_arguments(tree, node, _comments(source)))
     return Signature(name, (ast.get_docstring(tree) or "").split("\n")[0], reads, arguments)
@@ -92,9 +94,9 @@ def _arguments(tree: ast.Module, constructor: ast.FunctionDef, comments: dict[in
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module in TYPE_MODULES:
             scope |= {a.asname or a.name: getattr(import_module(node.module), a.name) for a in node.names}
-    arguments = constructor.args.args[2:]
-    defaults = [None] * (len(arguments) - len(constructor.args.defaults)) + list(constructor.args.defaults)
-    for argument, default in zip(arguments, defaults[-len(arguments) :] if arguments else [], strict=True):
+    given = constructor.args
+    defaults = [None] * (len(given.args) - len(given.defaults)) + list(given.defaults) + given.kw_defaults
+    for argument, default in list(zip(given.args + given.kwonlyargs, defaults, strict=True))[2:]:
         if argument.annotation is None:
             raise TypeError(f"give the hyperparameter {argument.arg!r} a type")
         # The expression stands in our own source, which training would import and run all the same.

@@ -152,3 +152,13 @@ def test_a_replayed_step_replaces_its_checkpoint(run: Path) -> None:
     assert newest is not None
     assert (newest / "a.bin").stat().st_size == 2 << 20
     assert json.loads((newest / checkpoint.MANIFEST).read_text())["step"] == 3
+
+
+def test_a_fall_back_does_not_crowd_out_what_is_good(run: Path) -> None:
+    """What lies ahead of the step that is saved is damaged: it goes, and the good one that was taken up stays."""
+    truncate(run / "checkpoints" / "step-000003")
+    (run / "checkpoints" / "step-000002").rename(run / "checkpoints" / "step-000001")
+    checkpoint.save(run, 2, "cafe0123", write)
+    assert [p.name for p in checkpoint.steps(run)] == ["step-000002", "step-000001"]
+    truncate(run / "checkpoints" / "step-000002")
+    assert checkpoint.newest(run, "cafe0123", lambda line: None) == run / "checkpoints" / "step-000001"

@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from jobs.allocation import Allocation, seconds

@@ -257,3 +257,22 @@ def test_clipping_bounds_the_norm_of_an_update() -> None:
         seen.append(torch.cat(moves).norm().item())
     assert seen[0] == pytest.approx(2e3, rel=1e-3)  # 1e3 * |(1, 1, 1, 1)|
     assert seen[1] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_signature_follows_what_python_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keyword-only hyperparameters, an annotated `reads`, another class before the method, a method that extends one."""
+    (tmp_path / "odd.py").write_text(
+        '"""Odd."""\n'
+        "from models.base import Method\n"
+        "from models.nets.layers import ReverseGradient\n"
+        "class Helper(ReverseGradient): ...\n"
+        "class Odd(Method):\n"
+        "    reads: tuple[str, ...] = ('images',)\n"
+        "    def __init__(self, data, width: int = 3, *, lr: float = 0.5): ...  # rate\n"
+    )
+    (tmp_path / "odder.py").write_text('"""Odder."""\nfrom models.odd import Odd\nclass Odder(Odd): ...\n')
+    monkeypatch.setattr(models, "FOLDER", tmp_path)
+    for name in ("odd", "odder"):
+        found = models.signature(name)
+        assert found.reads == ("images",)
+        assert [(h.name, h.default) for h in found.hyperparameters] == [("width", 3), ("lr", 0.5)]

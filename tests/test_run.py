@@ -129,6 +129,21 @@ def test_killed_it_replays_from_its_checkpoint_and_curves_do_not_overlap(
     )
 
 
+def test_started_over_its_curves_do_not_overlap(whole: Path, tmp_path: Path, data_root: str) -> None:
+    """Killed before its first checkpoint; a stop file that was left behind stops nothing."""
+    process = start(tmp_path, data_root, "train.checkpoint_every=1000")
+    until(lambda: list(tmp_path.glob("dann/*/metrics.jsonl")) and losses(only_run(tmp_path)), process)
+    process.kill()
+    process.communicate()
+    run = only_run(tmp_path)
+    (run / "stop.direct").touch()
+    train(tmp_path, data_root, "train.checkpoint_every=1000")
+    assert losses(run) == losses(whole)
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("joint/label")] == [line["step"] for line in losses(whole)]
+
+
 def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, data_root: str) -> None:
     process = start(tmp_path, data_root)
     until(lambda: list(tmp_path.glob("dann/*/checkpoints/step-000020")), process)
@@ -177,6 +192,7 @@ def test_milestones_are_exported(tmp_path: Path, data_root: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["data.size=4"], "model: images of 4 pixels are too small for this network; set data.size"),
         (["train.precision=fp16"], "train.precision: 'fp16' needs a GPU; choose bf16 or no"),
         (["train.steps=0"], "command line: train.steps: 0: input should be greater than 0"),
         (["model.gama=3"], "did you mean 'model.gamma'?"),

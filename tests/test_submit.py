@@ -110,6 +110,31 @@ WRONG: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
     "out of range": ({"x.yaml": DANN}, ["model.lr=-1"], ["command line", "model.lr", "-1", "greater than 0"]),
     "infinite": ({"x.yaml": DANN}, ["model.lr=.inf"], ["command line", "model.lr", "inf", "finite"]),
     "other choice": ({"x.yaml": DANN}, ["train.precision=fp32"], ["command line", "train.precision", "fp32", "bf16"]),
+    "time out of range": (
+        {"x.yaml": DANN + "resources: {time: '00:99:00'}\n"},
+        [],
+        ["x.yaml", "resources.time", "59"],
+    ),
+    "no time to save": (
+        {"x.yaml": DANN + "resources: {time: '00:01:00'}\n"},
+        [],
+        ["x.yaml", "resources", "signal_delay", "give more time"],
+    ),
+    "an option that is ours": (
+        {"x.yaml": DANN + "resources: {slurm: {nodes: 3}}\n"},
+        [],
+        ["x.yaml", "resources.slurm", "use resources.nodes"],
+    ),
+    "a line break for sbatch": (
+        {"x.yaml": DANN + 'resources: {slurm: {comment: "a\\ntouch b"}}\n'},
+        [],
+        ["x.yaml", "resources.slurm", "line break"],
+    ),
+    "an option that is none": (
+        {"x.yaml": DANN + 'resources: {slurm: {"x y": 1}}\n'},
+        [],
+        ["x.yaml", "resources.slurm", "no sbatch option"],
+    ),
     "unquoted time": ({"x.yaml": DANN + "resources: {time: 10:00:00}\n"}, [], ["x.yaml", "resources.time", "quotes"]),
     "bad name": ({"x.yaml": DANN + "name: ../a\n"}, [], ["x.yaml", "name", "'../a'", "letters"]),
     "no method": ({"x.yaml": "data: {source: mnist5k}\n"}, [], ["x.yaml", "method", "missing", "source_only"]),

@@ -55,7 +55,10 @@ def save(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in steps(run)[keep:]:
+    there = steps(run)
+    # What lies ahead of this step is damaged, else it would have been taken up: it must not crowd out what is good.
+    ahead = there[: there.index(final)]
+    for old in [*ahead, *there[len(ahead) + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 

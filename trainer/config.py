@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import lru_cache
@@ -20,11 +21,12 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     create_model,
+    model_validator,
 )
 
 import models
 from trainer.data import registry
-from trainer.section import Section, duration, folder_name
+from trainer.section import Section, duration, folder_name, sbatch_options
 
 Document = dict[str, Any]  # a YAML mapping as read
 SWEEP_KEYS = ("grid", "zip", "random", "trials")  # what jobs/sweep.py takes out of a file before it is resolved
@@ -116,7 +118,27 @@ class Resources(Section):
     max_requeues: NonNegativeInt = 10  # times that a trial may reach its time limit and be given another turn
     max_parallel: PositiveInt = 20  # trials of a sweep that run at the same time on the cluster
     # Further sbatch options, such as {partition: gpu, account: vision}.
-    slurm: dict[str, str | int | bool] = Field(default_factory=dict)
+    slurm: Annotated[dict[str, str | int | bool], AfterValidator(sbatch_options)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def leave_time_to_save(self) -> "Resources":
+        """A warning that comes as soon as the trial starts would have it requeued for ever."""
+        if 60 * self.minutes() <= self.signal_delay:
+            raise ValueError(
+                f"time {self.time!r} is over before signal_delay ({self.signal_delay} s) has begun; "
+                "give more time or a smaller signal_delay"
+            )
+        return self
+
+    def minutes(self) -> int:
+        """The time limit in minutes, rounded up."""
+        days, _, clock = self.time.rpartition("-")
+        parts = [int(p) for p in clock.split(":")]
+        if days:  # D-HH[:MM[:SS]]
+            hours, mins, seconds = (*parts, 0, 0)[:3]
+        else:  # MM, MM:SS or HH:MM:SS
+            hours, mins, seconds = (0, *parts, 0)[:3] if len(parts) < 3 else parts
+        return max(1, math.ceil((int(days or 0) * 24 + hours) * 60 + mins + seconds / 60))
 
     def processes(self) -> int:
         """Processes on each node."""

@@ -29,7 +29,7 @@ class Log:
         kept = [line for line in Run(run).metrics() if line["step"] <= step]
         write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         self.lines = (run / "metrics.jsonl").open("a", buffering=1)
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self.console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),

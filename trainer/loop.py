@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ class Trainer:
     def apply(self, update: Update, batch: Batch) -> None:
         """Take one optimizer step; the gradient is the mean over micro-batches and over processes."""
         optimizer, params = self.optimizers[update.name], self.parameters[update.name]
-        progress = self.step / self.train.steps
+        progress, scaler = self.step / self.train.steps, self.accelerator.scaler
         for group, lr in zip(optimizer.param_groups, self.base_lr[update.name], strict=True):
             group["lr"] = lr * update.schedule(progress)
         total = torch.zeros((), device=self.accelerator.device)
@@ -67,20 +69,20 @@ class Trainer:
             for part in split(batch, self.train.micro_batches):
                 with self.accelerator.autocast():
                     losses = update.loss(part, progress)
-                terms = torch.stack([term.float() for term in losses.values()]) / self.train.micro_batches
-                self.accelerator.backward(terms.sum())
-                total = total + terms.detach()
+                loss = reduce(add, (term.float() for term in losses.values())) / self.train.micro_batches
+                (scaler.scale(loss) if scaler else loss).backward()
+                total = total + torch.stack([term.detach().float() for term in losses.values()])
         self.reduce_gradients(update, params)
         if self.train.clip:
             self.accelerator.unscale_gradients(optimizer)
             nn.utils.clip_grad_norm_(params.values(), self.train.clip)
-        if (scaler := self.accelerator.scaler) is None:
-            optimizer.step()
-        else:
+        if scaler:
             scaler.step(optimizer)
             scaler.update()
+        else:
+            optimizer.step()
         optimizer.zero_grad()
-        self.recent.append((self.step, [f"{update.name}/{name}" for name in losses], total))
+        self.recent.append((self.step, [f"{update.name}/{name}" for name in losses], total / self.train.micro_batches))
 
     def reduce_gradients(self, update: Update, params: dict[str, nn.Parameter]) -> None:
         """Average gradients over processes in one collective, however many times each network was called."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.checkpoint import CheckpointError, clear_scraps, newest
+from trainer.checkpoint import CheckpointError, clear_scraps, newest, synchronise
 from trainer.checkpoint import save as save_checkpoint
 from trainer.config import Config, ConfigError, check_divides, resolve
 from trainer.data.registry import DataError
@@ -96,6 +96,8 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
     if (run / "done").exists():
         print(f"{run.name}: done already", file=sys.stderr)
         return
+    if attempt == "direct":  # a name that all runs by hand share
+        (run / f"stop.{attempt}").unlink(missing_ok=True)
     stop.watch(run / f"stop.{attempt}")
 
     import torch  # takes seconds: bad input has been refused by now, and no signal is lost
@@ -108,7 +110,7 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
         raise Busy(f"{run}: process {status.get('pid')} on {status.get('host')} trains it; wait for it or stop it")
     if main_process:
         clear(run, attempt)
-    trainer, batches = build(config, accelerator)
+    trainer, batches = build(run, config, accelerator)
     resume(run, config, trainer)
     log = None
     if main_process:
@@ -165,8 +167,8 @@ def clear(run: Path, attempt: str) -> None:
     clear_scraps(run)
 
 
-def build(config: Config, accelerator: "Accelerator") -> "tuple[Trainer, Batches]":
-    """The method in training and its batches, as at step 0; DataError where the data cannot be had."""
+def build(run: Path, config: Config, accelerator: "Accelerator") -> "tuple[Trainer, Batches]":
+    """The method in training and its batches, as at step 0; ConfigError or DataError where they cannot be had."""
     import models
     from models.base import DataSpec
     from trainer.data.batches import Batches
@@ -179,7 +181,10 @@ def build(config: Config, accelerator: "Accelerator") -> "tuple[Trainer, Batches
         stage(name, root, size, channels)
     accelerator.wait_for_everyone()
     seed(config.train.seed, "weights")
-    method = models.load(config.method)(DataSpec(channels, size, classes), **config.model)
+    try:
+        method = models.load(config.method)(DataSpec(channels, size, classes), **config.model)
+    except ValueError as error:
+        raise ConfigError(f"{run}: model: {error}") from None
     arrays = {domain: load(name, "train", root, size, channels) for domain, name in sets.items()}
     place = (accelerator.process_index, accelerator.num_processes, accelerator.device)
     batches = Batches(arrays, method.reads, config.train.batch_size, config.train.seed, *place)
@@ -254,8 +259,10 @@ def export(run: Path, step: int, write: Callable[[Path], None], check: Callable[
     final.parent.mkdir(exist_ok=True)
     temporary = final.with_suffix(".tmp")
     write(temporary)
+    synchronise(temporary)
     check()
     os.replace(temporary, final)
+    synchronise(final.parent)
 
 
 if __name__ == "__main__":

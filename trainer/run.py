@@ -25,11 +25,12 @@ class Run:
         return self.path.name
 
     def config(self) -> dict[str, Any]:
-        """The resolved configuration, {} where there is none yet."""
+        """The resolved configuration, {} where there is none yet or none that can be read."""
         try:
-            return yaml.load((self.path / "config.yaml").read_text(), Loader=yaml.CSafeLoader) or {}
-        except FileNotFoundError:
+            found = yaml.load((self.path / "config.yaml").read_text(), Loader=yaml.CSafeLoader)
+        except (OSError, ValueError, yaml.YAMLError):
             return {}
+        return found if isinstance(found, dict) else {}
 
     def state(self) -> str:
         """One of done, failed, stopped, running, pending; read from disk alone."""

@@ -28,6 +28,25 @@ class Section(BaseModel):
         return result
 
 
+OWNED = {  # sbatch option -> the setting that decides it
+    "nodes": "resources.nodes",
+    "ntasks-per-node": "resources.processes_per_node",
+    "cpus-per-task": "resources.cpus_per_gpu",
+    "gpus-per-node": "resources.gpus_per_node",
+    "mem": "resources.mem_gb",
+    "time": "resources.time",
+    "signal": "resources.signal_delay",
+    "array": "resources.max_parallel",
+    "job-name": "name",
+    "output": "the log in slurm/<job>/",
+    "error": "the log in slurm/<job>/",
+    "open-mode": "the log in slurm/<job>/",
+    "requeue": "resources.max_requeues",
+    "dependency": "the order train, eval, report",
+    "kill-on-invalid-dep": "the order train, eval, report",
+}
+
+
 def duration(text: Any) -> str:
     """Check a Slurm time limit: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS."""
     days, _, clock = str(text).rpartition("-")
@@ -35,7 +54,21 @@ def duration(text: Any) -> str:
     if not isinstance(text, str) or len(parts) > 3 or not all(p.isdigit() for p in [*parts, days or "0"]):
         # Without quotes YAML reads 10:00:00 as a number to base 60.
         raise ValueError('must look like "02:00:00" (hours:minutes:seconds) or "1-00:00:00" (days first), in quotes')
+    if any(int(part) >= 60 for part in parts[1:]) or (text.startswith("-")):
+        raise ValueError('minutes and seconds go up to 59; write "02:00:00" (hours:minutes:seconds)')
     return text
+
+
+def sbatch_options(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """Check that options can stand in an sbatch script as nothing else, and leave alone what Turnout itself sets."""
+    for key, value in options.items():
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
+            raise ValueError(f"{key!r} is no sbatch option; write its long name, such as partition or mem-per-gpu")
+        if key in OWNED:
+            raise ValueError(f"{key} is set by Turnout; use {OWNED[key]} instead")
+        if not str(value).isprintable():
+            raise ValueError(f"{key}: {value!r} holds a line break or a control character; remove it")
+    return options
 
 
 def folder_name(name: str) -> str:

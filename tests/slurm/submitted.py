@@ -92,6 +92,12 @@ def agents(run: Path) -> list[int]:
     return [pid for pid, words in commands() if words[1:3] == ["-m", "torch.distributed.run"] and words[-1] == str(run)]
 
 
+def launchers(sweep: Path) -> list[int]:
+    """Pids of what Slurm has started for a sweep."""
+    start = ["-u", "-m", "submitit.core._submit"]  # srun has these words too, but further back
+    return [pid for pid, words in commands() if words[1:4] == start and words[-1].startswith(str(sweep))]
+
+
 def parent(pid: int) -> int:
     """The pid of a process's parent."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

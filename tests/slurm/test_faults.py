@@ -23,7 +23,19 @@ from typing import Any
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.submitted import DANN, STEPS, Submitted, agents, losses, parent, send, undisturbed, weights, workers
+from tests.slurm.submitted import (
+    DANN,
+    STEPS,
+    Submitted,
+    agents,
+    launchers,
+    losses,
+    parent,
+    send,
+    undisturbed,
+    weights,
+    workers,
+)
 from trainer.run import Run
 
 SEED = int(os.environ.get("TURNOUT_TEST_SEED", time.time_ns() % 10**6))
@@ -348,3 +360,18 @@ def test_each_element_of_an_array_goes_its_own_way(slurm: None, tmp_path: Path, 
         alone = undisturbed(tmp_path / str(position), data_root, ARRAY, 1, f"train.seed={position}")
         assert losses(runs[position]) == losses(alone)
         assert weights(runs[position]) == weights(alone)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_signal_before_the_launcher_listens_does_no_harm(
+    number: signal.Signals, cluster: Cluster, tmp_path: Path, data_root: str
+) -> None:
+    """It may be lost or heard."""
+    content = DANN | {"name": "early", "train": DANN["train"] | {"steps": 5}}
+    sweep = Submitted(cluster, tmp_path, data_root, content)
+    sweep.submit()
+    (job,), (run,) = sweep.jobs("train"), sweep.runs()
+    send(cluster.wait(lambda: launchers(sweep.folder), 60, "the launcher"), number)
+    sweep.wait_for(job, "COMPLETED")
+    assert run.state() == "done"
+    cluster.cancel_jobs()

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import models
+from jobs.slurm import Plan, arrays
 from tests.slurm.cluster import Cluster
 from tests.slurm.submitted import DANN, ROOT, STEPS, Submitted, elements, losses, weights
+from trainer.config import Resources
+from trainer.run import Run
 
 TINY: dict[str, Any] = DANN | {
     "train": {"steps": 20, "batch_size": 8, "log_every": 5},
@@ -129,6 +133,49 @@ def test_both_ranks_of_two_nodes_end_with_the_same_weights(cluster: Cluster, tmp
     for name in models.names():
         zero, one = (load_file(tmp_path / f"{name}.whole.2.{rank}.raw") for rank in (0, 1))
         assert {key: array.tobytes() for key, array in zero.items()} == {key: a.tobytes() for key, a in one.items()}
+
+
+def test_a_sweep_of_thousands_is_one_submission_per_chunk(tmp_path: Path, data_root: str) -> None:
+    """None of it ever starts: the jobs are held."""
+    trials, largest = 3000, 1001
+    resources = DANN["resources"] | {"max_parallel": 20, "slurm": {"hold": True}}
+    content = DANN | {"name": "large", "grid": {"train.seed": list(range(trials))}, "resources": resources}
+    with Cluster(accounting=False, max_array_size=largest) as own:
+        sweep = Submitted(own, tmp_path, data_root, content)
+        began = time.monotonic()
+        said = sweep.submit("--yes")
+        print(f"{trials} trials: {time.monotonic() - began:.1f} s")
+        assert said.count("train  job") == 3
+        (line,) = sweep.submissions()
+        assert [len(array["trials"]) for array in line["arrays"]] == [1000, 1000, 1000]
+        rows = own.run("squeue", "-h", "-o", "%F %K").stdout.split("\n")
+        throttles = [row.partition("%")[2] for row in rows if "%" in row]
+        assert sorted(throttles) == ["6", "7", "7"]
+        assert len(list((sweep.folder / "slurm").glob("*/*_submission.sh"))) == 4, "the arrays and the report"
+        assert "0 to train" in sweep.submit()
+
+
+def test_parts_of_an_array_share_its_throttle() -> None:
+    def plan(count: int, lanes: int, evaluated: bool = True) -> Plan:
+        runs = [Run(Path(str(number))) for number in range(count)]
+        return Plan(Resources(max_parallel=lanes), runs, runs if evaluated else [], [])
+
+    parts = arrays([plan(10, lanes=5)], largest=4)
+    assert [(p.stage, [run.name for run in p.runs]) for p in parts[::2]] == [
+        ("train", ["0", "1", "2"]),
+        ("train", ["3", "4", "5"]),
+        ("train", ["6", "7", "8", "9"]),
+    ]
+    assert [(p.stage, p.runs, p.waits) for p in parts[1::2]] == [
+        ("eval", train.runs, ("aftercorr", 2 * number)) for number, train in enumerate(parts[::2])
+    ]
+    assert [p.resources.max_parallel for p in parts[::2]] == [1, 2, 2]
+    # Three lanes for five parts: two of them wait for the end of an earlier one.
+    narrow = arrays([plan(10, lanes=3, evaluated=False)], largest=2)
+    assert [p.resources.max_parallel for p in narrow] == [1] * 5
+    assert [p.waits for p in narrow] == [None, None, None, ("afterany", 0), ("afterany", 1)]
+    assert narrow[3].dependency(["7", "8", "9"]) == {"dependency": "afterany:7"}
+    assert [len(p.runs) for p in arrays([plan(4, 20), plan(1, 20, evaluated=False)], largest=1000)] == [4, 4, 1]
 
 
 def test_elements() -> None:
