@@ -260,7 +260,7 @@ def test_clipping_bounds_the_norm_of_an_update() -> None:
 
 
 def test_signature_follows_what_python_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keyword-only hyperparameters, an annotated `reads`, another class before the method, a method that extends one."""
+    """Keyword-only hyperparameters, an annotated `reads`, another class before it, a method that extends a method."""
     (tmp_path / "odd.py").write_text(
         '"""Odd."""\n'
         "from models.base import Method\n"
