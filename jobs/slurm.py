@@ -40,7 +40,8 @@ def unavailable() -> str | None:
         ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"scontrol ping: {error}"
-    return None if " UP" in ping.stdout else f"no controller answers: {' '.join((ping.stdout + ping.stderr).split())}"
+    said = (ping.stderr.strip() or ping.stdout.strip() or "scontrol ping is silent").splitlines()
+    return None if " UP" in ping.stdout else f"no controller answers: {said[-1]}"
 
 
 def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ def main() -> int:
     settings: dict[str, list[float]] = defaultdict(list)
     with (options.sweep / "report" / "results.csv").open() as file:
         for row in csv.DictReader(file):
+            if not row["accuracy/target"]:
+                continue
             name = f"dann, gamma {row['model.gamma']}" if row["method"] == "dann" else row["method"]
             settings[name].append(float(row["accuracy/target"]))
     means = {name: statistics.mean(values) for name, values in settings.items()}
