@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ BEAT = 2.0  # seconds between heartbeats
 class Log:
     """The voice of a run; only the main process has one."""
 
-    def __init__(self, run: Path, step: int, steps: int, attempt: str) -> None:
+    def __init__(self, run: Path, step: int, steps: int, attempt: str, check: Callable[[], None]) -> None:
+        self.check = check  # raises where a newer attempt has the run: nothing may be written then
         self.run, self.start, self.steps, self.attempt = run, step, steps, attempt
         self.began, self.beaten, self.last = time.monotonic(), 0.0, {}  # type: float, float, Row
         self.lined = (step, self.began)  # step and time of the last line
@@ -49,6 +51,7 @@ class Log:
 
     def line(self, step: int, rows: dict[int, Row]) -> None:
         """Log the mean of each term over the iterations since the last line."""
+        self.check()
         names = {name: None for row in rows.values() for name in row}
         means = {n: sum(v := [row[n] for row in rows.values() if n in row]) / len(v) for n in names}
         now = time.monotonic()
@@ -72,6 +75,7 @@ class Log:
         now = time.monotonic()
         if now - self.beaten < BEAT and not force:
             return
+        self.check()
         self.beaten = now
         self.bar.update(self.task, completed=step)
         rate = (step - self.start) / max(now - self.began, 1e-9)

@@ -113,10 +113,10 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
     trainer, batches = build(run, config, accelerator)
     resume(run, config, trainer)
     log = None
-    if main_process:
+    if lock:
         from trainer.log import Log
 
-        log = Log(run, trainer.step, config.train.steps, attempt)
+        log = Log(run, trainer.step, config.train.steps, attempt, lock.check)
     try:
         finished = work(run, config, trainer, batches, stop, lock, log)
     except Exception as error:
