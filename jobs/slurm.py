@@ -1,19 +1,17 @@
 """A sweep on Slurm: one array that trains, one that evaluates whatever has been trained, a job that reports."""
 
-import json
 import math
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs import submissions
 from trainer.config import ConfigError, Resources
 from trainer.run import Run
 
@@ -32,18 +30,6 @@ class Plan:
     evaluate_now: list[Run]  # trained before
 
 
-def unavailable() -> str | None:
-    """Why there is no Slurm to submit to; None if there is one."""
-    if shutil.which("sbatch") is None:
-        return "there is no sbatch here"
-    try:
-        ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False, timeout=20)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"scontrol ping: {error}"
-    said = (ping.stderr.strip() or ping.stdout.strip() or "scontrol ping is silent").splitlines()
-    return None if " UP" in ping.stdout else f"no controller answers: {said[-1]}"
-
-
 def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str, Any]:
     """Hand the plans to sbatch and write the submission's line; return it.
 
@@ -60,7 +46,7 @@ def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str
         if ids:
             subprocess.run(["scancel", *ids], check=False)
         raise
-    record(sweep, line)
+    submissions.record(sweep, line)
     return line
 
 
@@ -135,15 +121,6 @@ def largest_array() -> int:
     return max(1, int(found[1])) if found else DEFAULT_ARRAY
 
 
-def record(sweep: Path, line: dict[str, Any]) -> None:
-    """Append to the sweep's submissions.jsonl."""
-    with (sweep / "submissions.jsonl").open("a+") as file:
-        file.seek(0)
-        text = file.read()
-        torn = "\n" if text and not text.endswith("\n") else ""
-        file.write(torn + json.dumps({"time": round(time.time(), 3), **line}) + "\n")
-
-
 def send(sweep: Path, array: Array, extra: dict[str, str]) -> str:
     """Submit it and return its id; ConfigError with Slurm's own words."""
     import submitit
@@ -205,31 +182,3 @@ def parameters(sweep: Path, stage: str, resources: Resources, extra: dict[str, s
 def folder(sweep: Path) -> Path:
     """Where submitit keeps what it hands to jobs, and their logs, one folder per job."""
     return (sweep / "slurm" / "%j").absolute()
-
-
-def queued(sweep: Path, stage: str) -> dict[str, str]:
-    """Trial -> `<array>_<index> <state>` of its job of a stage that waits or runs, by squeue and submissions.jsonl."""
-    names: dict[str, str] = {}
-    for line in lines(sweep):
-        for array in (a for a in line.get("arrays", []) if a["stage"] == stage):
-            single = len(array["trials"]) == 1
-            names |= {array["id"] if single else f"{array['id']}_{i}": name for i, name in enumerate(array["trials"])}
-    listing = subprocess.run(
-        ["squeue", "-h", "-r", "-o", "%i %T"], capture_output=True, text=True, check=False, timeout=60
-    )
-    if listing.returncode:
-        raise ConfigError(
-            f"{sweep}: squeue does not answer: {listing.stderr.strip()}; try again when the controller is back"
-        )
-    rows = (line.split() for line in listing.stdout.splitlines())
-    return {names[job]: f"{job} {state}" for job, state in rows if job in names}
-
-
-def lines(sweep: Path) -> list[dict[str, Any]]:
-    """All submissions of a sweep, oldest first."""
-    found = []
-    with suppress(FileNotFoundError):
-        for line in (sweep / "submissions.jsonl").read_text().splitlines():
-            with suppress(json.JSONDecodeError):  # torn by a full disk
-                found.append(json.loads(line))
-    return found

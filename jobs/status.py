@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from jobs import submissions
 from trainer.config import ConfigError
 from trainer.run import Run, runs
 
@@ -73,9 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def queued(sweep: Path) -> dict[str, str]:
     """Trial -> its job in Slurm's queue; {} where there is no Slurm."""
-    from jobs import slurm
-
-    return slurm.queued(sweep, "train") if slurm.unavailable() is None else {}
+    return submissions.queued(sweep, "train") if submissions.unavailable() is None else {}
 
 
 def describe(trials: list[Run], jobs: dict[str, str]) -> list[dict[str, Any]]:

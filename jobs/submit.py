@@ -18,7 +18,7 @@ from rich.markup import escape
 
 import models
 from eval.main import current
-from jobs import local, slurm, status
+from jobs import local, slurm, status, submissions
 from jobs.sweep import Trial, load, place
 from trainer.config import Config, ConfigError, metrics
 from trainer.data.cache import data_root, stage, staged
@@ -97,13 +97,13 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     trials = load(options.sweep, options.overrides)
     sweep = options.runs / trials[0].config.name
     runs = [Run(path) for path in place(sweep, trials, write=False)]
-    reason = "asked by --cluster" if options.cluster == "local" else slurm.unavailable()
+    reason = "asked by --cluster" if options.cluster == "local" else submissions.unavailable()
     on_slurm = reason is None or (options.dry_run and options.cluster == "slurm")
     if options.cluster == "slurm" and not on_slurm:
         raise ConfigError(f"command line: --cluster: slurm: {reason}; use --cluster local to run here")
     known = reason is None and sweep.is_dir()
-    rows = status.describe(runs, slurm.queued(sweep, "train") if known else {})
-    evaluated_soon = slurm.queued(sweep, "eval") if known else {}
+    rows = status.describe(runs, submissions.queued(sweep, "train") if known else {})
+    evaluated_soon = submissions.queued(sweep, "eval") if known else {}
     states = [str(row["state"]) for row in rows]
     to_train = [i for i, state in enumerate(states) if state in ("pending", "failed", "stopped")]
     to_evaluate = [
@@ -144,7 +144,7 @@ def here(submission: Submission) -> int:
     )
     line = {"trials": [run.name for run in pool.to_train], "evaluate": [run.name for run in pool.to_evaluate]}
     if any(line.values()):
-        slurm.record(sweep, {"cluster": "local", **line, "overrides": submission.options.overrides})
+        submissions.record(sweep, {"cluster": "local", **line, "overrides": submission.options.overrides})
     began = time.monotonic()
     finished = pool.run(runs, console)
     from eval.report import write_report
