@@ -39,7 +39,7 @@ class Busy(ConfigError):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the trial that the command line names; return the exit code: 0 done or stopped, 2 bad input."""
+    """Train the trial that the command line names; return the exit code: 0 done or stopped, 1 superseded, 2 bad input."""
     stop = StopRequest()
     parser = argparse.ArgumentParser(
         prog="trainer/main.py",
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if superseded(run, attempt):
             print(f"{run.name}: a newer attempt has taken over; {attempt} leaves", file=sys.stderr)
-            return 0
+            return 1  # as a failure, so that torchrun does not wait for the others
         name = f"failed.{attempt}.json" if rank == 0 else f"failed.{attempt}.rank{rank}.json"
         what = str(error) if isinstance(error, BAD_INPUT) else f"{type(error).__name__}: {error}"
         write_json(run / name, {"error": what, "attempt": attempt, "rank": rank, "time": time.time()})
