@@ -87,9 +87,15 @@ def workers(run: Path) -> list[int]:
     return [pid for pid, words in commands() if words[1:2] != ["-m"] and words[-1] == str(run) and trains(words)]
 
 
-def agents(run: Path) -> list[int]:
-    """Pids of the torchrun agents of a run."""
-    return [pid for pid, words in commands() if words[1:3] == ["-m", "torch.distributed.run"] and words[-1] == str(run)]
+def agents(run: Path, *, node: int | None = None) -> list[int]:
+    """Pids of the torchrun agents of a run, on one node or on all."""
+    found = {pid: w for pid, w in commands() if w[1:3] == ["-m", "torch.distributed.run"] and w[-1] == str(run)}
+    return [pid for pid, w in found.items() if node is None or w[w.index("--node-rank") + 1] == str(node)]
+
+
+def evaluators(run: Path) -> list[int]:
+    """Pids of the evaluations of a run."""
+    return [pid for pid, words in commands() if words[-1] == str(run) and words[-2].endswith("eval/main.py")]
 
 
 def launchers(sweep: Path) -> list[int]:
@@ -103,6 +109,19 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def children(pid: int) -> list[int]:
+    """The pids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def trains(words: list[str]) -> bool:
     return any(word.endswith("trainer/main.py") for word in words)
 
@@ -114,7 +133,7 @@ def commands() -> Iterator[tuple[int, list[str]]]:
             words = (process / "cmdline").read_text(errors="replace").split("\0")[:-1]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if words:
+        if len(words) > 1:
             yield int(process.name), words
 
 
