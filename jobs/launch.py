@@ -55,17 +55,29 @@ class Launch:
         failures: list[str] = []
         for position, run in enumerate(map(Path, self.runs)):
             try:
-                finished = work(run, allocation)
-                if self.asked and not failures:
-                    if not finished or position + 1 < len(self.runs):
-                        self.ask_for_another_turn(run, allocation)
+                # Told to stop while it does not run yet, the first one is started all the same: its processes agree.
+                finished = not (self.asked and position) and (self.given_up(run, allocation) or work(run, allocation))
+                if self.asked and not finished:
+                    self.ask_for_another_turn(run, allocation)
                     leave()
             except TrialFailed as error:
                 failures.append(f"{run.name}: {error}")
-            if self.asked:
-                break
-        if failures:
+        if len(failures) == len(self.runs):
             sys.exit(f"error: {'; '.join(failures)}")
+        # The trials of this job that did not fail are to be evaluated: so it is none that has failed.
+        print(*failures, sep="\n", flush=True)
+        if self.asked:
+            leave()
+
+    def given_up(self, run: Path, allocation: Allocation) -> bool:
+        """Whether there is nothing to do for a run; TrialFailed if it failed in an earlier turn of this job of many."""
+        if len(self.runs) == 1:
+            return False  # another turn means that Slurm, or somebody, wants it tried again
+        if any(run.glob(f"failed.{allocation.job}.*")):
+            raise TrialFailed(Run(run).error())
+        if self.stage == "eval" and not (run / "done").exists():
+            raise TrialFailed("not evaluated: its training has not finished")
+        return False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Only remember the signal."""

@@ -1,9 +1,7 @@
 """A sweep on Slurm: one array that trains, one that evaluates whatever has been trained, a job that reports."""
 
 import math
-import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from jobs import submissions
+from jobs.limits import limits
 from trainer.config import ConfigError, Resources
 from trainer.run import Run
 
 # A signal that comes before the launcher has set its handlers would kill it: so it starts deaf.
 PYTHON = f"env --ignore-signal=USR2 --ignore-signal=TERM {shlex.quote(sys.executable)}"
-DEFAULT_ARRAY = 1001  # elements
 
 
 @dataclass(frozen=True)
@@ -38,9 +36,10 @@ def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str
     line: dict[str, Any] = {"cluster": "slurm", "arrays": [], "overrides": requested}
     ids: list[str] = []
     try:
-        for array in arrays(plans, largest_array()):
+        for array in fitting(sweep, plans):
             ids.append(send(sweep, array, array.dependency(ids)))
-            line["arrays"].append({"stage": array.stage, "id": ids[-1], "trials": [run.name for run in array.runs]})
+            trials = [run.name for run in array.runs]
+            line["arrays"].append({"stage": array.stage, "id": ids[-1], "trials": trials, "each": array.each})
         line["report"] = send(sweep, report(sweep, plans), after_all(ids))
     except BaseException:
         if ids:
@@ -53,7 +52,7 @@ def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str
 def scripts(sweep: Path, plans: Sequence[Plan]) -> Iterator[str]:
     """The texts that sbatch would get, with words in place of the ids that there are not yet."""
     ids: list[str] = []
-    for array in arrays(plans, largest_array()):
+    for array in fitting(sweep, plans):
         yield script(sweep, array, array.dependency(ids))
         ids.append(f"{array.stage.upper()}{len(ids)}")
     if plans:
@@ -62,12 +61,17 @@ def scripts(sweep: Path, plans: Sequence[Plan]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Array:
-    """What one sbatch submits: an element per run, or a plain job for a single one."""
+    """What one sbatch submits: jobs that work through `each` runs, as elements of an array unless there is one only."""
 
     stage: str  # train, eval or report
     resources: Resources
     runs: list[Run]
+    each: int = 1
     waits: tuple[str, int] | None = None  # kind of dependency, position of the array that it waits for
+
+    def jobs(self) -> list[list[Run]]:
+        """The runs of each job."""
+        return [self.runs[first : first + self.each] for first in range(0, len(self.runs), self.each)]
 
     def dependency(self, ids: list[str]) -> dict[str, str]:
         """As sbatch options, given the ids of all arrays before this one."""
@@ -79,8 +83,26 @@ class Array:
         return {"dependency": f"{kind}:{ids[position]}", **patience}
 
 
-def arrays(plans: Sequence[Plan], largest: int) -> list[Array]:
-    """The arrays of all plans, none with more than `largest` elements.
+def fitting(sweep: Path, plans: Sequence[Plan]) -> list[Array]:
+    """The arrays of all plans, within Slurm's limits: where these do not allow a job per trial, a job carries as many
+    trials as it takes. ConfigError if that does not help."""
+    most = limits([plan.resources for plan in plans])
+    longest = max((len(runs) for plan in plans for runs in (plan.train, plan.evaluate_now)), default=0)
+    for each in range(1, longest + 1):
+        found = arrays(plans, most.array, each)
+        if sum(len(array.jobs()) for array in found) < most.jobs:  # and one for the report
+            return found
+    if not plans:
+        return []
+    needed = sum(len(array.jobs()) for array in arrays(plans, most.array, longest)) + 1
+    raise ConfigError(
+        f"{sweep}: Slurm takes {most.jobs:.0f} more jobs from you ({most.reason}), and {needed} are the fewest; "
+        "wait for queued ones, or cancel some; nothing was queued"
+    )
+
+
+def arrays(plans: Sequence[Plan], largest: int, each: int = 1) -> list[Array]:
+    """The arrays of all plans, none with more than `largest` elements, `each` runs to an element.
 
     The parts of one that had to be divided share its max_parallel; where that does not give one to each, a part waits
     for the end of an earlier one.
@@ -90,15 +112,16 @@ def arrays(plans: Sequence[Plan], largest: int) -> list[Array]:
         lanes = plan.resources.max_parallel
         for stage, runs in (("train", plan.train), ("eval", plan.evaluate_now)):
             begun: list[int] = []  # positions of this stage's parts
-            count = math.ceil(len(runs) / largest)
+            jobs = math.ceil(len(runs) / each)
+            count = math.ceil(jobs / largest)
             for number in range(count):
-                part = runs[number * len(runs) // count : (number + 1) * len(runs) // count]
+                part = runs[number * jobs // count * each : (number + 1) * jobs // count * each]
                 share = plan.resources.model_copy(update={"max_parallel": max(1, (lanes + number) // count)})
                 waits = ("afterany", begun[-lanes]) if number >= lanes else None
                 begun.append(len(found))
-                found.append(Array(stage, share, part, waits))
+                found.append(Array(stage, share, part, each, waits))
                 if stage == "train" and plan.evaluate_after:
-                    found.append(Array("eval", share, part, ("aftercorr", begun[-1])))
+                    found.append(Array("eval", share, part, each, ("aftercorr", begun[-1])))
     return found
 
 
@@ -112,15 +135,6 @@ def after_all(ids: list[str]) -> dict[str, str]:
     return {"dependency": f"afterany:{':'.join(ids)}"}
 
 
-def largest_array() -> int:
-    """Elements that an array may have; Slurm's own default where no controller answers."""
-    if shutil.which("scontrol") is None:
-        return DEFAULT_ARRAY
-    config = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False, timeout=60)
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config.stdout, re.MULTILINE)
-    return max(1, int(found[1])) if found else DEFAULT_ARRAY
-
-
 def send(sweep: Path, array: Array, extra: dict[str, str]) -> str:
     """Submit it and return its id; ConfigError with Slurm's own words."""
     import submitit
@@ -132,13 +146,13 @@ def send(sweep: Path, array: Array, extra: dict[str, str]) -> str:
     executor.update_parameters(**parameters(sweep, array.stage, resources, extra))
     processes = resources.processes() if array.stage == "train" else 1
 
-    def launch(run: Run) -> Launch:
-        path = str(run.path.absolute())
-        return Launch(array.stage, [path], processes, resources.signal_delay, resources.max_requeues)
+    def launch(runs: list[Run]) -> Launch:
+        paths = [str(run.path.absolute()) for run in runs]
+        return Launch(array.stage, paths, processes, resources.signal_delay, resources.max_requeues)
 
     try:
         with executor.batch():
-            jobs = [executor.submit(launch(run)) for run in array.runs]
+            jobs = [executor.submit(launch(runs)) for runs in array.jobs()]
     except submitit.core.utils.FailedJobError as error:
         words = " ".join(str(error).split())[-400:]
         raise ConfigError(f"{sweep.name}: Slurm refused the {array.stage} job: {words}; mend resources:") from None
@@ -151,7 +165,7 @@ def script(sweep: Path, array: Array, extra: dict[str, str]) -> str:
 
     command = f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(folder(sweep)))}"
     given = parameters(sweep, array.stage, array.resources, extra)
-    count = len(array.runs)
+    count = len(array.jobs())
     text: str = _make_sbatch_string(command, folder(sweep), map_count=count if count > 1 else None, **given)
     return text
 

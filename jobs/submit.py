@@ -1,6 +1,7 @@
 """Submit a sweep: fan a YAML out into trials and start those that are missing or failed, on Slurm or on this machine.
 
-The same command converges: what is done is skipped, what runs is left alone, what failed or stopped goes on.
+The same command converges: what is done is skipped, what runs or waits is left alone, what failed or stopped goes on.
+No trial is started twice, even by two commands at the same moment.
 """
 
 import argparse
@@ -9,17 +10,15 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 import models
-from eval.main import current
 from jobs import local, slurm, status, submissions
-from jobs.sweep import Trial, load, place
+from jobs.plan import Submission, alone, group, plan, prune, wants_evaluation
+from jobs.sweep import load, place
 from trainer.config import Config, ConfigError, metrics
 from trainer.data.cache import data_root, stage, staged
 from trainer.data.registry import DATASETS, DataError
@@ -29,6 +28,7 @@ EXAMPLES = """examples:
   python jobs/submit.py sweeps/dann.yaml
   python jobs/submit.py sweeps/dann.yaml train.seed=[0,1,2,3,4] train.steps=5000
   python jobs/submit.py sweeps/dann.yaml --dry-run --cluster slurm
+  python jobs/submit.py sweeps/dann.yaml --retry-failed
   python jobs/submit.py --list                    # methods and their hyperparameters, datasets, metrics"""
 ASK_ABOVE = 50  # trials that are started without a question
 
@@ -54,6 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--max-parallel", type=int, metavar="K", help="trials at the same time; here: GPUs, else half the cores"
     )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="start only what failed; leave alone what is missing or stopped"
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="cancel queued and running trials that are not in the file"
+    )
     parser.add_argument("--yes", action="store_true", help=f"do not ask before starting more than {ASK_ABOVE} trials")
     parser.add_argument("--runs", type=Path, default=Path("logs"), help="where run directories lie (default: logs)")
     parser.add_argument("--list", action="store_true", help="show what may stand in a YAML, and leave")
@@ -77,60 +83,35 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-@dataclass
-class Submission:
-    """What a command is about to start."""
-
-    options: argparse.Namespace
-    console: Console
-    sweep: Path  # its directory
-    trials: list[Trial]
-    runs: list[Run]  # of the trials, in their order
-    to_train: list[int]  # positions in `trials`
-    to_evaluate: list[int]  # trained before
-
-
 def submit(options: argparse.Namespace, console: Console) -> int:
     """Plan and start; ConfigError or DataError before anything is queued or overwritten."""
     if options.max_parallel is not None and options.max_parallel < 1:
         raise ConfigError(f"command line: --max-parallel: {options.max_parallel}: must be at least 1")
     trials = load(options.sweep, options.overrides)
-    sweep = options.runs / trials[0].config.name
-    runs = [Run(path) for path in place(sweep, trials, write=False)]
     reason = "asked by --cluster" if options.cluster == "local" else submissions.unavailable()
     on_slurm = reason is None or (options.dry_run and options.cluster == "slurm")
     if options.cluster == "slurm" and not on_slurm:
         raise ConfigError(f"command line: --cluster: slurm: {reason}; use --cluster local to run here")
-    known = reason is None and sweep.is_dir()
-    rows = status.describe(runs, submissions.queued(sweep, "train") if known else {})
-    evaluated_soon = submissions.queued(sweep, "eval") if known else {}
-    states = [str(row["state"]) for row in rows]
-    to_train = [i for i, state in enumerate(states) if state in ("pending", "failed", "stopped")]
-    to_evaluate = [
-        i
-        for i, (state, run) in enumerate(zip(states, runs, strict=True))
-        if state == "done" and run.name not in evaluated_soon and wants_evaluation(trials[i].config, run)
-    ]
-    counts = ", ".join(f"{n} {state}" for state, n in Counter(states).items())
-    where = "on Slurm" if on_slurm else f"here ({reason})"
-    say(
-        console,
-        f"{sweep}: {len(trials)} trials ({counts}); {len(to_train)} to train, {len(to_evaluate)} to evaluate {where}",
-    )
-    submission = Submission(options, console, sweep, trials, runs, to_train, to_evaluate)
+    submission = plan(options, trials, on_slurm, queue=reason is None)
+    say(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'here ({reason})'}")
     if options.dry_run:
-        return show_plan(submission, states, on_slurm)
-    confirm(len(to_train), options.yes, console)
-    make_ready(submission)
-    place(sweep, trials)
-    if options.sweep.resolve() != (sweep / "sweep.yaml").resolve():
-        shutil.copyfile(options.sweep, sweep / "sweep.yaml")
-    return to_slurm(submission) if on_slurm else here(submission)
+        return show_plan(submission)
+    confirm(len(submission.to_train), options.yes, console)
+    make_ready(submission, console)
+    with alone(submission):
+        # Another command may have started some of it meanwhile.
+        submission = plan(options, trials, on_slurm, queue=reason is None)
+        place(submission.sweep, trials)
+        if options.sweep.resolve() != (submission.sweep / "sweep.yaml").resolve():
+            shutil.copyfile(options.sweep, submission.sweep / "sweep.yaml")
+        if said := prune(submission):
+            say(console, said)
+        return to_slurm(submission, console) if on_slurm else here(submission, console)
 
 
-def here(submission: Submission) -> int:
+def here(submission: Submission, console: Console) -> int:
     """Train and evaluate on this machine, then write the report and print its tables."""
-    console, sweep, runs = submission.console, submission.sweep, submission.runs
+    sweep, runs = submission.sweep, submission.runs
     gpus, cores = local.visible_gpus(), len(os.sched_getaffinity(0))
     configs = {run.name: trial.config for run, trial in zip(runs, submission.trials, strict=True)}
     processes = {name: local.processes(config, gpus) for name, config in configs.items()}
@@ -176,42 +157,20 @@ def shortfall(config: Config, run: Run) -> str:
     return ""
 
 
-def to_slurm(submission: Submission) -> int:
+def to_slurm(submission: Submission, console: Console) -> int:
     """Queue the jobs and return at once, saying how to watch them."""
     plans = group(submission)
     if not plans:
-        say(submission.console, "nothing to do")
+        say(console, "nothing to do")
         return 0
     record = slurm.submit(submission.sweep, plans, submission.options.overrides)
     for array in record["arrays"]:
-        say(submission.console, f"{array['stage']:>6}  job {array['id']}  {len(array['trials'])} trials")
-    say(submission.console, f"report  job {record['report']}")
-    say(submission.console, f"watch:  python jobs/status.py {submission.sweep} --watch")
-    say(submission.console, f"        squeue -j {','.join(array['id'] for array in record['arrays'])}")
+        packed = f", up to {array['each']} in each job" if array["each"] > 1 else ""
+        say(console, f"{array['stage']:>6}  job {array['id']}  {len(array['trials'])} trials{packed}")
+    say(console, f"report  job {record['report']}")
+    say(console, f"watch:  python jobs/status.py {submission.sweep} --watch")
+    say(console, f"        squeue -j {','.join(array['id'] for array in record['arrays'])}")
     return 0
-
-
-def group(submission: Submission) -> list[slurm.Plan]:
-    """Trials with the same resources go into the same arrays."""
-    plans: dict[str, slurm.Plan] = {}
-    for i in [*submission.to_train, *submission.to_evaluate]:
-        run, config = submission.runs[i], submission.trials[i].config
-        resources = config.resources
-        if submission.options.max_parallel:
-            resources = resources.model_copy(update={"max_parallel": submission.options.max_parallel})
-        evaluated = bool(config.eval.metrics)
-        plan = plans.setdefault(f"{resources} {evaluated}", slurm.Plan(resources, [], [], []))
-        if i in submission.to_evaluate:
-            plan.evaluate_now.append(run)
-        else:
-            plan.train.append(run)
-            plan.evaluate_after.extend([run] if evaluated else [])
-    return list(plans.values())
-
-
-def wants_evaluation(config: Config, run: Run) -> bool:
-    """Whether a trained run's evaluation is missing, or does not answer what the file asks for."""
-    return bool(config.eval.metrics) and not current(run, config, config.eval.metrics)
 
 
 def confirm(count: int, yes: bool, console: Console) -> None:
@@ -224,7 +183,7 @@ def confirm(count: int, yes: bool, console: Console) -> None:
         raise ConfigError(f"command line: {count} trials not started; nothing was queued")
 
 
-def make_ready(submission: Submission) -> None:
+def make_ready(submission: Submission, console: Console) -> None:
     """Fetch and decode every set that is needed once; ConfigError before anything is queued."""
     needed = [submission.trials[i].config.data for i in (*submission.to_train, *submission.to_evaluate)]
     for data in {str(data): data for data in needed}.values():
@@ -233,17 +192,17 @@ def make_ready(submission: Submission) -> None:
         for domain, name in data.sets().items():
             try:
                 if not staged(name, root, size, channels):
-                    say(submission.console, f"staging {name} into {root}")
+                    say(console, f"staging {name} into {root}")
                     stage(name, root, size, channels)
             except DataError as error:
                 raise ConfigError(f"{submission.options.sweep}: data.{domain or 'dataset'}: {error}") from None
 
 
-def show_plan(submission: Submission, states: list[str], on_slurm: bool) -> int:
+def show_plan(submission: Submission) -> int:
     """Print every trial with its state, and the sbatch scripts if they are meant for Slurm."""
-    for run, state in zip(submission.runs, states, strict=True):
+    for run, state in zip(submission.runs, submission.states, strict=True):
         print(f"{state:>8}  {run.name}")
-    for script in slurm.scripts(submission.sweep, group(submission)) if on_slurm else ():
+    for script in slurm.scripts(submission.sweep, group(submission)) if submission.on_slurm else ():
         print(f"\n{script}")
     return 0
 

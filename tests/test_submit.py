@@ -1,6 +1,7 @@
 """The submit command: bad input, convergence, a failing trial, Ctrl-C; with real trainings of a few steps."""
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -337,6 +338,23 @@ def test_what_fails_is_reported_and_tried_again_alone(again: Again, tmp_path: Pa
     status = command(data_root, str(logs), "--failed", "--json", program="status")
     (row,) = [json.loads(line) for line in status.stdout.splitlines()]
     assert (row["trial"], row["state"], "supervised/label" in row["error"]) == (bad.name, "failed", True)
+
+    shutil.rmtree(next(run.path for run in runs(logs) if run.name.startswith("dann")))
+    dry = [str(tmp_path / "tiny.yaml"), "--runs", str(tmp_path / "logs"), "--cluster", "local", "--dry-run"]
+    assert "2 done, 1 pending, 1 failed); 2 to train" in command(data_root, *dry).stdout
+    assert "2 done, 1 pending, 1 failed); 1 to train" in command(data_root, *dry, "--retry-failed").stdout
+
+
+def test_a_sweep_that_another_command_trains_is_left_to_it(again: Again, tmp_path: Path) -> None:
+    logs = tmp_path / "logs" / "tiny"
+    with (logs / ".submitting").open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        owner.write("process 7 on n1 trains")
+        owner.flush()
+        before = snapshot(logs)
+        check_refused(again(), "tiny", "another jobs/submit.py", "process 7 on n1", "wait for it or stop it")
+        assert snapshot(logs) == before
+    assert again().returncode == 0
 
 
 def test_a_metric_that_is_asked_for_later_is_evaluated_without_training(again: Again, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Busy(ConfigError):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the trial that the command line names; return the exit code: 0 done or stopped, 1 superseded, 2 bad input."""
+    """Train the trial that the command line names; the exit code: 0 done or stopped, 1 superseded, 2 bad input."""
     stop = StopRequest()
     parser = argparse.ArgumentParser(
         prog="trainer/main.py",

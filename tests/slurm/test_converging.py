@@ -1,0 +1,134 @@
+"""The same command at any time, by anybody: no trial twice, none forgotten, and never more jobs than Slurm takes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import limits, submissions
+from jobs.slurm import Plan, arrays
+from tests.slurm.cluster import Cluster
+from tests.slurm.submitted import DANN, ROOT, Submitted
+from trainer.config import Resources
+from trainer.run import Run
+
+HELD: dict[str, Any] = DANN | {
+    "grid": {"train.seed": [0, 1, 2]},
+    "eval": {"metrics": ["accuracy"]},
+    "resources": DANN["resources"] | {"slurm": {"hold": True}},
+}
+
+
+def queue(cluster: Cluster, name: str) -> list[str]:
+    """Ids of the jobs of a sweep that wait or run."""
+    rows = cluster.run("squeue", "-h", "-r", "-o", "%i %j").stdout.splitlines()
+    return [job for job, _, found in (row.partition(" ") for row in rows) if found.startswith(f"{name}-")]
+
+
+def test_two_commands_at_the_same_moment_start_every_trial_once(
+    cluster: Cluster, tmp_path: Path, data_root: str
+) -> None:
+    sweep = Submitted(cluster, tmp_path, data_root, HELD | {"name": "twice"})
+    command = [sys.executable, "jobs/submit.py", str(sweep.file), "--cluster", "slurm", "--runs", str(sweep.logs)]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, env=sweep.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=60)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted("nothing to do" in text for text in said) == [False, True]
+    (line,) = sweep.submissions()
+    assert sorted(len(array["trials"]) for array in line["arrays"]) == [3, 3]
+    assert len(queue(cluster, "twice")) == 7
+    cluster.cancel_jobs()
+
+
+def test_what_the_file_no_longer_names_is_cancelled_only_when_asked(
+    cluster: Cluster, tmp_path: Path, data_root: str
+) -> None:
+    sweep = Submitted(cluster, tmp_path, data_root, HELD | {"name": "pruned"})
+    sweep.submit()
+    assert "2 queued trials are not in the file" in sweep.submit("train.seed=[0,3]")
+    first, second = sweep.submissions()
+    assert [len(array["trials"]) for array in (*first["arrays"], *second["arrays"])] == [3, 3, 1, 1]
+    assert len(queue(cluster, "pruned")) == 7 + 3
+    assert "cancelled 4 jobs of 2 trials" in sweep.submit("train.seed=[0,3]", "--prune")
+    gone = {f"{array['id']}_{i}" for array in first["arrays"] for i in (1, 2)}
+    assert gone.isdisjoint(queue(cluster, "pruned"))
+    assert len(queue(cluster, "pruned")) == 7 + 3 - 4
+    assert len(sweep.submissions()) == 2
+    assert all((run.path / "config.yaml").exists() for run in sweep.runs()), "their folders stay"
+    cluster.cancel_jobs()
+
+
+MANY: dict[str, Any] = DANN | {
+    "name": "many",
+    "train": {"steps": 60, "batch_size": 8, "log_every": 1},
+    "trials": [
+        {"method": "source_only", "model.lr": 1e30},
+        {"method": "source_only", "grid": {"train.seed": [0, 1, 2, 3]}},
+    ],
+    "eval": {"metrics": ["accuracy"]},
+}
+
+
+def test_a_sweep_with_more_trials_than_a_user_may_have_jobs(slurm: None, tmp_path: Path, data_root: str) -> None:
+    """It is packed: each job works through several trials, one of which fails, and is told to stop in the middle."""
+    with Cluster(settings={"AccountingStorageEnforce": "associations,limits,qos"}) as own:
+        own.run("sacctmgr", "-i", "add", "account", "vision")
+        own.run("sacctmgr", "-i", "add", "user", "root", "account=vision", "defaultaccount=vision")
+        own.run("sacctmgr", "-i", "modify", "user", "root", "where", "account=vision", "set", "MaxSubmitJobs=2")
+        own.wait(lambda: "vision" in own.run("scontrol", "show", "assoc_mgr", "flags=assoc").stdout, 30, "limits")
+        sweep = Submitted(own, tmp_path, data_root, MANY)
+        with pytest.raises(AssertionError, match=r"Slurm takes 2 more jobs from you \(MaxSubmitJobs of account vision"):
+            sweep.submit()
+        assert not queue(own, "many")
+        own.run("sacctmgr", "-i", "modify", "user", "root", "where", "account=vision", "set", "MaxSubmitJobs=5")
+        own.wait(
+            lambda: "MaxSubmitJobs=5" in own.run("scontrol", "show", "assoc_mgr", "flags=assoc").stdout, 30, "5 jobs"
+        )
+        assert "5 trials, up to 3 in each job" in sweep.submit()
+        assert len(queue(own, "many")) == 5
+        assert "0 to train" in sweep.submit(), "packed trials are found again"
+        (line,) = sweep.submissions()
+        first = next(iter(submissions.elements(line["arrays"][0])))
+        runs = sweep.runs()
+        own.wait(lambda: len(runs[1].metrics()) > 5, 90, "the second trial of the first job")
+        own.run("scancel", "--signal=USR2", first)
+        own.wait(lambda: any(runs[1].path.glob("stopped.*")), 60, "it to stop")
+        for stage in line["arrays"]:
+            for job in submissions.elements(stage):
+                sweep.wait_for(job, "COMPLETED")
+        sweep.wait_for(line["report"], "COMPLETED")
+        assert " Restarts=1 " in own.run("scontrol", "show", "job", first, "-o").stdout
+    assert [run.state() for run in runs] == ["failed", "done", "done", "done", "done"]
+    assert all(run.evaluation()["metrics"] for run in runs[1:])
+    (marker,) = runs[0].path.glob("failed.*")
+    assert marker.name == f"failed.{first}.0.json", "the turn after the stop did not try it again"
+
+
+def test_a_job_carries_as_many_trials_as_it_must() -> None:
+    runs = [Run(Path(str(number))) for number in range(10)]
+    plan = Plan(Resources(max_parallel=20), runs, runs, [])
+    parts = arrays([plan], largest=3, each=2)
+    assert [(p.stage, [[run.name for run in job] for job in p.jobs()]) for p in parts[::2]] == [
+        ("train", [["0", "1"], ["2", "3"]]),
+        ("train", [["4", "5"], ["6", "7"], ["8", "9"]]),
+    ]
+    assert [p.jobs() for p in parts[1::2]] == [p.jobs() for p in parts[::2]]
+    (odd,) = arrays([Plan(Resources(), runs, [], [])], largest=100, each=4)
+    assert [len(job) for job in odd.jobs()] == [4, 4, 2]
+    record = {"id": "7", "trials": [run.name for run in odd.runs], "each": 4}
+    assert submissions.elements(record) == {f"7_{i}": [run.name for run in job] for i, job in enumerate(odd.jobs())}
+
+
+def test_limits_of_slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    found = limits.limits([Resources()])
+    assert (found.array, found.reason) == (1001, "MaxJobCount")
+    assert 9000 < found.jobs <= 10000
+    monkeypatch.setenv("PATH", "")
+    assert limits.limits([Resources()]) == limits.Limits()
