@@ -16,11 +16,12 @@ from trainer.checkpoint import describe
 from trainer.config import Config, ConfigError, metrics, nearest, resolve
 from trainer.data.registry import DataError
 from trainer.document import read
-from trainer.run import Run, write_json
+from trainer.run import Run, runs, write_json
 
 EXAMPLES = """examples:
   python eval/main.py logs/dann/dann,gamma=10,seed=0-1a2b3c4d
-  python eval/main.py logs/dann/*/ --metrics accuracy     # whatever is trained; what is up to date is left alone"""
+  python eval/main.py logs/dann                           # whatever is done; what is up to date is left alone
+  python eval/main.py logs/dann/*gamma=10* --metrics accuracy"""
 LIBRARIES = ("torch", "numpy", "scikit-learn")
 
 
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="eval/main.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="run directories")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="run directories, or a sweep's")
     parser.add_argument(
         "--metrics", nargs="+", help=f"instead of the run's own eval.metrics; of: {', '.join(metrics())}"
     )
@@ -40,7 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: --metrics: {error}", file=sys.stderr)
         return 2
-    return max([bring_up_to_date(Run(path), wanted, options.force) for path in options.runs])
+    chosen = [run for path in options.runs for run in trained(path)]
+    return max((bring_up_to_date(run, wanted, options.force) for run in chosen), default=0)
+
+
+def trained(path: Path) -> list[Run]:
+    """The run of a directory or, of a sweep's, those that have been trained to their end."""
+    found = runs(path)
+    if not found:
+        return [Run(path)]
+    done = [run for run in found if run.state() == "done"]
+    print(f"{path}: {len(done)} of {len(found)} trials are done", file=sys.stderr)
+    return done
 
 
 def bring_up_to_date(run: Run, wanted: list[str], force: bool) -> int:

@@ -301,6 +301,20 @@ def test_what_is_done_is_not_done_again(again: Again, tmp_path: Path, data_root:
     assert submissions(logs) == recorded
 
 
+def test_whatever_is_done_is_evaluated(again: Again, tmp_path: Path, data_root: str) -> None:
+    logs = tmp_path / "logs" / "tiny"
+    first, *others = runs(logs)
+    (first.path / "done").unlink()
+    result = subprocess.run(
+        [sys.executable, "eval/main.py", str(logs), "--metrics", "accuracy"],
+        cwd=ROOT, env=os.environ | {"TURNOUT_DATA": data_root}, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (result.returncode, "2 of 3 trials are done" in result.stderr) == (0, True), result.stderr
+    assert not first.evaluation()
+    assert all(run.evaluation()["metrics"] for run in others)
+
+
 def test_what_was_deleted_is_trained_again_alone_and_to_the_same_weights(again: Again, tmp_path: Path) -> None:
     logs = tmp_path / "logs" / "tiny"
     gone = next(run for run in runs(logs) if run.name.startswith("dann"))
