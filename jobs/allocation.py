@@ -6,6 +6,9 @@ import socket
 import subprocess
 from dataclasses import dataclass
 
+# What starts a program as deaf as ignore_signals leaves one.
+DEAF = ("env", "--ignore-signal=USR2", "--ignore-signal=TERM")
+
 
 @dataclass(frozen=True)
 class Allocation:

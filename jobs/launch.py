@@ -43,11 +43,14 @@ class Launch:
     processes: int = 1  # per node
     signal_delay: int = 0  # seconds before the time limit at which Slurm warns
     max_requeues: int = 0  # turns that may end at the time limit and be followed by another one
+    directory: str = ""  # where the user was, which relative paths start from
     asked: list[int] = field(default_factory=list)  # signals that have come
 
     def __call__(self, allocation: Allocation | None = None) -> None:
         """Work through the list. SystemExit with the reasons if a run failed; no return where it was told to stop."""
         allocation = allocation or Allocation.here()
+        with contextlib.suppress(OSError):  # a node may lack it; then what is relative is missed where it is needed
+            os.chdir(self.directory or ".")
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.receive)
         signal.signal(signal.SIGCONT, signal.SIG_IGN)  # comes with every signal of Slurm

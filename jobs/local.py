@@ -15,7 +15,7 @@ from types import FrameType
 from rich.console import Console
 from rich.live import Live
 
-from jobs.launch import ROOT
+from jobs.snapshot import ROOT, environment
 from jobs.status import summary, table
 from trainer.config import Config
 from trainer.run import Run
@@ -43,6 +43,7 @@ class Pool:
     processes: dict[str, int]  # run -> processes of its training
     parallel: int
     gpus: list[str]  # devices to share out; empty: none there
+    code: Path = ROOT  # what the processes run
     tasks: list[Task] = field(default_factory=list)
     asked: int = 0  # how often Ctrl-C came
     told: int = 0  # how often it was passed on
@@ -89,7 +90,7 @@ class Pool:
 
     def start(self, stage: str, run: Run) -> None:
         """Start a launcher in a session of its own, so that Ctrl-C reaches this process alone."""
-        environment = dict(os.environ)
+        variables = environment(self.code)
         taken = {task.slot for task in self.tasks if task.stage == "train"}
         # An evaluation is small: it goes beside a training, on a GPU that may be in use.
         slot = min(set(range(self.parallel)) - taken) if stage == "train" else 0
@@ -97,14 +98,14 @@ class Pool:
         if self.gpus:
             first = slot * max(self.processes.values())
             chosen = [self.gpus[(first + i) % len(self.gpus)] for i in range(min(count, len(self.gpus)))]
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
         # Leave a core to the evaluation: threads that wait for each other spin, and crawl where cores are short.
         threads = (len(os.sched_getaffinity(0)) - 1) // (self.parallel * count) if stage == "train" else 1
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
-        command = [sys.executable, str(ROOT / "jobs" / "launch.py"), stage, str(count), str(run.path)]
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+        command = [sys.executable, str(self.code / "jobs" / "launch.py"), stage, str(count), str(run.path)]
         with (run.path / f"{stage}.log").open("ab") as log:
             process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                command, env=variables, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
         self.tasks.append(Task(stage, run, process, slot))
 

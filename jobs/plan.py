@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eval.main import current
 from jobs import status, submissions
 from jobs.slurm import Plan
+from jobs.snapshot import Snapshot
 from jobs.sweep import Trial, place
 from trainer.config import Config, ConfigError
 from trainer.lock import locked
@@ -35,12 +37,17 @@ class Submission:
     to_train: list[int]  # positions in `trials`
     to_evaluate: list[int]  # trained before
     unnamed: dict[str, str]  # trial that the file does not name -> its job in the queue
+    code: Snapshot | None = None  # what the jobs run, where there is anything to start
 
     def summary(self) -> str:
         """How much is there and how much is to be done, in a line."""
         counts = ", ".join(f"{n} {state}" for state, n in Counter(self.states).items())
         todo = f"{len(self.to_train)} to train, {len(self.to_evaluate)} to evaluate"
         return f"{self.sweep}: {len(self.trials)} trials ({counts}); {todo}"
+
+    def notes(self) -> dict[str, Any]:
+        """What submissions.jsonl keeps of it, wherever it goes."""
+        return {"overrides": self.options.overrides, **(self.code.line() if self.code else {})}
 
 
 def plan(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, queue: bool) -> Submission:

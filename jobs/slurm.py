@@ -1,6 +1,7 @@
 """A sweep on Slurm: one array that trains, one that evaluates whatever has been trained, a job that reports."""
 
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -10,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs import submissions
+from jobs.allocation import DEAF
 from jobs.limits import limits
 from trainer.config import ConfigError, Resources
 from trainer.run import Run
-
-# A signal that comes before the launcher has set its handlers would kill it: so it starts deaf.
-PYTHON = f"env --ignore-signal=USR2 --ignore-signal=TERM {shlex.quote(sys.executable)}"
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,20 @@ class Plan:
     evaluate_now: list[Run]  # trained before
 
 
-def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str, Any]:
-    """Hand the plans to sbatch and write the submission's line; return it.
+def submit(sweep: Path, plans: Sequence[Plan], code: Path, notes: dict[str, Any]) -> dict[str, Any]:
+    """Hand the plans to sbatch, to run the code that lies in `code`; write the submission's line, with `notes`; return
+    it.
 
     ConfigError with Slurm's own words if it refuses a job; those it had accepted are then cancelled.
     """
-    line: dict[str, Any] = {"cluster": "slurm", "arrays": [], "overrides": requested}
+    line: dict[str, Any] = {"cluster": "slurm", "arrays": [], **notes}
     ids: list[str] = []
     try:
         for array in fitting(sweep, plans):
-            ids.append(send(sweep, array, array.dependency(ids)))
+            ids.append(send(sweep, array, array.dependency(ids), code))
             trials = [run.name for run in array.runs]
             line["arrays"].append({"stage": array.stage, "id": ids[-1], "trials": trials, "each": array.each})
-        line["report"] = send(sweep, report(sweep, plans), after_all(ids))
+        line["report"] = send(sweep, report(sweep, plans), after_all(ids), code)
     except BaseException:
         if ids:
             subprocess.run(["scancel", *ids], check=False)
@@ -49,14 +49,14 @@ def submit(sweep: Path, plans: Sequence[Plan], requested: list[str]) -> dict[str
     return line
 
 
-def scripts(sweep: Path, plans: Sequence[Plan]) -> Iterator[str]:
+def scripts(sweep: Path, plans: Sequence[Plan], code: Path) -> Iterator[str]:
     """The texts that sbatch would get, with words in place of the ids that there are not yet."""
     ids: list[str] = []
     for array in fitting(sweep, plans):
-        yield script(sweep, array, array.dependency(ids))
+        yield script(sweep, array, array.dependency(ids), code)
         ids.append(f"{array.stage.upper()}{len(ids)}")
     if plans:
-        yield script(sweep, report(sweep, plans), after_all(ids))
+        yield script(sweep, report(sweep, plans), after_all(ids), code)
 
 
 @dataclass(frozen=True)
@@ -135,20 +135,20 @@ def after_all(ids: list[str]) -> dict[str, str]:
     return {"dependency": f"afterany:{':'.join(ids)}"}
 
 
-def send(sweep: Path, array: Array, extra: dict[str, str]) -> str:
+def send(sweep: Path, array: Array, extra: dict[str, str], code: Path) -> str:
     """Submit it and return its id; ConfigError with Slurm's own words."""
     import submitit
 
     from jobs.launch import Launch
 
     resources = array.resources
-    executor = submitit.SlurmExecutor(folder=folder(sweep), python=PYTHON)
+    executor = submitit.SlurmExecutor(folder=folder(sweep), python=python(code))
     executor.update_parameters(**parameters(sweep, array.stage, resources, extra))
     processes = resources.processes() if array.stage == "train" else 1
 
     def launch(runs: list[Run]) -> Launch:
         paths = [str(run.path.absolute()) for run in runs]
-        return Launch(array.stage, paths, processes, resources.signal_delay, resources.max_requeues)
+        return Launch(array.stage, paths, processes, resources.signal_delay, resources.max_requeues, os.getcwd())
 
     try:
         with executor.batch():
@@ -159,15 +159,23 @@ def send(sweep: Path, array: Array, extra: dict[str, str]) -> str:
     return str(jobs[0].job_id).partition("_")[0]
 
 
-def script(sweep: Path, array: Array, extra: dict[str, str]) -> str:
+def script(sweep: Path, array: Array, extra: dict[str, str], code: Path) -> str:
     """The text that sbatch gets."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(folder(sweep)))}"
+    command = f"{python(code)} -u -m submitit.core._submit {shlex.quote(str(folder(sweep)))}"
     given = parameters(sweep, array.stage, array.resources, extra)
     count = len(array.jobs())
     text: str = _make_sbatch_string(command, folder(sweep), map_count=count if count > 1 else None, **given)
     return text
+
+
+def python(code: Path) -> str:
+    """What starts the launcher, as text for the shell of the script: what that has set of PYTHONPATH stays, behind."""
+    # A signal that comes before the launcher has set its handlers would kill it: so it starts deaf. With -m, Python
+    # looks into the working directory before anywhere else: so that is the code's until the launcher is loaded.
+    where = [f"--chdir={shlex.quote(str(code))}", f'PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"']
+    return " ".join([*DEAF, *where, shlex.quote(sys.executable)])
 
 
 def parameters(sweep: Path, stage: str, resources: Resources, extra: dict[str, str]) -> dict[str, Any]:

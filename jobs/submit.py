@@ -8,6 +8,7 @@ import argparse
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import models
-from jobs import local, slurm, status, submissions
+from jobs import local, slurm, snapshot, status, submissions
 from jobs.plan import Submission, alone, group, plan, prune, wants_evaluation
 from jobs.sweep import load, place
 from trainer.config import Config, ConfigError, metrics
@@ -101,6 +102,8 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     with alone(submission):
         # Another command may have started some of it meanwhile.
         submission = plan(options, trials, on_slurm, queue=reason is None)
+        if submission.to_train or submission.to_evaluate:
+            submission.code = snapshot.take(submission.sweep)
         place(submission.sweep, trials)
         if options.sweep.resolve() != (submission.sweep / "sweep.yaml").resolve():
             shutil.copyfile(options.sweep, submission.sweep / "sweep.yaml")
@@ -124,17 +127,20 @@ def here(submission: Submission, console: Console) -> int:
         gpus=gpus,
     )
     line = {"trials": [run.name for run in pool.to_train], "evaluate": [run.name for run in pool.to_evaluate]}
-    if any(line.values()):
-        submissions.record(sweep, {"cluster": "local", **line, "overrides": submission.options.overrides})
+    if submission.code:
+        pool.code = submission.code.folder
+        submissions.record(sweep, {"cluster": "local", **line, **submission.notes()})
     began = time.monotonic()
     finished = pool.run(runs, console)
-    from eval.report import write_report
-
-    page = write_report(sweep)
+    page = sweep / "report" / "index.html"
+    report = [sys.executable, str(pool.code / "eval" / "report.py"), str(sweep)]
+    written = subprocess.run(report, env=snapshot.environment(pool.code), stdout=subprocess.DEVNULL, check=False)
     if not finished:
         say(console, status.summary(runs))
         say(console, "stopped; the same command goes on from the checkpoints")
         return 130
+    if written.returncode:
+        return 1
     print((page.parent / "results.md").read_text())
     say(console, f"{time.monotonic() - began:.0f} s; report: {page}; curves: tensorboard --logdir {sweep}")
     problems = {run: shortfall(configs[run.name], run) for run in runs}
@@ -160,10 +166,10 @@ def shortfall(config: Config, run: Run) -> str:
 def to_slurm(submission: Submission, console: Console) -> int:
     """Queue the jobs and return at once, saying how to watch them."""
     plans = group(submission)
-    if not plans:
+    if not plans or not submission.code:
         say(console, "nothing to do")
         return 0
-    record = slurm.submit(submission.sweep, plans, submission.options.overrides)
+    record = slurm.submit(submission.sweep, plans, submission.code.folder, submission.notes())
     for array in record["arrays"]:
         packed = f", up to {array['each']} in each job" if array["each"] > 1 else ""
         say(console, f"{array['stage']:>6}  job {array['id']}  {len(array['trials'])} trials{packed}")
@@ -202,8 +208,10 @@ def show_plan(submission: Submission) -> int:
     """Print every trial with its state, and the sbatch scripts if they are meant for Slurm."""
     for run, state in zip(submission.runs, submission.states, strict=True):
         print(f"{state:>8}  {run.name}")
-    for script in slurm.scripts(submission.sweep, group(submission)) if submission.on_slurm else ():
-        print(f"\n{script}")
+    if submission.on_slurm:
+        code = snapshot.take(submission.sweep, write=False).folder
+        for script in slurm.scripts(submission.sweep, group(submission), code):
+            print(f"\n{script}")
     return 0
 
 

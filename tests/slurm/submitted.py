@@ -34,6 +34,7 @@ class Submitted:
         self.cluster, self.file, self.logs = cluster, folder / f"{content['name']}.yaml", folder / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         self.file.write_text(yaml.safe_dump(content))
+        self.checkout = ROOT
         self.folder: Path = self.logs / content["name"]
         self.environment = cluster.environment | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root, "COLUMNS": "200"}
 
@@ -41,7 +42,8 @@ class Submitted:
         """Run the real command and return what it printed."""
         done = subprocess.run(
             [sys.executable, "jobs/submit.py", str(self.file), "--cluster", "slurm", "--runs", str(self.logs), *words],
-            cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+            cwd=self.checkout, env=self.environment, timeout=60,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
