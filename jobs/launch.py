@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from jobs.allocation import Allocation, ignore_signals
+from jobs.allocation import DEAF, Allocation, ignore_signals
 from trainer.lock import rival, superseded
 from trainer.run import Run, read_json, write_json, write_text
 
@@ -44,6 +44,7 @@ class Launch:
     signal_delay: int = 0  # seconds before the time limit at which Slurm warns
     max_requeues: int = 0  # turns that may end at the time limit and be followed by another one
     directory: str = ""  # where the user was, which relative paths start from
+    container: list[str] = field(default_factory=list)  # what starts a Python in a container; empty: none is used
     asked: list[int] = field(default_factory=list)  # signals that have come
 
     def __call__(self, allocation: Allocation | None = None) -> None:
@@ -125,8 +126,12 @@ class Launch:
 
     def follow(self, command: list[str], allocation: Allocation, stop_file: Path | None) -> int:
         """Run a Python command to its end, handing on a request to stop; return its exit code."""
-        environment = {**os.environ, "TURNOUT_ATTEMPT": allocation.attempt}
-        child = subprocess.Popen([sys.executable, *command], env=environment, preexec_fn=ignore_signals)
+        own, python = {"TURNOUT_ATTEMPT": allocation.attempt}, [sys.executable]
+        if self.container:
+            # What starts a container may listen to signals again, and leave the environment or PYTHONPATH behind.
+            inside = [f"{name}={value}" for name, value in (own | {"PYTHONPATH": str(ROOT)}).items()]
+            python = [*self.container[:-1], *DEAF, *inside, self.container[-1]]
+        child = subprocess.Popen([*python, *command], env=os.environ | own, preexec_fn=ignore_signals)
         told = False
         while child.poll() is None:
             if self.asked and not told:

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.clusters import Preset
 from trainer.config import Resources
 
 
@@ -19,10 +20,12 @@ class Limits:
     reason: str = ""  # what limits `jobs`
 
 
-def limits(asked: Sequence[Resources]) -> Limits:
-    """Ask the controller and its accounting; what does not answer, or is not enforced, does not limit."""
+def limits(asked: Sequence[Resources], preset: Preset) -> Limits:
+    """Ask the controller and its accounting; what does not answer, or is not enforced, does not limit. A cluster's
+    preset may know of smaller limits."""
     config = dict(re.findall(r"^(\w+)\s*=\s*(.*)$", ask("scontrol", "show", "config"), re.MULTILINE))
     array = max(1, int(config.get("MaxArraySize", Limits.array)))
+    array = min(array, preset.max_array or array)
     found = {"MaxJobCount": int(config["MaxJobCount"]) - queued()} if "MaxJobCount" in config else {}
     if re.search("limits|safe|qos", config.get("AccountingStorageEnforce", "")):
         user = getpass.getuser()
@@ -30,6 +33,8 @@ def limits(asked: Sequence[Resources]) -> Limits:
             for reason, most in submit_limits(resources, user, config["ClusterName"]).items():
                 left = most - queued(user)
                 found[reason] = min(left, found.get(reason, left))
+    if preset.max_jobs:
+        found["max_jobs of the cluster's preset"] = preset.max_jobs - queued(getpass.getuser())
     if not found:
         return Limits(array)
     reason = min(found, key=lambda name: found[name])

@@ -14,6 +14,7 @@ from typing import Any
 
 from eval.main import current
 from jobs import status, submissions
+from jobs.clusters import KINDS
 from jobs.slurm import Plan
 from jobs.snapshot import Snapshot
 from jobs.sweep import Trial, place
@@ -47,7 +48,9 @@ class Submission:
 
     def notes(self) -> dict[str, Any]:
         """What submissions.jsonl keeps of it, wherever it goes."""
-        return {"overrides": self.options.overrides, **(self.code.line() if self.code else {})}
+        name = self.options.cluster
+        preset = {} if name is None or name in KINDS else {"preset": name}
+        return {"overrides": self.options.overrides, **preset, **(self.code.line() if self.code else {})}
 
 
 def plan(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, queue: bool) -> Submission:

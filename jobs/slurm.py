@@ -4,14 +4,13 @@ import math
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs import submissions
-from jobs.allocation import DEAF
+from jobs.clusters import Preset, Site
 from jobs.limits import limits
 from trainer.config import ConfigError, Resources
 from trainer.run import Run
@@ -27,20 +26,19 @@ class Plan:
     evaluate_now: list[Run]  # trained before
 
 
-def submit(sweep: Path, plans: Sequence[Plan], code: Path, notes: dict[str, Any]) -> dict[str, Any]:
-    """Hand the plans to sbatch, to run the code that lies in `code`; write the submission's line, with `notes`; return
-    it.
+def submit(sweep: Path, plans: Sequence[Plan], site: Site, notes: dict[str, Any]) -> dict[str, Any]:
+    """Hand the plans to sbatch and write the submission's line, with `notes`; return it.
 
     ConfigError with Slurm's own words if it refuses a job; those it had accepted are then cancelled.
     """
     line: dict[str, Any] = {"cluster": "slurm", "arrays": [], **notes}
     ids: list[str] = []
     try:
-        for array in fitting(sweep, plans):
-            ids.append(send(sweep, array, array.dependency(ids), code))
+        for array in fitting(sweep, plans, site.preset):
+            ids.append(send(sweep, array, array.dependency(ids), site))
             trials = [run.name for run in array.runs]
             line["arrays"].append({"stage": array.stage, "id": ids[-1], "trials": trials, "each": array.each})
-        line["report"] = send(sweep, report(sweep, plans), after_all(ids), code)
+        line["report"] = send(sweep, report(sweep, plans), after_all(ids), site)
     except BaseException:
         if ids:
             subprocess.run(["scancel", *ids], check=False)
@@ -49,14 +47,14 @@ def submit(sweep: Path, plans: Sequence[Plan], code: Path, notes: dict[str, Any]
     return line
 
 
-def scripts(sweep: Path, plans: Sequence[Plan], code: Path) -> Iterator[str]:
+def scripts(sweep: Path, plans: Sequence[Plan], site: Site) -> Iterator[str]:
     """The texts that sbatch would get, with words in place of the ids that there are not yet."""
     ids: list[str] = []
-    for array in fitting(sweep, plans):
-        yield script(sweep, array, array.dependency(ids), code)
+    for array in fitting(sweep, plans, site.preset):
+        yield script(sweep, array, array.dependency(ids), site)
         ids.append(f"{array.stage.upper()}{len(ids)}")
     if plans:
-        yield script(sweep, report(sweep, plans), after_all(ids), code)
+        yield script(sweep, report(sweep, plans), after_all(ids), site)
 
 
 @dataclass(frozen=True)
@@ -83,10 +81,10 @@ class Array:
         return {"dependency": f"{kind}:{ids[position]}", **patience}
 
 
-def fitting(sweep: Path, plans: Sequence[Plan]) -> list[Array]:
+def fitting(sweep: Path, plans: Sequence[Plan], preset: Preset) -> list[Array]:
     """The arrays of all plans, within Slurm's limits: where these do not allow a job per trial, a job carries as many
     trials as it takes. ConfigError if that does not help."""
-    most = limits([plan.resources for plan in plans])
+    most = limits([plan.resources for plan in plans], preset)
     longest = max((len(runs) for plan in plans for runs in (plan.train, plan.evaluate_now)), default=0)
     for each in range(1, longest + 1):
         found = arrays(plans, most.array, each)
@@ -135,20 +133,21 @@ def after_all(ids: list[str]) -> dict[str, str]:
     return {"dependency": f"afterany:{':'.join(ids)}"}
 
 
-def send(sweep: Path, array: Array, extra: dict[str, str], code: Path) -> str:
+def send(sweep: Path, array: Array, extra: dict[str, str], site: Site) -> str:
     """Submit it and return its id; ConfigError with Slurm's own words."""
     import submitit
 
     from jobs.launch import Launch
 
     resources = array.resources
-    executor = submitit.SlurmExecutor(folder=folder(sweep), python=python(code))
-    executor.update_parameters(**parameters(sweep, array.stage, resources, extra))
+    executor = submitit.SlurmExecutor(folder=folder(sweep), python=site.launcher())
+    executor.update_parameters(**parameters(sweep, array.stage, resources, extra, site.preset))
     processes = resources.processes() if array.stage == "train" else 1
 
     def launch(runs: list[Run]) -> Launch:
         paths = [str(run.path.absolute()) for run in runs]
-        return Launch(array.stage, paths, processes, resources.signal_delay, resources.max_requeues, os.getcwd())
+        turns = (resources.signal_delay, resources.max_requeues)
+        return Launch(array.stage, paths, processes, *turns, os.getcwd(), site.container())
 
     try:
         with executor.batch():
@@ -159,32 +158,26 @@ def send(sweep: Path, array: Array, extra: dict[str, str], code: Path) -> str:
     return str(jobs[0].job_id).partition("_")[0]
 
 
-def script(sweep: Path, array: Array, extra: dict[str, str], code: Path) -> str:
+def script(sweep: Path, array: Array, extra: dict[str, str], site: Site) -> str:
     """The text that sbatch gets."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = f"{python(code)} -u -m submitit.core._submit {shlex.quote(str(folder(sweep)))}"
-    given = parameters(sweep, array.stage, array.resources, extra)
+    command = f"{site.launcher()} -u -m submitit.core._submit {shlex.quote(str(folder(sweep)))}"
+    given = parameters(sweep, array.stage, array.resources, extra, site.preset)
     count = len(array.jobs())
     text: str = _make_sbatch_string(command, folder(sweep), map_count=count if count > 1 else None, **given)
     return text
 
 
-def python(code: Path) -> str:
-    """What starts the launcher, as text for the shell of the script: what that has set of PYTHONPATH stays, behind."""
-    # A signal that comes before the launcher has set its handlers would kill it: so it starts deaf. With -m, Python
-    # looks into the working directory before anywhere else: so that is the code's until the launcher is loaded.
-    where = [f"--chdir={shlex.quote(str(code))}", f'PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"']
-    return " ".join([*DEAF, *where, shlex.quote(sys.executable)])
-
-
-def parameters(sweep: Path, stage: str, resources: Resources, extra: dict[str, str]) -> dict[str, Any]:
+def parameters(sweep: Path, stage: str, resources: Resources, extra: dict[str, str], preset: Preset) -> dict[str, Any]:
     """What a stage asks of Slurm, as submitit names it."""
     training, reporting = stage == "train", stage == "report"
     gpus = 0 if reporting else resources.gpus_per_node if training else min(1, resources.gpus_per_node)
     cpus = 1 if reporting else resources.cpus_per_gpu * (resources.processes() if training else 1)
     # A report needs nothing but somewhere to run.
     asked = {k: v for k, v in resources.slurm.items() if not reporting or k in ("partition", "account", "qos")}
+    if gpus and resources.gres:
+        asked["gres"] = ",".join([f"{resources.gres}:{gpus}", *([str(asked["gres"])] if "gres" in asked else [])])
     result: dict[str, Any] = {
         "job_name": f"{sweep.name}-{stage}",
         "nodes": resources.nodes if training else 1,
@@ -195,10 +188,11 @@ def parameters(sweep: Path, stage: str, resources: Resources, extra: dict[str, s
         "signal_delay_s": resources.signal_delay,
         "array_parallelism": resources.max_parallel,
         # A node that fails takes the others with it; srun does not take -c over from sbatch.
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", *preset.srun],
+        "setup": preset.setup or None,
         "additional_parameters": {"requeue": True, **asked, **extra},
     }
-    return result | ({"gpus_per_node": gpus} if gpus else {})
+    return result | ({"gpus_per_node": gpus} if gpus and not resources.gres else {})
 
 
 def folder(sweep: Path) -> Path:

@@ -6,6 +6,7 @@ No trial is started twice, even by two commands at the same moment.
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,12 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 
 import models
-from jobs import local, slurm, snapshot, status, submissions
+from jobs import clusters, local, slurm, snapshot, status, submissions
 from jobs.plan import Submission, alone, group, plan, prune, wants_evaluation
-from jobs.sweep import load, place
+from jobs.sweep import load, origin, place
 from trainer.config import Config, ConfigError, metrics
 from trainer.data.cache import data_root, stage, staged
 from trainer.data.registry import DATASETS, DataError
+from trainer.document import parse_overrides
 from trainer.run import Run, read_json
 
 EXAMPLES = """examples:
@@ -50,7 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--dry-run", action="store_true", help="show the trials, and on Slurm the sbatch scripts; start nothing"
     )
     parser.add_argument(
-        "--cluster", choices=["local", "slurm"], help="default: slurm where its controller answers, else local"
+        "--cluster",
+        metavar="NAME",
+        help="local, slurm, or a preset: a file of sweeps/clusters/, or a path; "
+        f"default: ${clusters.VARIABLE}, else slurm where its controller answers, else local",
     )
     parser.add_argument(
         "--max-parallel", type=int, metavar="K", help="trials at the same time; here: GPUs, else half the cores"
@@ -88,11 +93,18 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     """Plan and start; ConfigError or DataError before anything is queued or overwritten."""
     if options.max_parallel is not None and options.max_parallel < 1:
         raise ConfigError(f"command line: --max-parallel: {options.max_parallel}: must be at least 1")
-    trials = load(options.sweep, options.overrides)
-    reason = "asked by --cluster" if options.cluster == "local" else submissions.unavailable()
-    on_slurm = reason is None or (options.dry_run and options.cluster == "slurm")
-    if options.cluster == "slurm" and not on_slurm:
-        raise ConfigError(f"command line: --cluster: slurm: {reason}; use --cluster local to run here")
+    by = "command line: --cluster" if options.cluster else clusters.VARIABLE
+    options.cluster = options.cluster or os.environ.get(clusters.VARIABLE) or None
+    kind, options.preset = clusters.choose(options.cluster)
+    trials = load(options.sweep, options.overrides, options.preset.defaults())
+    reason = f"asked by {by.removeprefix('command line: ')}" if kind == "local" else submissions.unavailable()
+    on_slurm = reason is None or (options.dry_run and kind == "slurm")
+    if kind == "slurm" and not on_slurm:
+        raise ConfigError(f"{by}: {options.cluster}: {reason}; use --cluster local to run here")
+    if on_slurm:
+        words = parse_overrides(options.overrides)
+        for asked in {str(trial.config.resources.slurm): trial.config.resources.slurm for trial in trials}.values():
+            clusters.check_options(asked, lambda key: origin(options.sweep, "", words, [], key))
     submission = plan(options, trials, on_slurm, queue=reason is None)
     say(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'here ({reason})'}")
     if options.dry_run:
@@ -169,7 +181,8 @@ def to_slurm(submission: Submission, console: Console) -> int:
     if not plans or not submission.code:
         say(console, "nothing to do")
         return 0
-    record = slurm.submit(submission.sweep, plans, submission.code.folder, submission.notes())
+    site = clusters.Site(submission.options.preset, submission.code.folder)
+    record = slurm.submit(submission.sweep, plans, site, submission.notes())
     for array in record["arrays"]:
         packed = f", up to {array['each']} in each job" if array["each"] > 1 else ""
         say(console, f"{array['stage']:>6}  job {array['id']}  {len(array['trials'])} trials{packed}")
@@ -210,8 +223,11 @@ def show_plan(submission: Submission) -> int:
         print(f"{state:>8}  {run.name}")
     if submission.on_slurm:
         code = snapshot.take(submission.sweep, write=False).folder
-        for script in slurm.scripts(submission.sweep, group(submission), code):
+        site = clusters.Site(submission.options.preset, code)
+        for script in slurm.scripts(submission.sweep, group(submission), site):
             print(f"\n{script}")
+        if site.container():
+            print(f"\n# Inside, trainings, evaluations and reports are started by: {shlex.join(site.container())}")
     return 0
 
 

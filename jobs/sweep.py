@@ -27,9 +27,10 @@ class Trial:
         return f"{self.label}-{self.identity}"
 
 
-def load(path: Path, words: list[str]) -> list[Trial]:
-    """The trials of a sweep file under `key=value` overrides, in order; ConfigError names file, key and remedy."""
-    return expand({"name": path.stem, **read(path)}, parse_overrides(words), path)
+def load(path: Path, words: list[str], defaults: Document | None = None) -> list[Trial]:
+    """The trials of a sweep file over `defaults` and under `key=value` overrides, in order; ConfigError names file,
+    key and remedy."""
+    return expand(merge(defaults or {}, {"name": path.stem, **read(path)}), parse_overrides(words), path)
 
 
 def single(path: Path, words: list[str]) -> Trial:

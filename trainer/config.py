@@ -26,7 +26,7 @@ from pydantic import (
 
 import models
 from trainer.data import registry
-from trainer.section import Section, duration, folder_name, sbatch_options
+from trainer.section import Section, duration, folder_name, gres_name, sbatch_options
 
 Document = dict[str, Any]  # a YAML mapping as read
 SWEEP_KEYS = ("grid", "zip", "random", "trials")  # what jobs/sweep.py takes out of a file before it is resolved
@@ -110,6 +110,7 @@ class Resources(Section):
 
     nodes: PositiveInt = 1
     gpus_per_node: NonNegativeInt = 1
+    gres: Annotated[str, AfterValidator(gres_name)] | None = None  # as --gres=<gres>:N, such as gpu:a100
     processes_per_node: PositiveInt | None = None  # default: one per GPU, one where there is none
     cpus_per_gpu: PositiveInt = 4
     mem_gb: PositiveFloat = 16

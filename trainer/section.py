@@ -59,6 +59,13 @@ def duration(text: Any) -> str:
     return text
 
 
+def gres_name(text: str) -> str:
+    """Check the name of a kind of GPU in Slurm's --gres, which its count is put behind."""
+    if not re.fullmatch(r"[A-Za-z][\w.-]*(:(?!\d+$)[\w.-]+)?", text):
+        raise ValueError("must be a name such as gpu or gpu:a100, without a count: that is gpus_per_node")
+    return text
+
+
 def sbatch_options(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
     """Check that options can stand in an sbatch script as nothing else, and leave alone what Turnout itself sets."""
     for key, value in options.items():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobs import limits, submissions
+from jobs.clusters import Preset
 from jobs.slurm import Plan, arrays
 from tests.slurm.cluster import Cluster
 from tests.slurm.submitted import DANN, ROOT, Submitted
@@ -127,8 +128,8 @@ def test_a_job_carries_as_many_trials_as_it_must() -> None:
 def test_limits_of_slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
-    found = limits.limits([Resources()])
+    found = limits.limits([Resources()], Preset())
     assert (found.array, found.reason) == (1001, "MaxJobCount")
     assert 9000 < found.jobs <= 10000
     monkeypatch.setenv("PATH", "")
-    assert limits.limits([Resources()]) == limits.Limits()
+    assert limits.limits([Resources()], Preset()) == limits.Limits()
