@@ -27,6 +27,8 @@ from trainer.run import Run, read_json, write_json, write_text
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED_WITHIN = 300.0  # seconds that a node waits for the head node to publish the rendezvous
 PATIENCE = 600.0  # seconds that a job which has saved waits for a controller that does not answer
+# A node that reaches no network waits long before it says so: nothing that a job runs looks for one, unless told to.
+OFFLINE = ("TURNOUT_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 UNDECIDED = ("", "SIGNALING", "SUSPENDED", "STOPPED")  # states after which squeue is asked again
 
 
@@ -127,6 +129,8 @@ class Launch:
     def follow(self, command: list[str], allocation: Allocation, stop_file: Path | None) -> int:
         """Run a Python command to its end, handing on a request to stop; return its exit code."""
         own, python = {"TURNOUT_ATTEMPT": allocation.attempt}, [sys.executable]
+        if allocation.slurm:
+            own |= {name: os.environ.get(name, "1") for name in OFFLINE}
         if self.container:
             # What starts a container may listen to signals again, and leave the environment or PYTHONPATH behind.
             inside = [f"{name}={value}" for name, value in (own | {"PYTHONPATH": str(ROOT)}).items()]

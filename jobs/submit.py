@@ -18,11 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 
 import models
-from jobs import clusters, local, slurm, snapshot, status, submissions
+from jobs import clusters, local, slurm, snapshot, stage, status, submissions
 from jobs.plan import Submission, alone, group, plan, prune, wants_evaluation
 from jobs.sweep import load, origin, place
 from trainer.config import Config, ConfigError, metrics
-from trainer.data.cache import data_root, stage, staged
 from trainer.data.registry import DATASETS, DataError
 from trainer.document import parse_overrides
 from trainer.run import Run, read_json
@@ -110,7 +109,8 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     if options.dry_run:
         return show_plan(submission)
     confirm(len(submission.to_train), options.yes, console)
-    make_ready(submission, console)
+    to_start = [trials[i].config for i in (*submission.to_train, *submission.to_evaluate)]
+    stage.make_ready(options.sweep, options.overrides, to_start, not on_slurm, console)
     with alone(submission):
         # Another command may have started some of it meanwhile.
         submission = plan(options, trials, on_slurm, queue=reason is None)
@@ -200,21 +200,6 @@ def confirm(count: int, yes: bool, console: Console) -> None:
         raise ConfigError(f"command line: this starts {count} trials; add --yes if that is meant")
     if console.input(f"start {count} trials? [y/N] ").strip().lower() not in ("y", "yes"):
         raise ConfigError(f"command line: {count} trials not started; nothing was queued")
-
-
-def make_ready(submission: Submission, console: Console) -> None:
-    """Fetch and decode every set that is needed once; ConfigError before anything is queued."""
-    needed = [submission.trials[i].config.data for i in (*submission.to_train, *submission.to_evaluate)]
-    for data in {str(data): data for data in needed}.values():
-        channels, size, _ = data.shape()
-        root = data_root(data.root)
-        for domain, name in data.sets().items():
-            try:
-                if not staged(name, root, size, channels):
-                    say(console, f"staging {name} into {root}")
-                    stage(name, root, size, channels)
-            except DataError as error:
-                raise ConfigError(f"{submission.options.sweep}: data.{domain or 'dataset'}: {error}") from None
 
 
 def show_plan(submission: Submission) -> int:

@@ -471,7 +471,7 @@ def test_grey_becomes_rgb_by_repetition(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mnist5k", "train", None, None), "not staged: .*mnist5k-28x28x1.* does not exist.*jobs/submit.py"),
+        (("mnist5k", "train", None, None), "not staged: .*mnist5k-28x28x1.* does not exist.*jobs/stage.py"),
         (("mnist5k", "dev", None, None), "no split 'dev'; splits: train, validation, test"),
         (("mnist5k", "train", 0, None), "size 0"),
         (("mnist5k", "train", 5000, None), "size 5000"),

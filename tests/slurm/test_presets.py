@@ -114,6 +114,7 @@ def test_setup_container_and_srun_arguments(cluster: Cluster, tmp_path: Path, da
     assert [next(word for word in reversed(text.split()) if word.endswith(".py")) for text in lines] == [
         str(sweep.folder / line["code"] / script) for script in scripts
     ]
+    assert all(" TURNOUT_OFFLINE=1 HF_HUB_OFFLINE=1 " in text for text in lines)
     seen = [text.partition(" env ")[0] for text in lines]
     assert seen == [f"set preset-{stage} by srun {gpu}" for stage, gpu in (*[("train", "0")] * 2, ("eval", "0"))] + [
         "set preset-report by srun "

@@ -72,7 +72,7 @@ def load(name: str, split: str, root: Path, size: int | None = None, channels: i
     if not _complete(place):
         state = "is incomplete" if os.path.exists(place) else "does not exist"
         raise DataError(
-            f"{name} is not staged: {place} {state}. `python jobs/submit.py <sweep>.yaml` stages it where there is a "
+            f"{name} is not staged: {place} {state}. `python jobs/stage.py <sweep>.yaml` stages it where there is a "
             "network; data.root or TURNOUT_DATA names another data root."
         )
     images = np.load(place / f"{split}_images.npy", mmap_mode="c").transpose(0, 3, 1, 2)
