@@ -1,7 +1,6 @@
 """Cluster presets, sweeps/clusters/<name>.yaml: what is particular to a site, and no part of any trial's identity."""
 
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,7 +95,7 @@ def check_options(options: dict[str, str | int | bool], where: Callable[[str], s
 
     `where` says whence a dotted key comes. Nothing is submitted; where sbatch does not answer, nothing is refused.
     """
-    if not options or shutil.which("sbatch") is None or parse("--usage").returncode:
+    if not options or parse("--usage").returncode:
         return
     for key, value in options.items():
         said = parse(f"--{key}" if value is True else f"--{key}={value}", "--usage")
@@ -115,5 +114,8 @@ def check_options(options: dict[str, str | int | bool], where: Callable[[str], s
 
 def parse(*words: str) -> "subprocess.CompletedProcess[str]":
     """Let sbatch read options, of which the last makes it leave without submitting anything."""
-    silent = subprocess.DEVNULL
-    return subprocess.run(["sbatch", *words], stdin=silent, capture_output=True, text=True, check=False, timeout=60)
+    command, silent = ["sbatch", *words], subprocess.DEVNULL
+    try:
+        return subprocess.run(command, stdin=silent, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
