@@ -51,6 +51,11 @@ class Allocation:
         state, _, left = ask("squeue", "-h", "-t", "all", "-j", self.job, "-o", "%T %L").stdout.strip().partition(" ")
         return state, seconds(left)
 
+    def preempted(self) -> bool:
+        """Whether Slurm is about to take this job's nodes for a job of higher priority."""
+        when = ask("squeue", "-h", "-j", self.job, "-O", "PreemptTime:30").stdout.split()
+        return bool(when) and when[0][:1].isdigit()  # else N/A
+
     def requeue(self) -> str:
         """Ask for another turn; return why Slurm refuses, or '' where it does not.
 

@@ -159,6 +159,8 @@ class Launch:
             if state == "RUNNING":
                 if left < self.signal_delay + 60:  # Slurm may warn up to a minute early
                     self.count_time_limit(run, allocation)
+                elif allocation.preempted():
+                    note_preemption(run, allocation)
                 if not (refused := allocation.requeue()):
                     return
             elif state not in UNDECIDED:
@@ -224,6 +226,12 @@ def fail(run: Path, allocation: Allocation, error: str) -> str:
     if status := Run(run).status():
         write_json(run / "status.json", status | {"state": "failed", "error": error})
     return error
+
+
+def note_preemption(run: Path, allocation: Allocation) -> None:
+    """Remember why this turn ends: Slurm itself will only know that the job asked for a requeue."""
+    file = run / ".preemptions.json"
+    write_json(file, {"attempts": [*read_json(file).get("attempts", []), allocation.attempt]})
 
 
 def leave() -> NoReturn:

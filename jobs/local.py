@@ -135,6 +135,18 @@ def kill(process: int) -> None:
             os.kill(member, signal.SIGKILL)
 
 
+def launchers() -> dict[int, tuple[str, str]]:
+    """Pid -> stage and absolute run directory of every launcher that a Pool of this machine has at work."""
+    found = {}
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            words = file.read_bytes().decode(errors="replace").split("\0")[:-1]
+            if len(words) == 5 and words[1] == str(ROOT / "jobs" / "launch.py"):
+                run = Path(f"/proc/{file.parent.name}/cwd").readlink() / words[4]
+                found[int(file.parent.name)] = (words[2], str(run))
+    return found
+
+
 def visible_gpus() -> list[str]:
     """Devices that this process may use, as CUDA_VISIBLE_DEVICES names them, asked of the driver's own tool."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

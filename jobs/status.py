@@ -1,21 +1,26 @@
-"""Show where the trials of a sweep stand: its run directories, joined with Slurm's queue where there is one."""
+"""Show where the trials of a sweep stand: its run directories, joined with what Slurm says where there is one."""
 
 import argparse
 import json
+import os
+import shutil
 import sys
+import textwrap
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from jobs import submissions
-from trainer.config import ConfigError
+from jobs import history
+from jobs.history import Job
+from jobs.standing import Row, stand
 from trainer.run import Run, runs
 
 EXAMPLES = """examples:
@@ -23,7 +28,15 @@ EXAMPLES = """examples:
   python jobs/status.py logs/dann --watch
   python jobs/status.py logs/dann --failed --json"""
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "queued": "blue", "pending": "dim"}
-ROWS = 40  # of a live table: more would scroll off the screen
+URGENCY = ("running", "failed", "stopped", "queued", "pending", "done")
+# Of a row, in their order, and what is left out first where the terminal is narrow.
+COLUMNS = ("trial", "state", "job", "node", "step", "steps/s", "left")
+SPARE = ("node", "steps/s", "job", "left")
+RIGHT = ("step", "steps/s", "left")
+LAST = 28  # characters that the last column, with metrics and reasons, has at least
+NAME = 24  # characters to which a trial's name may shrink
+RENEW = 2.0  # seconds between two looks at the disk, of --watch
+ASK = 15.0  # seconds between two questions to Slurm, whose database is everybody's
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,91 +61,163 @@ def main(arguments: list[str] | None = None) -> int:
         )
         print(f"error: {options.sweep}: no trials there; {remedy}", file=sys.stderr)
         return 2
-
-    def chosen() -> list[dict[str, Any]]:
-        rows = describe(runs(options.sweep), queued(options.sweep))
-        return [row for row in rows if row["state"] == "failed" or not options.failed]
-
-    console = Console()
     try:
-        if options.json:
-            for row in chosen():
-                print(json.dumps(row))
-        elif options.watch:
-            with Live(console=console, refresh_per_second=1) as live, suppress(KeyboardInterrupt):
-                while True:
-                    live.update(draw(chosen()))
-                    time.sleep(2)
+        if options.watch:
+            watch(options.sweep, options.failed)
         else:
-            rows = chosen()
-            console.print(draw(rows, len(rows)))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            show(options.sweep, options.failed, options.json)
+    except BrokenPipeError:  # whoever reads, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-def queued(sweep: Path) -> dict[str, str]:
-    """Trial -> its job in Slurm's queue; {} where there is no Slurm."""
-    return submissions.queued(sweep, "train") if submissions.unavailable() is None else {}
+def show(sweep: Path, only_failed: bool, as_json: bool) -> None:
+    """Print all rows once, each on a line of its own where nobody looks at a terminal."""
+    jobs, notes = history.read(sweep)
+    rows = standings(runs(sweep), jobs)
+    chosen = failed(rows) if only_failed else rows
+    if as_json:
+        for row in chosen:
+            print(json.dumps(asdict(row)))
+    elif sys.stdout.isatty():
+        Console().print(draw(chosen, shutil.get_terminal_size().columns), soft_wrap=True)
+    else:
+        print(draw(chosen))
+    if not as_json:
+        print(count(rows))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr if as_json else sys.stdout)
+    sys.stdout.flush()
 
 
-def describe(trials: list[Run], jobs: dict[str, str]) -> list[dict[str, Any]]:
-    """A row per trial: trial, state, job, step, steps, rate in steps/s, eta in s, newest metrics, error."""
-    rows = []
-    for run in trials:
-        status, state = run.status(), run.state()
-        if run.name in jobs and state in ("pending", "stopped", "failed"):
-            state = "queued"
-        found: dict[str, float] = run.evaluation().get("metrics") or status.get("losses") or {}
-        row = {"trial": run.name, "state": state, "job": jobs.get(run.name, ""), "step": status.get("step", 0)}
-        row |= {"steps": status.get("steps") or run.config().get("train", {}).get("steps")}
-        row |= {"rate": status.get("rate"), "eta": status.get("eta") if state == "running" else None}
-        rows.append(row | {"metrics": found, "error": run.error() if state == "failed" else ""})
-    return rows
+def watch(sweep: Path, only_failed: bool) -> None:
+    """Renew the table until Ctrl-C; what is most urgent comes first where it does not fit."""
+    asked, jobs, notes = 0.0, dict[str, list[Job]](), list[str]()
+    with Live(auto_refresh=False) as live, suppress(KeyboardInterrupt):
+        while True:
+            if time.monotonic() - asked > ASK:
+                (jobs, notes), asked = history.read(sweep), time.monotonic()
+            rows = standings(runs(sweep), jobs)
+            live.update(fit(failed(rows) if only_failed else rows, rows, notes), refresh=True)
+            time.sleep(RENEW)
 
 
-def table(trials: list[Run]) -> Table:
+def standings(trials: list[Run], jobs: Mapping[str, list[Job]]) -> list[Row]:
+    """Where each of the trials stands; `jobs` as history.read finds them."""
+    return [stand(run, jobs.get(run.name, ())) for run in trials]
+
+
+def failed(rows: list[Row]) -> list[Row]:
+    """Those that failed, or whose evaluation did."""
+    return [row for row in rows if row.state == "failed" or row.cause == "evaluation"]
+
+
+def describe(trials: list[Run], jobs: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A row per trial as a dictionary; `jobs` as submissions.queued finds them."""
+    known = {name: [Job(job.split()[0], "train", job.split()[1])] for name, job in jobs.items()}
+    return [asdict(row) for row in standings(trials, known)]
+
+
+def table(trials: list[Run]) -> Text:
     """The live table of a sweep on this machine."""
-    return draw(describe(trials, {}))
-
-
-def draw(rows: list[dict[str, Any]], most: int = ROWS) -> Table:
-    """Draw rows of `describe`, those that run first where there are too many."""
-    order = {"running": 0, "failed": 1, "stopped": 2, "queued": 3, "pending": 4, "done": 5}
-    shown = rows if len(rows) <= most else sorted(rows, key=lambda row: order[row["state"]])[:most]
-    counts = Counter(row["state"] for row in rows)
-    caption = "  ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    result = Table(box=None, caption=caption, caption_justify="left", pad_edge=False)
-    for name, justify in (
-        ("trial", "left"),
-        ("state", "left"),
-        ("job", "left"),
-        ("step", "right"),
-        ("steps/s", "right"),
-        ("left", "right"),
-    ):
-        result.add_column(name, justify=justify, no_wrap=name != "trial")  # type: ignore[arg-type]
-    result.add_column("newest")
-    for row in shown:
-        newest = row["error"] or "  ".join(
-            f"{name} {value:.4g}"
-            for name, value in row["metrics"].items()
-            if "/" not in name or not name.startswith("oracle")
-        )
-        state = Text(row["state"], style=COLOURS[row["state"]])
-        rate = f"{row['rate']:.3g}" if row["rate"] else ""
-        left = f"{row['eta']:.0f} s" if row["eta"] is not None else ""
-        result.add_row(Text(row["trial"]), state, row["job"], f"{row['step']}/{row['steps']}", rate, left, Text(newest))
-    return result
+    rows = standings(trials, {})
+    return fit(rows, rows, [])
 
 
 def summary(trials: list[Run]) -> str:
     """One line of progress for a log file."""
-    rows = describe(trials, {})
-    counts = Counter(row["state"] for row in rows)
-    running = [f"{row['trial']} {row['step']}/{row['steps']}" for row in rows if row["state"] == "running"]
-    return "  ".join([*(f"{count} {state}" for state, count in sorted(counts.items())), *running])
+    rows = standings(trials, {})
+    running = [f"{row.trial} {row.step}/{row.steps}" for row in rows if row.state == "running"]
+    return "  ".join([count(rows), *running])
+
+
+def count(rows: list[Row]) -> str:
+    """`2 done  3 failed (2 out of memory, 1 exception)`"""
+    parts = []
+    for state, number in sorted(Counter(row.state for row in rows).items()):
+        causes = Counter(row.cause for row in rows if row.state == state and row.cause).most_common()
+        parts.append(f"{number} {state}" + f" ({', '.join(f'{n} {cause}' for cause, n in causes)})" * bool(causes))
+    return "  ".join(parts)
+
+
+def fit(chosen: list[Row], rows: list[Row], notes: list[str]) -> Text:
+    """As much of a table as a terminal holds, and the counts."""
+    columns, lines = shutil.get_terminal_size()
+    urgent = sorted(chosen, key=lambda row: URGENCY.index(row.state)) if len(chosen) > lines - 4 else chosen
+    shown = draw(urgent[: max(1, lines - 4)], columns).split("\n")[: max(2, lines - 3 - len(notes))]
+    more = len(chosen) - sum(not line.plain.startswith(" ") for line in shown[1:])
+    tail = [Text(f"… and {more} more")] if more > 0 else []
+    return Text("\n").join([*shown, *tail, Text(count(rows)), *map(Text, notes)])
+
+
+def draw(rows: list[Row], width: int = 0) -> Text:
+    """The table: a line per trial or, in a terminal of `width` characters, as many as its last column needs."""
+    cells = [cell(row) for row in rows]
+    wide = {name: max([len(name), *(len(found[name]) for found in cells)]) for name in COLUMNS}
+    last = min(LAST, max([0, *(len(found["newest"]) for found in cells)]))
+    wide = {name: size for name, size in wide.items() if name == "trial" or any(found[name] for found in cells)}
+    for name in SPARE:
+        if width and sum(wide.values()) + 2 * len(wide) + last > width:
+            wide.pop(name, None)
+    if width and (over := sum(wide.values()) + 2 * len(wide) + last - width) > 0:
+        wide["trial"] = max(NAME, wide["trial"] - over)
+    indent = sum(wide.values()) + 2 * len(wide)
+    lines = [Text("  ".join(pad(name, name, size) for name, size in wide.items()) + "  newest", style="bold")]
+    for row, found in zip(rows, cells, strict=True):
+        found["trial"] = shorten(found["trial"], wide["trial"])
+        newest = textwrap.wrap(found["newest"], max(LAST, width - indent)) if width else [found["newest"]]
+        line = Text()
+        for name, size in wide.items():
+            line.append(pad(name, found[name], size) + "  ", COLOURS[row.state] if name == "state" else "")
+        line.append(newest[0] if newest else "")
+        line.rstrip()
+        lines += [line, *(Text(" " * indent + more) for more in newest[1:])]
+    return Text("\n").join(lines)
+
+
+def cell(row: Row) -> dict[str, str]:
+    """What is written in each column."""
+    metrics = "  ".join(f"{n} {value:.4g}" for n, value in row.metrics.items() if not n.startswith("oracle"))
+    newest = row.reason if row.state == "failed" else "  ".join(part for part in (row.reason, metrics) if part)
+    return {
+        "trial": row.trial,
+        "state": word(row),
+        "job": row.job,
+        "node": row.node,
+        "step": f"{row.step}/{'?' if row.steps is None else row.steps}",
+        "steps/s": f"{row.rate:.3g}" if row.rate else "",
+        "left": clock(row.eta) if row.eta is not None else "",
+        "newest": " ".join(newest.split("\n")),
+    }
+
+
+def word(row: Row) -> str:
+    """A trial's state as it is shown: its cause where that says more."""
+    if row.state == "queued":
+        return row.cause if row.cause == "preempted" else "requeued" if row.cause else "queued"
+    return (
+        row.cause
+        if row.state in ("failed", "stopped") and row.cause not in ("", "exception", "exit code")
+        else row.state
+    )
+
+
+def clock(seconds: float) -> str:
+    """A duration in the unit that suits it."""
+    return next(
+        f"{seconds / unit:.0f} {name}"
+        for unit, name in ((1, "s"), (60, "min"), (3600, "h"))
+        if seconds < 120 * unit or name == "h"
+    )
+
+
+def pad(column: str, text: str, size: int) -> str:
+    return text.rjust(size) if column in RIGHT else text.ljust(size)
+
+
+def shorten(name: str, size: int) -> str:
+    """Leave out the middle: what begins a name says the method, what ends it is unique."""
+    return name if len(name) <= size else f"{name[: size - 13]}…{name[-12:]}"
 
 
 if __name__ == "__main__":
