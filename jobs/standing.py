@@ -75,7 +75,7 @@ def stand(run: Run, jobs: Sequence[Job] = ()) -> Row:
         reason="; ".join(part for part in (counts(turns.values()), said) if part),
         job=job.id if job else disk.attempt.rpartition(".")[0],
         slurm=job.state if job else "",
-        node=(job.nodes if job else "") or str(status.get("host", "")),
+        node=job.nodes if job and job.state else str(status.get("host", "")),
         step=int(status.get("step", 0)),
         steps=status.get("steps") or planned(run),
         rate=status.get("rate") if state == "running" else None,

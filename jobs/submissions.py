@@ -49,10 +49,8 @@ def elements(array: dict[str, Any]) -> dict[str, list[str]]:
     return {array["id"] if len(parts) == 1 else f"{array['id']}_{i}": part for i, part in enumerate(parts)}
 
 
-def queued(sweep: Path, stage: str) -> dict[str, str]:
-    """Trial -> `<array>_<index> <state>` of its job of a stage that waits or runs, by squeue and submissions.jsonl."""
-    found = [array for line in lines(sweep) for array in line.get("arrays", []) if array["stage"] == stage]
-    trials = {job: names for array in found for job, names in elements(array).items()}
+def queue(sweep: Path) -> dict[str, str]:
+    """Job id -> state of everything that waits or runs on the cluster; ConfigError where the queue does not answer."""
     listing = subprocess.run(
         ["squeue", "-h", "-r", "-o", "%i %T"], capture_output=True, text=True, check=False, timeout=60
     )
@@ -60,5 +58,11 @@ def queued(sweep: Path, stage: str) -> dict[str, str]:
         raise ConfigError(
             f"{sweep}: squeue does not answer: {listing.stderr.strip()}; try again when the controller is back"
         )
-    rows = (line.split() for line in listing.stdout.splitlines())
-    return {name: f"{job} {state}" for job, state in rows for name in trials.get(job, ())}
+    return dict(line.split()[:2] for line in listing.stdout.splitlines())
+
+
+def queued(sweep: Path, stage: str) -> dict[str, str]:
+    """Trial -> `<array>_<index> <state>` of its job of a stage that waits or runs, by squeue and submissions.jsonl."""
+    found = [array for line in lines(sweep) for array in line.get("arrays", []) if array["stage"] == stage]
+    trials = {job: names for array in found for job, names in elements(array).items()}
+    return {name: f"{job} {state}" for job, state in queue(sweep).items() for name in trials.get(job, ())}
