@@ -54,10 +54,10 @@ def stand(run: Run, jobs: Sequence[Job] = ()) -> Row:
     said = ""
     if state == "failed":
         cause, said = explain(run, disk, job, cause)
-        if cause == "time limit" and said:  # which counts by itself
-            turns = {turn: word for turn, word in turns.items() if word != cause}
     if cause in REPEATED and state in ("failed", "stopped"):
         turns.setdefault(job.turn if job else disk.attempt, cause)
+    if said == disk.error and cause == "time limit":  # which counts by itself
+        turns = {turn: word for turn, word in turns.items() if word != cause}
     if job and state == "queued":
         cause = next((word for word in reversed(turns.values()) if job.former), "")
         said = f"waits: {job.waits or job.state}"
@@ -81,7 +81,7 @@ def stand(run: Run, jobs: Sequence[Job] = ()) -> Row:
         rate=status.get("rate") if state == "running" else None,
         eta=status.get("eta") if state == "running" else None,
         metrics=evaluation.get("metrics") or status.get("losses") or {},
-        error=disk.error,
+        error=disk.error if state == "failed" else "",
     )
 
 
@@ -154,7 +154,7 @@ def past(run: Run, training: Sequence[Job]) -> dict[str, str]:
         for number, word in enumerate(words):
             turn = f"{job.id}.{number}"
             turns[turn] = noted.pop(turn, "") or ENDED.get(word, "")
-    return {turn: word for turn, word in (turns | noted).items() if word in REPEATED}
+    return {turn: word for turn, word in (noted | turns).items() if word in REPEATED}
 
 
 def explain(run: Run, disk: Disk, job: Job | None, cause: str) -> tuple[str, str]:

@@ -171,3 +171,11 @@ def send(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def command(sweep: Submitted, program: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run jobs/<program>.py on a sweep's directory, as its user would."""
+    return subprocess.run(
+        [sys.executable, f"jobs/{program}.py", str(sweep.folder), *words],
+        cwd=ROOT, env=sweep.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
