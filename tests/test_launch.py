@@ -75,8 +75,12 @@ def content(run: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and "tensorboard" not in file.parts}
 
 
-def test_an_attempt_that_slurm_had_lost_leaves_without_a_trace(tmp_path: Path, data_root: str) -> None:
-    """It stood still with the lock in its hands while the next attempt did the work; then it wakes up."""
+@pytest.mark.parametrize("peer", ["awake", "gone"])
+def test_an_attempt_that_slurm_had_lost_leaves_without_a_trace(peer: str, tmp_path: Path, data_root: str) -> None:
+    """It stood still with the lock in its hands while the next attempt did the work; then it wakes up.
+
+    Where its peer does not answer, it waits for that one in vain, and must leave all the same.
+    """
     whole, run = new_run(tmp_path / "whole", data_root), new_run(tmp_path / "lost", data_root)
     finish(group(whole, "6.0"))
     lost = group(run, "7.0")
@@ -87,8 +91,10 @@ def test_an_attempt_that_slurm_had_lost_leaves_without_a_trace(tmp_path: Path, d
     assert Run(run).status()["attempt"] == "7.0"
     assert "done at step" in finish(group(run, "7.1"))
     after = content(run)
-    for pid in held:
-        os.kill(pid, signal.SIGCONT)
+    os.kill(held[0], signal.SIGCONT)
+    if peer == "gone":
+        until(lambda: held[0] not in workers(lost), lost)
+    os.kill(held[1], signal.SIGCONT)
     said, _ = lost.communicate(timeout=60)
     assert "a newer attempt has taken over; 7.0 leaves" in said
     assert content(run) == after

@@ -7,11 +7,17 @@ file again before it puts anything in place, leaves.
 
 import fcntl
 import os
+import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from trainer.run import naming
+
 LOOK = 0.5  # seconds between two looks while nothing is about to be written
+PATROL = 5.0  # seconds between two looks of who may be waiting for processes that are gone
 
 
 class Superseded(RuntimeError):
@@ -23,10 +29,11 @@ class Lock:
 
     def __init__(self, run: Path, attempt: str, file: IO[str]) -> None:
         self.run, self.attempt, self.file, self.looked = run, attempt, file, 0.0
-        file.truncate(0)
-        file.write(attempt + "\n")
-        file.flush()
-        os.fsync(file.fileno())  # for readers on other nodes
+        with naming(run / "lock"):
+            file.truncate(0)
+            file.write(attempt + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # for readers on other nodes
 
     def check(self, pause: float = 0.0) -> None:
         """Raise Superseded if the run has been given to a newer attempt; looks again only after `pause` seconds."""
@@ -34,6 +41,23 @@ class Lock:
             self.looked = time.monotonic()
             if superseded(self.run, self.attempt):
                 raise Superseded(f"{self.run.name}: {owner(self.run)} has taken over from {self.attempt}; left to it")
+
+    def watch(self) -> None:
+        """From now on leave when the run has been given to a newer attempt, also out of an exchange without end.
+
+        Who wakes up on a node that was lost waits for the other processes of his attempt, which are long dead.
+        """
+        threading.Thread(target=self._patrol, daemon=True).start()
+
+    def _patrol(self) -> None:
+        over = False
+        while not over:
+            time.sleep(PATROL)
+            with suppress(OSError):
+                over = superseded(self.run, self.attempt)
+        time.sleep(PATROL)  # the loop may be about to say so itself
+        print(f"{self.run.name}: a newer attempt has taken over; {self.attempt} leaves", file=sys.stderr, flush=True)
+        os._exit(1)
 
     def close(self) -> None:
         """Let others have the run."""
