@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 
 from jobs.sweep import load
 from tests.slurm.cluster import Cluster
+from tests.slurm.steps import RECORDER
 from trainer.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,10 @@ class Submitted:
         self.checkout = ROOT
         self.folder: Path = self.logs / content["name"]
         self.environment = cluster.environment | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root, "COLUMNS": "200"}
+        # Every process of every job says, step by step, what it does.
+        self.steps = folder / "steps"
+        path = [str(RECORDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.environment |= {"TURNOUT_TEST_STEPS": str(self.steps), "PYTHONPATH": os.pathsep.join(path)}
 
     def submit(self, *words: str) -> str:
         """Run the real command and return what it printed."""
@@ -77,6 +83,12 @@ class Submitted:
         """The ends of what the jobs printed."""
         logs = sorted((self.folder / "slurm").glob("*/*log.*"))
         return "\n".join(f"---- {log.name}\n{log.read_text()[-characters:]}" for log in logs)
+
+
+def restarts(cluster: Cluster, job: str) -> int:
+    """How often Slurm has requeued a job."""
+    said = cluster.run("scontrol", "show", "job", job, "-o").stdout
+    return int(re.findall(r" Restarts=(\d+)", said)[0])
 
 
 def elements(job: str, count: int) -> list[str]:

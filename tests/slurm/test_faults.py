@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from tests.slurm.cluster import Cluster
+from tests.slurm.steps import check_ran_once
 from tests.slurm.submitted import (
     DANN,
     STEPS,
@@ -34,6 +35,7 @@ from tests.slurm.submitted import (
     launchers,
     losses,
     parent,
+    restarts,
     send,
     undisturbed,
     weights,
@@ -56,6 +58,7 @@ class Trial:
     turn: int = 0  # how often Slurm has requeued it
     notes: list[str] = field(default_factory=list)  # printed with the test's outcome
     lost: list[int] = field(default_factory=list)  # pids on a node that Slurm does not reach any more
+    crashed: list[str] = field(default_factory=list)  # attempts that may have done more than they saved
 
     def __post_init__(self) -> None:
         self.cluster = self.sweep.cluster
@@ -109,12 +112,6 @@ class Trial:
             [int(step) for step in re.findall(r": stopped at step (\d+)", said)],
             [int(step) for step in re.findall(r": goes on from step (\d+)", said)],
         )
-
-
-def restarts(cluster: Cluster, job: str) -> int:
-    """How often Slurm has requeued a job."""
-    said = cluster.run("scontrol", "show", "job", job, "-o").stdout
-    return int(re.findall(r" Restarts=(\d+)", said)[0])
 
 
 # Faults after which it goes on by itself
@@ -269,6 +266,7 @@ def failure(trial: Trial) -> str:
 
 
 Fault = Callable[[Trial], None]
+CRASHES: list[Fault] = [a_worker_is_killed, a_torchrun_agent_is_killed, a_node_is_lost]
 FINAL: list[Fault] = [cancelled, time_limit_comes_too_often, a_worker_is_killed, a_torchrun_agent_is_killed]
 # Name -> knobs of its cluster, faults. Those after which it must be submitted again stand last.
 LIVES: dict[str, tuple[dict[str, Any], list[Fault]]] = {
@@ -302,6 +300,8 @@ def live(folder: Path, data_root: str, name: str) -> Trial:
         began = time.monotonic()
         try:
             for happen in faults:
+                if happen in CRASHES:
+                    trial.crashed.append(f"{trial.job}.{trial.turn}")
                 trial.notes.append(f"after {time.monotonic() - began:.0f} s {happen.__name__}")
                 happen(trial)
                 trial.left -= 1
@@ -338,9 +338,9 @@ def test_a_trial_of_two_nodes_ends_as_if_undisturbed(name: str, lives: dict[str,
     assert losses(trial.run) == losses(whole)
     assert weights(trial.run) == weights(whole)
     # Told to stop, it goes on from the very step at which it stopped; only after a crash it goes back.
-    crashed = sum(happen in (a_worker_is_killed, a_torchrun_agent_is_killed, a_node_is_lost) for happen in faults)
+    assert check_ran_once(trial.sweep.steps / trial.run.name, 2, STEPS, trial.crashed) == [0, *resumed]
     assert resumed[: len(stopped)] == stopped
-    assert len(faults) - crashed <= len(stopped) <= len(faults)
+    assert len(faults) - len(trial.crashed) <= len(stopped) <= len(faults)
 
 
 ARRAY = DANN | {

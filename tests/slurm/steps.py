@@ -1,0 +1,48 @@
+"""What every process of a trial did, step by step, whatever became of it: see recorder/sitecustomize.py."""
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+RECORDER = Path(__file__).with_name("recorder")
+
+
+def recorded(folder: Path) -> dict[str, dict[int, list[dict[str, Any]]]]:
+    """Attempt -> rank -> a line per step that it took, in order; attempts in the order in which Slurm ran them.
+
+    `folder` is that of one trial; an attempt without a step is not there.
+    """
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+
+    def numbers(file: Path) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", file.name)]
+
+    for file in sorted(folder.glob("*.rank*"), key=numbers):
+        attempt, _, rank = file.name.rpartition(".rank")
+        if lines := [json.loads(line) for line in file.read_text().splitlines()]:
+            found.setdefault(attempt, {})[int(rank)] = lines
+    return found
+
+
+def check_ran_once(folder: Path, ranks: int, steps: int, crashed: Collection[str] = ()) -> list[int]:
+    """Assert that every rank took each of the steps 1 … `steps` once and in order; return where attempts went on from.
+
+    An attempt counts up to the step from which its successor went on. Only those in `crashed` may have gone further.
+    """
+    taken = {a: {r: [line["step"] for line in rows] for r, rows in of.items()} for a, of in recorded(folder).items()}
+    starts = [min(own[0] for own in by_rank.values()) - 1 for by_rank in taken.values()]
+    count: dict[int, list[int]] = {rank: [] for rank in range(ranks)}
+    for (attempt, by_rank), start, end in zip(taken.items(), starts, [*starts[1:], steps], strict=True):
+        assert set(by_rank) <= set(count), f"{attempt}: ranks {sorted(by_rank)} of {ranks}"
+        for rank in count:
+            own = by_rank.get(rank, [])
+            assert own == list(range(start + 1, start + 1 + len(own))), f"{attempt}, rank {rank}: {own} after {start}"
+            if attempt not in crashed:
+                reached = start + len(own)
+                assert reached == end, f"{attempt}, rank {rank}: was at {reached}, but its successor began after {end}"
+            count[rank] += [step for step in own if step <= end]
+    for rank, own in count.items():
+        assert own == list(range(1, steps + 1)), f"rank {rank}: {own}"
+    return starts
