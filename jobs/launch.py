@@ -139,9 +139,10 @@ class Launch:
         told = False
         while child.poll() is None:
             if self.asked and not told:
-                # Sticky: also workers that are not up yet will see the file.
-                stop_file.touch() if stop_file else child.kill()
-                told = True
+                with contextlib.suppress(OSError):  # the disk may be full for a moment
+                    # Sticky: also workers that are not up yet will see the file.
+                    stop_file.touch() if stop_file else child.kill()
+                    told = True
             time.sleep(0.05)
         return child.returncode
 
@@ -222,9 +223,10 @@ def rendezvous(run: Path, allocation: Allocation) -> Iterator[tuple[str, int]]:
 def fail(run: Path, allocation: Allocation, error: str) -> str:
     """Leave a failed marker, and the reason in status.json; return it."""
     marker = run / f"failed.{allocation.attempt}.node{allocation.node}.json"
-    write_json(marker, {"error": error, "attempt": allocation.attempt, "time": time.time()})
-    if status := Run(run).status():
-        write_json(run / "status.json", status | {"state": "failed", "error": error})
+    with contextlib.suppress(OSError):  # what is raised with it reaches Slurm's log even where the disk is full
+        write_json(marker, {"error": error, "attempt": allocation.attempt, "time": time.time()})
+        if status := Run(run).status():
+            write_json(run / "status.json", status | {"state": "failed", "error": error})
     return error
 
 

@@ -6,12 +6,18 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 
+from models.dann import DANN
+from tests.processes import SPEC, batches
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
+from trainer.config import Train
+from trainer.loop import Trainer
 
 CONTENT = b"weights" * 1000
 
@@ -129,21 +135,39 @@ def test_a_disk_that_refuses_keeps_the_previous_checkpoint(run: Path, small_file
     assert not list((run / "checkpoints").glob(".*"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
-def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False)
-    if mounted.returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk]).returncode:
+        pytest.skip("mounting a small disk takes root, and a machine that lets it")
     try:
-        checkpoint.save(disk, 1, "cafe0123", write)
-        with pytest.raises(CheckpointError, match=r"No space left on device; free space there .*step-000001 is good"):
-            checkpoint.save(disk, 2, "cafe0123", large)
-        assert checkpoint.newest(disk, "cafe0123", silent) == disk / "checkpoints" / "step-000001"
-        checkpoint.save(disk, 2, "cafe0123", write)  # the scraps are gone, so there is space again
+        yield disk
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint_and_says_so(small_disk: Path) -> None:
+    """Wherever in a checkpoint it is full: each file has a writer of its own, with its own way to fail."""
+    training = Trainer(DANN(SPEC), Accelerator(cpu=True), Train())
+    for _ in training.fit([next(batches("dann", 0, 1))]):
+        training.settle()
+    saved = checkpoint.save(small_disk, 1, "cafe0123", training.save)
+    sizes = {path.name: path.stat().st_size for path in saved.iterdir()}
+    # What has to be written before each of them, as whole pages.
+    names = ["method.safetensors", "averages.safetensors", "optimizers.pt", "trainer.json", checkpoint.MANIFEST]
+    before, filler = 0, small_disk / "filler"
+    for name in names:
+        space = os.statvfs(small_disk)
+        filler.write_bytes(bytes(space.f_bavail * space.f_frsize - before))
+        with pytest.raises(CheckpointError, match=r"step-000002: .*No space left on device; .*step-000001 is good"):
+            checkpoint.save(small_disk, 2, "cafe0123", training.save)
+        assert checkpoint.newest(small_disk, "cafe0123", silent) == saved
+        assert not list((small_disk / "checkpoints").glob(".*")), name
+        filler.unlink()
+        before += -(-sizes[name] // os.sysconf("SC_PAGESIZE")) * os.sysconf("SC_PAGESIZE")
+    checkpoint.save(small_disk, 2, "cafe0123", training.save)  # the scraps are gone, so there is space again
 
 
 def test_a_replayed_step_replaces_its_checkpoint(run: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,11 +48,13 @@ def save(
         os.replace(temporary, final)
         synchronise(folder)
         write_text(run / "latest", final.name + "\n")
-    except OSError as error:
+    except Exception as error:
+        if not (reason := refusal(error)):
+            raise
         good = next(verified(run, lambda line: None), None)
         kept = f"{good} is good and the same command goes on from it" if good else "there is no earlier one"
         raise CheckpointError(
-            f"{final}: checkpoint not written: {error.strerror or error}; free space there and run again; {kept}"
+            f"{final}: checkpoint not written: {reason}; free space there and run again; {kept}"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -63,10 +66,27 @@ def save(
     return final
 
 
+def refusal(error: BaseException | None) -> str:
+    """What the operating system said when a file could not be written; empty where an error has another cause.
+
+    The writers of safetensors and torch wrap it: one leaves nothing but its number in a text, the other raises an
+    error of its own on the way out.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            return os.strerror(int(number[1]))
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def clear_scraps(run: Path) -> None:
     """Remove what processes left that died while saving; only for who has the run to itself."""
     for scraps in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(scraps, ignore_errors=True)
+    for scrap in (run / "weights").glob(".step-*.tmp"):
+        scrap.unlink(missing_ok=True)
 
 
 def newest(run: Path, identity: str, say: Callable[[str], None]) -> Path | None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.loop import Row
-from trainer.run import Run, write_json, write_text
+from trainer.run import Run, naming, write_json, write_text
 
 BEAT = 2.0  # seconds between heartbeats
 
@@ -57,11 +57,13 @@ class Log:
         now = time.monotonic()
         rate = (step - self.lined[0]) / max(now - self.lined[1], 1e-9)
         self.lined, self.last = (step, now), means
-        self.lines.write(
-            json.dumps({"step": step, "time": round(time.time(), 3), "rate": round(rate, 3), **means}) + "\n"
-        )
-        for name, value in means.items():
-            self.board.add_scalar(name, value, step)
+        with naming(self.run / "metrics.jsonl"):
+            self.lines.write(
+                json.dumps({"step": step, "time": round(time.time(), 3), "rate": round(rate, 3), **means}) + "\n"
+            )
+        with naming(self.run / "tensorboard"):
+            for name, value in means.items():
+                self.board.add_scalar(name, value, step)
         text = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
         self.bar.update(self.task, completed=step, rate=f"{rate:.3g} steps/s", terms=text)
         if not self.console.is_terminal:

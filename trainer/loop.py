@@ -133,7 +133,8 @@ class Trainer:
         save_file(tensors(self.method), folder / "method.safetensors")
         save_file(tensors(self.averages), folder / "averages.safetensors")
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
-        torch.save({name: opt.state_dict() for name, opt in self.optimizers.items()}, folder / "optimizers.pt")
+        with (folder / "optimizers.pt").open("wb") as file:  # given a path, torch does not say why it cannot write
+            torch.save({name: opt.state_dict() for name, opt in self.optimizers.items()}, file)
         (folder / "trainer.json").write_text(json.dumps({"step": self.step, "rows": self.rows, "scaler": scaler}))
 
     def load(self, folder: Path) -> None:

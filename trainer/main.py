@@ -8,10 +8,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
-from trainer.checkpoint import CheckpointError, clear_scraps, newest, synchronise
+from trainer.checkpoint import CheckpointError, clear_scraps, newest, refusal, synchronise
 from trainer.checkpoint import save as save_checkpoint
 from trainer.config import Config, ConfigError, check_divides, resolve
 from trainer.data.registry import DataError
@@ -39,7 +41,7 @@ class Busy(ConfigError):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the trial that the command line names; the exit code: 0 done or stopped, 1 superseded, 2 bad input."""
+    """Train the trial that the command line names; return its exit code: 0 ended, 1 superseded, 2 bad input."""
     stop = StopRequest()
     parser = argparse.ArgumentParser(
         prog="trainer/main.py",
@@ -70,7 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 1  # as a failure, so that torchrun does not wait for the others
         name = f"failed.{attempt}.json" if rank == 0 else f"failed.{attempt}.rank{rank}.json"
         what = str(error) if isinstance(error, BAD_INPUT) else f"{type(error).__name__}: {error}"
-        write_json(run / name, {"error": what, "attempt": attempt, "rank": rank, "time": time.time()})
+        with suppress(OSError):  # on a full disk it may not find room; then the log alone says why
+            write_json(run / name, {"error": what, "attempt": attempt, "rank": rank, "time": time.time()})
         if not isinstance(error, BAD_INPUT):
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -108,7 +111,8 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
     if not accelerator.reduce(torch.tensor(float(lock is not None), device=accelerator.device)).item():
         status = Run(run).status()
         raise Busy(f"{run}: process {status.get('pid')} on {status.get('host')} trains it; wait for it or stop it")
-    if main_process:
+    if lock:
+        lock.watch()
         clear(run, attempt)
     trainer, batches = build(run, config, accelerator)
     resume(run, config, trainer)
@@ -120,8 +124,9 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
     try:
         finished = work(run, config, trainer, batches, stop, lock, log)
     except Exception as error:
-        if log and not superseded(run, attempt):
-            log.close(trainer.step, "failed", error=str(error))
+        with suppress(OSError):  # that of a full disk must not take the place of the first one
+            if log and not superseded(run, attempt):
+                log.close(trainer.step, "failed", error=str(error))
         raise
     if log:
         log.close(trainer.step, "done" if finished else "stopped")
@@ -254,15 +259,24 @@ def work(
 
 
 def export(run: Path, step: int, write: Callable[[Path], None], check: Callable[[], None]) -> None:
-    """Put weights/step-<step>.safetensors in place as a whole, after a last `check`."""
+    """Put weights/step-<step>.safetensors in place whole, after a last `check`. CheckpointError if the disk refuses."""
     final = run / "weights" / f"step-{step:06d}.safetensors"
     final.parent.mkdir(exist_ok=True)
-    temporary = final.with_suffix(".tmp")
-    write(temporary)
-    synchronise(temporary)
-    check()
-    os.replace(temporary, final)
-    synchronise(final.parent)
+    temporary = final.with_name(f".{final.name}.{uuid4().hex[:8]}.tmp")  # not that of a superseded attempt
+    try:
+        write(temporary)
+        synchronise(temporary)
+        check()
+        os.replace(temporary, final)
+        synchronise(final.parent)
+    except Exception as error:
+        if not (reason := refusal(error)):
+            raise
+        raise CheckpointError(
+            f"{final}: weights not written: {reason}; free space there and run again; the same command goes on"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
