@@ -38,3 +38,9 @@ def cluster(slurm: None) -> Iterator[Cluster]:
 def whole(slurm: None, tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Path:
     """The run directory of the trial DANN, trained by two processes of this machine that nothing disturbed."""
     return undisturbed(tmp_path_factory.mktemp("whole"), data_root, {"name": "whole", **DANN}, processes=2)
+
+
+@pytest.fixture(scope="session")
+def single(slurm: None, tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Path:
+    """The same, trained by one process."""
+    return undisturbed(tmp_path_factory.mktemp("single"), data_root, {"name": "single", **DANN}, processes=1)

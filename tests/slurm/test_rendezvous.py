@@ -1,0 +1,108 @@
+"""Jobs that start at the same moment on the same nodes find their own processes, and nobody else's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.steps import check_ran_once, recorded
+from tests.slurm.submitted import DANN, ROOT, Submitted, losses, weights
+
+STEPS, SEEDS = 5, [0, 1, 2]
+TRAIN = DANN["train"] | {"steps": STEPS}
+SHAPES = {"nodes": {"nodes": 2}, "processes": {"processes_per_node": 2}}
+
+# In a network of its own with few ports, until there is none left.
+CROWD = """
+import fcntl, socket, struct, sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from datetime import timedelta
+from pathlib import Path
+from torch.distributed import TCPStore
+from jobs.allocation import Allocation
+from jobs.launch import rendezvous
+
+JOBS, FIRST, LAST = 40, 40000, 40127
+with socket.socket() as control:  # lo is down in a new network
+    fcntl.ioctl(control, 0x8914, struct.pack("16sh22x", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
+Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"{FIRST} {LAST}")
+strangers, everybody = [], ExitStack()
+listener = everybody.enter_context(socket.create_server(("", 20000), backlog=4096))
+
+def stranger(kind):
+    # Another program that asks for any port: to listen, to hold it as we do, or to talk to somebody.
+    family = socket.AF_INET6 if kind == "six" else socket.AF_INET
+    one = socket.socket(family)
+    with suppress(OSError):
+        if kind == "talks":
+            one.connect(("127.0.0.1", 20000))
+        else:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind != "plain"))
+            one.bind(("", 0))
+            if kind in ("listens", "six"):
+                one.listen()
+        strangers.append(one)
+        return True
+    return False
+
+def job(number):
+    run = Path(sys.argv[1]) / str(number)
+    run.mkdir()
+    return everybody.enter_context(rendezvous(run, Allocation(str(number), f"{number}.0")))[1]
+
+KINDS = ("plain", "reuse", "listens", "six", "talks")
+with ThreadPoolExecutor(16) as pool:
+    jobs = [(pool.submit(job, n), pool.submit(stranger, KINDS[n % 5]))[0] for n in range(JOBS)]
+    ports = [future.result() for future in jobs]
+for kind in KINDS:
+    while stranger(kind):
+        pass
+taken = {one.getsockname()[1] for one in strangers}
+assert len(set(ports)) == JOBS, ports
+assert not taken & set(ports), taken & set(ports)
+assert taken | set(ports) == set(range(FIRST, LAST + 1)), "the crowd was too small"
+# Torchrun listens with such a store: on each of the ports, and it answers.
+for port in ports:
+    store = TCPStore("127.0.0.1", port, 1, is_master=True, timeout=timedelta(seconds=20))
+    store.set("port", str(port))
+    assert store.get("port") == str(port).encode()
+"""
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_port_that_a_job_has_published_is_given_to_nobody_else(tmp_path: Path) -> None:
+    program = ["unshare", "--net", sys.executable, "-c", CROWD, str(tmp_path)]
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
+        pytest.skip("this machine gives nobody a network of his own")
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_jobs_that_start_at_once_find_their_own_processes(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
+    """Trials of two nodes and the same trials as two processes of one node: they end alike, unless they got mixed."""
+    sweeps = []
+    for name, shape in SHAPES.items():
+        resources = DANN["resources"] | shape | {"slurm": {"hold": True}}
+        content = DANN | {"name": name, "train": TRAIN, "resources": resources, "grid": {"train.seed": SEEDS}}
+        sweeps.append(Submitted(cluster, tmp_path, data_root, content))
+        sweeps[-1].submit()
+    arrays = [sweep.submissions()[0]["arrays"][0]["id"] for sweep in sweeps]
+    cluster.run("scontrol", "release", ",".join(arrays))
+    ports = []
+    for sweep in sweeps:
+        for job, run in zip(sweep.jobs("train"), sweep.runs(), strict=True):
+            sweep.wait_for(job, "COMPLETED", timeout=300)
+            steps = sweep.steps / run.name
+            assert check_ran_once(steps, 2, STEPS) == [0]
+            (ranks,) = recorded(steps).values()
+            (port,) = {line["port"] for lines in ranks.values() for line in lines}
+            ports.append(port)
+    print(f"ports {ports}")
+    assert len(set(ports)) == len(sweeps) * len(SEEDS)
+    together = [[(weights(run.path, STEPS), losses(run.path)) for run in sweep.runs()] for sweep in sweeps]
+    assert together[0] == together[1]
+    assert all(together[0][0] != other for other in together[0][1:])
+    cluster.cancel_jobs()
