@@ -87,7 +87,7 @@ def test_jobs_that_start_at_once_find_their_own_processes(cluster: Cluster, tmp_
     for name, shape in SHAPES.items():
         resources = DANN["resources"] | shape | {"slurm": {"hold": True}}
         content = DANN | {"name": name, "train": TRAIN, "resources": resources, "grid": {"train.seed": SEEDS}}
-        sweeps.append(Submitted(cluster, tmp_path, data_root, content))
+        sweeps.append(Submitted(cluster, tmp_path / name, data_root, content))
         sweeps[-1].submit()
     arrays = [sweep.submissions()[0]["arrays"][0]["id"] for sweep in sweeps]
     cluster.run("scontrol", "release", ",".join(arrays))
