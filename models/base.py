@@ -1,14 +1,15 @@
 """The contract between a method and the trainer: a method names its updates, the trainer runs them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar, TypeAlias
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Batch: TypeAlias = dict[str, Tensor]
-Losses: TypeAlias = dict[str, Tensor]  # scalars; summed and minimised; each is logged under its own name
+Losses: TypeAlias = dict[str, Tensor]  # scalars, summed and minimised; each is logged, and a detached one only that
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Method(nn.Module):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("images", "labels")  # keys of the batch; `source_…`/`target_…` name a domain
-    averaged: ClassVar[dict[str, float]] = {}  # network -> EMA decay; the average is what is exported
+    averaged: Mapping[str, float] = MappingProxyType({})  # network -> EMA decay; the average is what is exported
 
     def updates(self) -> list[Update]:
         """The updates of one iteration, in order."""

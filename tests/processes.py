@@ -45,13 +45,28 @@ def without_batch_statistics(module: nn.Module) -> nn.Module:
     return module
 
 
+def small(name: str, spec: DataSpec) -> Method:
+    """The method with its defaults, but no wider than it must be."""
+    narrow = {"width": 8} if any(h.name == "width" for h in models.signature(name).hyperparameters) else {}
+    return models.load(name)(spec, **narrow)
+
+
 def build(name: str, independent: bool) -> Method:
     """The method as it is, or with samples made independent of each other."""
     seed(0, "weights")
-    method = models.load(name)(SPEC)
+    method = small(name, SPEC)
     if independent:
         without_batch_statistics(method)
     return method
+
+
+def draws_noise(name: str) -> bool:
+    """Whether a training step asks the random generator for anything."""
+    method = build(name, independent=True)
+    before = torch.get_rng_state()
+    for update in method.updates():
+        update.loss(next(batches(name, 0, 1)), 0.5)
+    return not torch.equal(before, torch.get_rng_state())
 
 
 def train(name: str, independent: bool, accelerator: Accelerator, out: Path) -> None:

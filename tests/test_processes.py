@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import models
-from tests.processes import batches, build
+from tests.processes import build, draws_noise
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -41,15 +41,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for group in groups:
         finish(group)
     return out
-
-
-def draws_noise(name: str) -> bool:
-    """Whether a training step asks the random generator for anything."""
-    method = build(name, independent=True)
-    before = torch.get_rng_state()
-    for update in method.updates():
-        update.loss(next(batches(name, 0, 1)), 0.5)
-    return not torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("name", models.names())

@@ -1,0 +1,89 @@
+"""VAE (Kingma & Welling, ICLR 2014) of five strided convolutions, with the weight of the divergence as its knob."""
+
+from functools import partial
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from models.base import Batch, DataSpec, Losses, Method, Update
+
+BLOCKS = 5
+
+
+class VAE(Method):
+    reads = ("images",)
+
+    def __init__(
+        self,
+        data: DataSpec,
+        kl_weight: NonNegativeFloat = 1e-5,  # of the divergence in nats per image against the mean squared error
+        latent: PositiveInt = 512,  # dimensions of the code
+        width: PositiveInt = 32,  # channels of the first block; each further one has twice as many
+        lr: PositiveFloat = 1e-3,
+    ) -> None:
+        super().__init__()
+        sizes = [data.size]  # of the maps: 64 32 16 8 4 2, or 28 14 7 4 2 1
+        while len(sizes) <= BLOCKS:
+            sizes.append(ceil(sizes[-1] / 2))
+        widths = [width * 2**i for i in range(BLOCKS)]
+        flat = widths[-1] * sizes[-1] ** 2
+        down = [block(a, b) for a, b in zip([data.channels, *widths], widths, strict=False)]
+        self.encoder = nn.Sequential(*down, nn.Flatten())
+        self.mean, self.log_variance = nn.Linear(flat, latent), nn.Linear(flat, latent)
+        up = [
+            block(a, b, grow=sizes[i] - 2 * sizes[i + 1] + 1)
+            for i, a, b in zip(reversed(range(BLOCKS)), widths[::-1], [*widths[-2::-1], width], strict=True)
+        ]
+        shape = (widths[-1], sizes[-1], sizes[-1])
+        last = nn.Conv2d(width, data.channels, 3, padding=1)
+        self.decoder = nn.Sequential(nn.Linear(latent, flat), nn.Unflatten(1, shape), *up, last, nn.Tanh())
+        self.kl_weight, self.latent = kl_weight, latent
+        self.adam = partial(Adam, lr=lr)
+
+    def updates(self) -> list[Update]:
+        return [Update("vae", ("encoder", "mean", "log_variance", "decoder"), self.loss, self.adam)]
+
+    def loss(self, batch: Batch, progress: float) -> Losses:
+        """Mean squared error per value plus weighted divergence; `kl`, in nats per image, is only logged."""
+        images = batch["images"]
+        mean, log_variance = self.encode(images)
+        code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        kl = divergence(mean, log_variance).sum(1).mean()
+        error = F.mse_loss(self.decoder(code), images)
+        return {"reconstruction": error, "weighted_kl": self.kl_weight * kl, "kl": kl.detach()}
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the variance of the codes, [n, latent] each, at least float32."""
+        hidden = self.encoder(images)
+        return self.mean(hidden).to(images.dtype), self.log_variance(hidden).to(images.dtype)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        again: Tensor = self.decoder(self.features(images))
+        return again
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.encode(images)[0]
+
+    def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
+        weight = self.mean.weight
+        images: Tensor = self.decoder(torch.randn(n, self.latent, device=weight.device, dtype=weight.dtype))
+        return images
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of N(mean, variance) from N(0, 1), in nats for each value; appendix B."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+
+
+def block(given: int, made: int, grow: int | None = None) -> nn.Sequential:
+    """Halve a map or, with `grow` (0 or 1), double it: to 2 h - 1 + grow."""
+    layer: nn.Module = (
+        nn.Conv2d(given, made, 3, stride=2, padding=1)
+        if grow is None
+        else nn.ConvTranspose2d(given, made, 3, stride=2, padding=1, output_padding=grow)
+    )
+    return nn.Sequential(layer, nn.BatchNorm2d(made), nn.LeakyReLU(0.01))

@@ -1,0 +1,81 @@
+"""VAE (Kingma & Welling, ICLR 2014) of three wide stages with pooling, for images in [0, 1]."""
+
+from functools import partial
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.optim import Adamax
+
+from models.base import Batch, DataSpec, Losses, Method, Update
+from models.vae import divergence
+
+
+class VAEWide(Method):
+    reads = ("images",)
+
+    def __init__(
+        self,
+        data: DataSpec,
+        kl_weight: NonNegativeFloat = 5e-3,  # of the divergence in nats per dimension against the mean squared error
+        latent: PositiveInt = 128,  # dimensions of the code
+        width: PositiveInt = 128,  # channels of the first stage; each further one has twice as many
+        lr: PositiveFloat = 5e-4,
+    ) -> None:
+        super().__init__()
+        base = ceil(data.size / 8)
+        flat = 4 * width * base**2
+        self.encoder = nn.Sequential(
+            *stage(data.channels, width, 3), *stage(width, 2 * width, 5), *stage(2 * width, 4 * width, 3), nn.Flatten()
+        )
+        self.mean, self.log_variance = nn.Linear(flat, latent), nn.Linear(flat, latent)
+        double = partial(nn.ConvTranspose2d, kernel_size=4, stride=2, padding=1)
+        self.decoder = nn.Sequential(
+            *(nn.Linear(latent, flat), nn.Unflatten(1, (4 * width, base, base))),
+            *(double(4 * width, 2 * width), nn.ReLU(), double(2 * width, width), nn.ReLU()),
+            *(double(width, data.channels), nn.Sigmoid()),
+        )
+        self.kl_weight, self.latent, self.size = kl_weight, latent, data.size
+        self.adamax = partial(Adamax, lr=lr)
+
+    def updates(self) -> list[Update]:
+        return [Update("vae", ("encoder", "mean", "log_variance", "decoder"), self.loss, self.adamax)]
+
+    def loss(self, batch: Batch, progress: float) -> Losses:
+        """Both terms are means over all values; the error is that of images in [0, 1]. `kl`, in nats per image, is
+        only logged."""
+        images = batch["images"]
+        mean, log_variance = self.encode(images)
+        code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        kl = divergence(mean, log_variance).mean()
+        error = F.mse_loss(self.decode(code), images) / 4  # of values in [-1, 1], which lie twice as far apart
+        return {"reconstruction": error, "weighted_kl": self.kl_weight * kl, "kl": self.latent * kl.detach()}
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the variance of the codes, [n, latent] each, at least float32."""
+        hidden = self.encoder(images)
+        return self.mean(hidden).to(images.dtype), self.log_variance(hidden).to(images.dtype)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images in [-1, 1] of codes [n, latent]; a map that was padded on its way down is cut."""
+        images: Tensor = 2 * self.decoder(codes)[:, :, : self.size, : self.size] - 1
+        return images
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return self.decode(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.encode(images)[0]
+
+    def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
+        weight = self.mean.weight
+        return self.decode(torch.randn(n, self.latent, device=weight.device, dtype=weight.dtype))
+
+
+def stage(given: int, made: int, kernel: int) -> list[nn.Module]:
+    """Two convolutions and a pooling that halves, rounding up."""
+    first = nn.Conv2d(given, made, kernel, padding=kernel // 2)
+    second = nn.Conv2d(made, made, kernel, padding=kernel // 2)
+    return [first, nn.ReLU(), second, nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
