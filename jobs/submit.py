@@ -233,7 +233,7 @@ def show_vocabulary(console: Console) -> int:
             )
     console.print("\n[bold]datasets[/bold]", highlight=False)
     for dataset in DATASETS.values():
-        say(console, f"    {dataset.name}: {dataset.size} px, {dataset.channels} channels, {dataset.origin}")
+        say(console, f"    {dataset.name}: {dataset.size or 'any'} px, {dataset.channels} channels, {dataset.origin}")
     console.print(f"\n[bold]eval.metrics[/bold]  {', '.join(metrics())}", highlight=False)
     return 0
 

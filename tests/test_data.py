@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -529,9 +530,9 @@ def test_of_two_that_stage_at_once_one_is_kept(tmp_path: Path, monkeypatch: pyte
     write_mnist(tmp_path)
     both = threading.Barrier(2, timeout=60)
 
-    def together(name: str, root: Path, download: bool) -> decode.Splits:
+    def together(name: str, root: Path, download: bool, *more: Any) -> decode.Splits:
         both.wait()  # both have seen that nothing is there
-        return decode.decode(name, root, download)
+        return decode.decode(name, root, download, *more)
 
     monkeypatch.setattr(cache, "decode", together)
     with ThreadPoolExecutor(2) as threads:

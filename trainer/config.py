@@ -77,12 +77,14 @@ class Data(Section):
         """(channels, size, classes) of every image and label; ValueError where the sets do not agree."""
         found = [registry.get(name) for name in self.sets().values()]
         sizes, classes = {d.size for d in found}, {d.classes for d in found}
+        if self.size is None and (shapeless := [d.name for d in found if d.size is None]):
+            raise ValueError(f"{shapeless[0]} has no size of its own; set data.size")
         names = " and ".join(f"{d.name} ({d.size} px, {d.classes} classes)" for d in found)
         if len(classes) != 1:
             raise ValueError(f"{names} have different classes; choose sets that share them")
         if self.size is None and len(sizes) != 1:
             raise ValueError(f"{names} differ in size; set data.size")
-        return self.channels or max(d.channels for d in found), self.size or sizes.pop(), classes.pop()
+        return self.channels or max(d.channels for d in found), self.size or sizes.pop() or 0, classes.pop()
 
 
 class Train(Section):

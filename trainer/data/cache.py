@@ -15,6 +15,7 @@ import numpy as np
 
 from trainer.data.convert import convert
 from trainer.data.decode import SEED, decode
+from trainer.data.own import fingerprint, parts
 from trainer.data.registry import SPLITS, DataError, Dataset, get
 
 RECIPE = 1  # raise it when a set, a split or a conversion changes: what an older recipe staged is then not used
@@ -34,7 +35,14 @@ def data_root(configured: str | None = None) -> Path:
     return Path(configured or os.environ.get("TURNOUT_DATA") or "~/.cache/turnout").expanduser().absolute()
 
 
-def stage(name: str, root: Path, size: int | None = None, channels: int | None = None, download: bool = True) -> bool:
+def stage(
+    name: str,
+    root: Path,
+    size: int | None = None,
+    channels: int | None = None,
+    download: bool = True,
+    skip: bool = False,
+) -> bool:
     """Decode and convert the dataset `name` into the cache below `root`; True if this call put it there.
 
     `size` resizes (antialiased), `channels` replicates grey or takes the luminance; None keeps the set's own.
@@ -45,23 +53,31 @@ def stage(name: str, root: Path, size: int | None = None, channels: int | None =
     if _complete(target):
         return False
     dataset = get(name)
-    size, channels = size or dataset.size, channels or dataset.channels
+    size, channels = size or dataset.size or 0, channels or dataset.channels
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with _writing(target.parent):  # learn that the root is read-only before minutes of decoding, not after
             temporary.mkdir(parents=True)
-        splits = decode(name, root, download)
+        splits = decode(name, root, download, size, skip)
         converted = {split: (convert(images, size, channels), labels) for split, (images, labels) in splits.items()}
         with _writing(target.parent):
-            _write(temporary, dataset, converted)
+            _write(temporary, dataset, converted, fingerprint(name) if _own(name) else None)
             return _publish(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def staged(name: str, root: Path, size: int | None = None, channels: int | None = None) -> bool:
-    """Whether `load` would find the set complete; reads a few file sizes, no array."""
-    return _complete(folder(name, root, size, channels))
+    """Whether `load` would find the set complete; reads a few file sizes, no array.
+
+    DataError if files of the user's own are no longer those that were staged.
+    """
+    place = folder(name, root, size, channels)
+    if _complete(place) and _own(name):
+        found = json.loads((place / "origin.json").read_text()).get("fingerprint")
+        if found != fingerprint(name):
+            raise DataError(f"{name} has changed since it was staged in {place}; remove that folder, or rename the set")
+    return _complete(place)
 
 
 def load(name: str, split: str, root: Path, size: int | None = None, channels: int | None = None) -> Arrays:
@@ -87,7 +103,17 @@ def folder(name: str, root: Path, size: int | None = None, channels: int | None 
     if channels not in (None, 1, 3):
         raise DataError(f"{name}: channels {channels} is neither 1 (grey) nor 3 (RGB)")
     size, channels = size or dataset.size, channels or dataset.channels
+    if size is None:
+        raise DataError(f"{name} has no size of its own; set data.size")
+    if _own(name):
+        kind, path, _ = parts(name)
+        name = f"{kind}-{path.stem}-{hashlib.sha256(dataset.name.encode()).hexdigest()[:8]}"
     return root / "cache" / f"{name}-{size}x{size}x{channels}-v{RECIPE}"
+
+
+def _own(name: str) -> bool:
+    """Whether a set is made of files that only the user knows."""
+    return name.startswith(("npz:", "folder:"))
 
 
 def _complete(place: Path) -> bool:
@@ -111,7 +137,9 @@ def _writing(place: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(place: Path, dataset: Dataset, splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def _write(
+    place: Path, dataset: Dataset, splits: dict[str, tuple[np.ndarray, np.ndarray]], fingerprint: str | None
+) -> None:
     """Write the arrays of every split, images [N, H, W, C] and labels [N], and where they come from."""
     files: dict[str, dict[str, int | str]] = {}
     for split, (images, labels) in splits.items():
@@ -134,6 +162,7 @@ def _write(place: Path, dataset: Dataset, splits: dict[str, tuple[np.ndarray, np
         "seed": SEED,
         "splits": {split: len(labels) for split, (_, labels) in splits.items()},
         "files": files,
+        "fingerprint": fingerprint,
     }
     with (place / "origin.json").open("w") as file:
         file.write(json.dumps(origin, indent=1) + "\n")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.data.own import decode_own, read_celeba
 from trainer.data.patches import Photographs, blend, bsds500, embedded_photographs
 from trainer.data.raw import Labelled, fetch, read_mnist, read_svhn, read_usps
 from trainer.data.registry import SPLITS, DataError, get
@@ -13,13 +14,22 @@ SEED = 0  # of every permutation and patch: part of what a name means, hence no 
 Splits = dict[str, Labelled]
 
 
-def decode(name: str, root: Path, download: bool) -> Splits:
+def decode(name: str, root: Path, download: bool, size: int | None = None, skip: bool = False) -> Splits:
     """Each split of the dataset `name`: images uint8 [N, C, size, size] and labels int64 [N], as the registry says.
 
     Raw files are read below `root`; missing ones are fetched if `download`. DataError if they cannot be had or read.
+    `size` is that of photographs, which have none of their own; `skip` leaves out those that cannot be read.
     """
     dataset = get(name)
-    if name == "mnist5k":
+    size = dataset.size or size
+    if size is None:
+        raise DataError(f"{name} has no size of its own; set data.size")
+    if name.startswith(("npz:", "folder:")):
+        splits = _divided(name, decode_own(name, size, skip))
+    elif name.partition("#")[0] == "celeba":
+        fetch(dataset, root, download=False)  # nobody may fetch them for the user
+        splits = read_celeba(root, name.partition("#")[2] or "Male", size, skip)
+    elif name == "mnist5k":
         splits = _mnist5k()
     elif name == "digits":
         splits = _digits()
@@ -37,13 +47,27 @@ def decode(name: str, root: Path, download: bool) -> Splits:
         else:
             official = [read_mnist(*files[:2]), read_mnist(*files[2:])]
         splits = _official(name, *official)
-    shape = (dataset.channels, dataset.size, dataset.size)
+    shape = (dataset.channels, size, size)
     for split, (images, labels) in splits.items():
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise DataError(f"{name}: {split} images are {images.dtype} {images.shape[1:]}, not uint8 {shape}")
         if not len(labels) or labels.min() < 0 or labels.max() >= dataset.classes:
             raise DataError(f"{name}: {split} has no labels or labels outside 0..{dataset.classes - 1}")
     return splits
+
+
+def _divided(name: str, given: Splits) -> Splits:
+    """A set with its own test split as if that were official; one without: a tenth each for validation and test."""
+    if "validation" in given:
+        return given
+    if "test" in given:
+        return _official(name, given["train"], given["test"])
+    images, labels = given[""]
+    if len(labels) < 3:
+        raise DataError(f"{name}: {len(labels)} samples cannot be split into train, validation and test")
+    order, held = np.random.RandomState(SEED).permutation(len(labels)), max(1, len(labels) // 10)
+    test, rest = order[:held], order[held:]
+    return _official(name, (images[rest], labels[rest]), (images[test], labels[test]))
 
 
 def _mnist5k() -> Splits:

@@ -1,7 +1,7 @@
 """Datasets by name: what each one is, how it is split, where its raw files lie. Imports nothing heavy."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SPLITS = ("train", "validation", "test")
 
@@ -15,7 +15,7 @@ class Dataset:
     """A labelled image set at its native size."""
 
     name: str
-    size: int  # height and width in pixels
+    size: int | None  # height and width in pixels; None: whatever a run asks for
     channels: int  # 1 grey, 3 RGB
     classes: int  # labels are 0 … classes - 1
     origin: str  # whence, and how it is split
@@ -98,14 +98,35 @@ DATASETS: dict[str, Dataset] = {
             "BSDS500 photographs; train, val and test photographs serve train, validation and test",
             files=(*_idx("MNIST"), "BSDS500"),
         ),
+        Dataset(
+            name="celeba",
+            size=None,
+            channels=3,
+            classes=2,
+            origin="CelebA, 202,599 aligned photographs of faces, centre squares of 178 pixels, labelled by Male or, "
+            "as celeba#Smiling, by another of its 40 attributes; official splits. Nothing is fetched: put "
+            "img_align_celeba.zip (or the folder), list_attr_celeba.txt and list_eval_partition.txt into celeba/",
+            files=("celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt"),
+        ),
     )
 }
 
 
 def get(name: str) -> Dataset:
-    """The dataset called `name`; DataError with the nearest name and the list of all where there is none."""
+    """The dataset called `name`; DataError with the nearest name and the list of all where there is none.
+
+    Beside those of DATASETS, files of one's own: npz:<path>, folder:<path>. With several labels: <name>#<label>.
+    """
+    if str(name).startswith(("npz:", "folder:")):
+        from trainer.data.own import describe
+
+        return describe(name)
+    if str(name).startswith("celeba#"):
+        return replace(DATASETS["celeba"], name=name)
     if name in DATASETS:
         return DATASETS[name]
     near = difflib.get_close_matches(str(name), DATASETS, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise DataError(f"unknown dataset {name!r}.{hint} Datasets: {', '.join(sorted(DATASETS))}")
+    raise DataError(
+        f"unknown dataset {name!r}.{hint} Datasets: {', '.join(sorted(DATASETS))}, npz:<file>, folder:<path>"
+    )
