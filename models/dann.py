@@ -1,6 +1,5 @@
 """DANN (Ganin et al., JMLR 2016): features that tell classes apart but not domains, in a single update."""
 
-from functools import partial
 from math import exp
 from typing import Literal
 
@@ -8,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
-from torch.optim import SGD
 
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.nets import digits
+from models.nets import descent, digits
 from models.nets.layers import reverse_gradient
 
 
@@ -21,25 +19,28 @@ class DANN(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: Literal["lenet", "compact"] = "lenet",
+        net: Literal["lenet", "compact", "svhn", "usps", "deep"] = "lenet",
+        strength: Literal["ramp", "constant"] = "ramp",  # of lambda: from 0 to weight, sec. 5.2.2, or always weight
         gamma: PositiveFloat = 10.0,  # steepness of the ramp of lambda, sec. 5.2.2
         weight: NonNegativeFloat = 1.0,  # lambda at the end of the ramp
-        lr: PositiveFloat = 0.01,  # mu_0; falls as (1 + 10 p)^-0.75, sec. 5.2.2
-        momentum: NonNegativeFloat = 0.9,
+        batch_norm: Literal["each", "both"] = "each",  # normalises each domain by itself, or both as one batch
+        optimizer: Literal["sgd", "adam"] = "sgd",
+        lr: PositiveFloat = 0.01,  # mu_0
+        schedule: Literal["inverse", "constant"] = "inverse",  # of the learning rate: mu_0 (1 + 10 p)^-0.75, or mu_0
+        momentum: NonNegativeFloat = 0.9,  # beta_1 of Adam
         weight_decay: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__()
         self.extractor, self.classifier, self.domain, _ = digits.build(net, data.channels, data.size, data.classes)
-        self.gamma, self.weight = gamma, weight
-        self.sgd = partial(SGD, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self.strength, self.gamma, self.weight, self.together = strength, gamma, weight, batch_norm == "both"
+        self.optimizer = descent.optimizer(optimizer, lr, momentum, weight_decay)
+        self.schedule = descent.schedule(schedule)
 
     def updates(self) -> list[Update]:
-        networks = ("extractor", "classifier", "domain")
-        return [Update("joint", networks, self.loss, self.sgd, schedule=lambda p: (1 + 10 * p) ** -0.75)]
+        return [Update("joint", ("extractor", "classifier", "domain"), self.loss, self.optimizer, self.schedule)]
 
     def loss(self, batch: Batch, progress: float) -> Losses:
-        # Pass the domains one by one: batch norm then normalises each by its own statistics.
-        source, target = self.features(batch["source_images"]), self.features(batch["target_images"])
+        source, target = self.embed(batch)
         strength = self.ramp(progress)
         return {
             "label": F.cross_entropy(self.classifier(source), batch["source_labels"]),
@@ -47,13 +48,23 @@ class DANN(Method):
             "target_domain": self.domain_loss(target, 1, strength),
         }
 
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features of the source and of the target images [n, features]."""
+        source, target = batch["source_images"], batch["target_images"]
+        if self.together:
+            first, second = self.extractor(torch.cat([source, target])).split([len(source), len(target)])
+            return first, second
+        return self.extractor(source), self.extractor(target)
+
     def ramp(self, progress: float) -> float:
-        """lambda_p = 2 / (1 + exp(-gamma p)) - 1, from 0 to `weight`; p in [0, 1]."""
-        return self.weight * (2 / (1 + exp(-self.gamma * progress)) - 1)
+        """lambda_p = 2 / (1 + exp(-gamma p)) - 1, from 0 to `weight`, or `weight`; p in [0, 1]."""
+        return self.weight * (2 / (1 + exp(-self.gamma * progress)) - 1 if self.strength == "ramp" else 1)
 
     def domain_loss(self, features: Tensor, domain: int, strength: float) -> Tensor:
         """Cross-entropy of telling the domain; the extractor is pushed to raise what the classifier lowers."""
         logits = self.domain(reverse_gradient(features, strength))
+        if logits.shape[1] == 1:
+            return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, domain))
         return F.cross_entropy(logits, torch.full((len(logits),), domain, device=logits.device))
 
     def features(self, images: Tensor) -> Tensor:

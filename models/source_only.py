@@ -1,15 +1,13 @@
 """Source only: a classifier that never sees the target domain; the lower bound of domain adaptation."""
 
-from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
-from torch.optim import SGD
 
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.nets import digits
+from models.nets import descent, digits
 
 
 class SourceOnly(Method):
@@ -18,18 +16,20 @@ class SourceOnly(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: Literal["lenet", "compact"] = "lenet",
-        lr: PositiveFloat = 0.01,  # at the start; falls as (1 + 10 p)^-0.75
-        momentum: NonNegativeFloat = 0.9,
+        net: Literal["lenet", "compact", "svhn", "usps", "deep"] = "lenet",
+        optimizer: Literal["sgd", "adam"] = "sgd",
+        lr: PositiveFloat = 0.01,  # at the start
+        schedule: Literal["inverse", "constant"] = "inverse",  # of the learning rate: lr (1 + 10 p)^-0.75, or lr
+        momentum: NonNegativeFloat = 0.9,  # beta_1 of Adam
         weight_decay: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__()
         self.extractor, self.classifier, _, _ = digits.build(net, data.channels, data.size, data.classes)
-        self.sgd = partial(SGD, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self.optimizer = descent.optimizer(optimizer, lr, momentum, weight_decay)
+        self.schedule = descent.schedule(schedule)
 
     def updates(self) -> list[Update]:
-        networks = ("extractor", "classifier")
-        return [Update("supervised", networks, self.loss, self.sgd, schedule=lambda p: (1 + 10 * p) ** -0.75)]
+        return [Update("supervised", ("extractor", "classifier"), self.loss, self.optimizer, self.schedule)]
 
     def loss(self, batch: Batch, progress: float) -> Losses:
         images, labels = (batch[key] for key in self.reads)

@@ -1,5 +1,6 @@
 """Classifiers of small images, in three parts: extractor (images to vectors), classifier, domain classifier."""
 
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ class Parts(NamedTuple):
 
     extractor: nn.Module  # images [n, channels, size, size] -> [n, features]
     classifier: nn.Module  # [n, features] -> logits [n, classes]
-    domain: nn.Module  # [n, features] -> logits [n, 2], source 0, target 1
+    domain: nn.Module  # [n, features] -> logits [n, 2], source 0 and target 1, or one logit [n, 1], of the target
     features: int
 
 
@@ -47,7 +48,58 @@ def compact(channels: int, size: int, classes: int) -> Parts:
     return Parts(extractor, classifier, domain, features)
 
 
-NETS = {"lenet": lenet, "compact": compact}
+def svhn(channels: int, size: int, classes: int) -> Parts:
+    """Three convolutions and two hidden layers, dropout in the extractor; 3,136 features of a 28-pixel image."""
+    extractor = nn.Sequential(
+        *convolution(channels, 48, 5), nn.ReLU(), nn.MaxPool2d(2),
+        *convolution(48, 64, 5), nn.Dropout(0.5), nn.ReLU(), nn.MaxPool2d(2),
+        *convolution(64, 64, 3), nn.ReLU(), nn.Flatten(),
+    )  # fmt: skip
+    features = width(extractor, channels, size)
+    classifier = nn.Sequential(
+        nn.Linear(features, 1024), nn.BatchNorm1d(1024), nn.ReLU(),
+        nn.Linear(1024, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, classes),
+    )  # fmt: skip
+    domain = nn.Sequential(nn.Linear(features, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 2))
+    return Parts(extractor, classifier, domain, features)
+
+
+def usps(channels: int, size: int, classes: int) -> Parts:
+    """As `svhn`, with dropout in the classifiers instead; 6,272 features of a 28-pixel image."""
+    extractor = nn.Sequential(
+        *convolution(channels, 32, 5), nn.ReLU(), nn.MaxPool2d(2),
+        *convolution(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2),
+        *convolution(64, 128, 3), nn.ReLU(), nn.Flatten(),
+    )  # fmt: skip
+    features = width(extractor, channels, size)
+    classifier = nn.Sequential(
+        nn.Linear(features, 1024), nn.BatchNorm1d(1024), nn.Dropout(0.2), nn.ReLU(),
+        nn.Linear(1024, 128), nn.BatchNorm1d(128), nn.Dropout(0.2), nn.ReLU(), nn.Linear(128, classes),
+    )  # fmt: skip
+    domain = nn.Sequential(nn.Linear(features, 256), nn.BatchNorm1d(256), nn.Dropout(0.2), nn.ReLU(), nn.Linear(256, 2))
+    return Parts(extractor, classifier, domain, features)
+
+
+def deep(channels: int, size: int, classes: int) -> Parts:
+    """Five convolutions, each halving the image: 512 features of 32 pixels. The domain is one logit."""
+    widths = (channels, 64, 128, 256, 256, 512)
+    stages = [(*convolution(a, b, 3), nn.ReLU(), nn.MaxPool2d(2)) for a, b in pairwise(widths)]
+    extractor = nn.Sequential(*chain(*stages), nn.Flatten())
+    features = width(extractor, channels, size)
+    classifier = nn.Sequential(
+        nn.Linear(features, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, classes)
+    )
+    hidden = [(nn.Linear(a, 512), nn.BatchNorm1d(512), nn.ReLU()) for a in (features, 512, 512, 512)]
+    domain = nn.Sequential(*chain(*hidden), nn.Linear(512, 1))
+    return Parts(extractor, classifier, domain, features)
+
+
+NETS = {"lenet": lenet, "compact": compact, "svhn": svhn, "usps": usps, "deep": deep}
+
+
+def convolution(inputs: int, outputs: int, kernel: int) -> tuple[nn.Module, nn.Module]:
+    """A convolution that keeps the size of the image, and its batch norm."""
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), nn.BatchNorm2d(outputs)
 
 
 @torch.no_grad()

@@ -1,0 +1,67 @@
+"""MCD (Saito et al., CVPR 2018): two classifiers find target images they disagree on, the extractor brings these in."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from models.base import Batch, DataSpec, Losses, Method, Update
+from models.nets import descent, digits
+
+
+class MCD(Method):
+    reads = ("source_images", "source_labels", "target_images")
+
+    def __init__(
+        self,
+        data: DataSpec,
+        net: Literal["lenet", "compact", "svhn", "usps", "deep"] = "lenet",
+        rounds: PositiveInt = 2,  # updates of the extractor per iteration, n of the paper's step C
+        optimizer: Literal["sgd", "adam"] = "adam",
+        lr: PositiveFloat = 2e-4,
+        schedule: Literal["inverse", "constant"] = "constant",  # of the learning rate: lr (1 + 10 p)^-0.75, or lr
+        momentum: NonNegativeFloat = 0.9,  # beta_1 of Adam
+        weight_decay: NonNegativeFloat = 5e-4,
+    ) -> None:
+        super().__init__()
+        self.extractor, self.first, _, _ = digits.build(net, data.channels, data.size, data.classes)
+        _, self.second, _, _ = digits.build(net, data.channels, data.size, data.classes)
+        self.rounds = rounds
+        self.optimizer = descent.optimizer(optimizer, lr, momentum, weight_decay)
+        self.schedule = descent.schedule(schedule)
+
+    def updates(self) -> list[Update]:
+        how = (self.optimizer, self.schedule)
+        bring = [Update(f"bring_{k}", ("extractor",), self.disagreement, *how) for k in range(self.rounds)]
+        return [
+            Update("learn", ("extractor", "first", "second"), self.label, *how),
+            Update("disagree", ("first", "second"), self.widen, *how),
+            *bring,
+        ]
+
+    def label(self, batch: Batch, progress: float) -> Losses:
+        """Step A: classify the source."""
+        features, labels = self.extractor(batch["source_images"]), batch["source_labels"]
+        return {
+            "first": F.cross_entropy(self.first(features), labels),
+            "second": F.cross_entropy(self.second(features), labels),
+        }
+
+    def widen(self, batch: Batch, progress: float) -> Losses:
+        """Step B: still classify the source, but disagree on the target."""
+        return self.label(batch, progress) | {"agreement": -self.disagreement(batch, progress)["discrepancy"]}
+
+    def disagreement(self, batch: Batch, progress: float) -> Losses:
+        """Step C: the mean absolute difference of the two classifiers' probabilities on the target, eq. 9."""
+        features = self.extractor(batch["target_images"])
+        return {"discrepancy": (self.first(features).softmax(1) - self.second(features).softmax(1)).abs().mean()}
+
+    def features(self, images: Tensor) -> Tensor:
+        vectors: Tensor = self.extractor(images)
+        return vectors
+
+    def predict(self, images: Tensor) -> Tensor:
+        features = self.extractor(images)
+        logits: Tensor = (self.first(features) + self.second(features)) / 2
+        return logits

@@ -1,0 +1,26 @@
+"""How the weights of a classifier descend: optimizers and learning rates that the adaptation methods share."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
+
+OptimizerMaker = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def optimizer(name: str, lr: float, momentum: float, weight_decay: float) -> OptimizerMaker:
+    """SGD with momentum, or Adam, whose beta_1 is then the momentum."""
+    if name == "adam":
+        return partial(Adam, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
+    return partial(SGD, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def schedule(name: str) -> Callable[[float], float]:
+    """Learning-rate multiplier at a progress p in [0, 1]: (1 + 10 p)^-0.75 (Ganin et al., sec. 5.2.2), or 1."""
+    return {"inverse": inverse, "constant": lambda progress: 1.0}[name]
+
+
+def inverse(progress: float) -> float:
+    """(1 + 10 p)^-0.75: from 1 to 0.166."""
+    return float((1 + 10 * progress) ** -0.75)
