@@ -54,8 +54,8 @@ class CDAN(DANN):
 
     def conditional_loss(self, features: Tensor, logits: Tensor, domain: int, strength: float) -> Tensor:
         """Cross-entropy of telling the domain from f (x) g, the outer product of features and class probabilities."""
-        g = logits.float().softmax(1).detach()
-        joint = torch.einsum("nk,nd->nkd", g, reverse_gradient(features.float(), strength)).flatten(1)
+        g = logits.softmax(1).detach()
+        joint = torch.einsum("nk,nd->nkd", g, reverse_gradient(features, strength)).flatten(1)
         told = self.domain(joint)[:, 0]
         losses = F.binary_cross_entropy_with_logits(told, torch.full_like(told, domain), reduction="none")
         # Where the classifier is sure the weight is 2, where it is at a loss it is little more than 1.

@@ -66,6 +66,8 @@ class Data(Section):
     target: Dataset | None = None
     size: PositiveInt | None = None  # pixels; resize every image to it
     channels: Literal[1, 3] | None = None  # default: 3 as soon as one of the sets is in colour
+    balanced: bool = False  # each class as often as any other in the batches of a domain whose labels are read
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest change of size, slant and place of these, as a share
     root: str | None = None  # default: $TURNOUT_DATA, else ~/.cache/turnout
 
     def sets(self) -> dict[str, str]:

@@ -192,7 +192,8 @@ def build(run: Path, config: Config, accelerator: "Accelerator") -> "tuple[Train
         raise ConfigError(f"{run}: model: {error}") from None
     arrays = {domain: load(name, "train", root, size, channels) for domain, name in sets.items()}
     place = (accelerator.process_index, accelerator.num_processes, accelerator.device)
-    batches = Batches(arrays, method.reads, config.train.batch_size, config.train.seed, *place)
+    chosen = {"balanced": config.data.balanced, "jitter": config.data.jitter}
+    batches = Batches(arrays, method.reads, config.train.batch_size, config.train.seed, *place, **chosen)
     return Trainer(method, accelerator, config.train), batches
 
 

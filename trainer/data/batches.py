@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.cache import Arrays
+from trainer.data.jitter import jitter as jittered
 
 SHARE_OF_MEMORY = 0.25  # of the free device memory that the arrays of a run may take
 
@@ -24,6 +25,8 @@ class Batches:
     batch holds: "images" and "labels", or "source_images", "source_labels", "target_images"; nothing else is read.
     The arrays live on the device if they fit into a quarter of its free memory, else in host memory (on the CPU: in
     the memory map itself). `resident` overrides that; the values are the same either way.
+    Of a domain whose labels are read, `balanced` has each class as often as any other, each class in an endless
+    sequence of its own, and `jitter` > 0 changes size, slant and place of the images by up to that share.
     Raises ValueError if the batch cannot be shared equally or a key names no array.
     """
 
@@ -37,6 +40,8 @@ class Batches:
         world: int,
         device: torch.device,
         resident: bool | None = None,
+        balanced: bool = False,
+        jitter: float = 0.0,
     ) -> None:
         if batch_size < 1 or batch_size % world:
             raise ValueError(f"batch_size {batch_size} cannot be shared by {world} processes: it must be a multiple")
@@ -55,26 +60,34 @@ class Batches:
         self._rank = rank
         self._tensors = {key: t if place.type == "cpu" else t.to(place).contiguous() for key, t in tensors.items()}
         self._domains = {key: key.rpartition("_")[0] for key in keys}
-        # Two epochs: a batch may straddle them. On the device, so that no step waits for the host.
-        self._lengths = {domain: len(tensors[key]) for key, domain in self._domains.items()}
-        self._orders = {
-            domain: lru_cache(maxsize=2)(partial(_order, length, seed, domain, place))
-            for domain, length in self._lengths.items()
-        }
+        labelled = {domain: tensors[key] for key, domain in self._domains.items() if key.endswith("labels")}
+        images = [key for key, domain in self._domains.items() if key.endswith("images") and domain in labelled]
+        self._jittered, self._jitter, self._seed, self._place = images if jitter else [], jitter, seed, place
+        lengths = {domain: len(tensors[key]) for key, domain in self._domains.items()}
+        self._sequences = {domain: [_Sequence(n, seed, domain, place)] for domain, n in lengths.items()}
+        for domain, labels in labelled.items() if balanced else ():
+            members = [(labels == label).nonzero()[:, 0].to(place) for label in labels.unique()]
+            self._sequences[domain] = [
+                _Sequence(len(chosen), seed, f"{domain}/{number}", place, chosen)
+                for number, chosen in enumerate(members)
+            ]
 
     def at(self, step: int) -> dict[str, Tensor]:
         """This process's share of batch `step`, on the device.
 
         images: float32 [batch_size / world, C, H, W] in [-1, 1], channels last in memory; labels: int64.
         """
-        return self._finish(self._gather(step))
+        batch = self._finish(self._gather(step))
+        for key in self._jittered:
+            batch[key] = jittered(batch[key], self._jitter, _number(self._seed, step, self._rank, key))
+        return batch
 
     def _gather(self, step: int) -> dict[str, Tensor]:
         """The samples of a batch as they are stored, where they are stored; pinned on the way to a CUDA device."""
         if step < 0:
             raise ValueError(f"step {step} is negative")
         first = step * self._batch_size + self._rank * self._share
-        chosen = {domain: self._positions(domain, first, first + self._share) for domain in self._orders}
+        chosen = {domain: self._positions(domain, first, first + self._share) for domain in self._sequences}
         gathered = {}
         for key, stored in self._tensors.items():
             index = chosen[self._domains[key]]
@@ -87,10 +100,16 @@ class Batches:
 
     def _positions(self, domain: str, first: int, last: int) -> Tensor:
         """Which samples stand at [first, last) of the endless sequence of a domain; int64."""
-        length, order = self._lengths[domain], self._orders[domain]
-        epochs = range(first // length, (last - 1) // length + 1)
-        parts = [order(epoch)[max(first - epoch * length, 0) : last - epoch * length] for epoch in epochs]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        sequences = self._sequences[domain]
+        if len(sequences) == 1:
+            return sequences[0].between(first, last)
+        # Position p is of class p mod n, and there the one with number p div n.
+        n, picks = len(sequences), torch.empty(last - first, dtype=torch.long, device=self._place)
+        for number, sequence in enumerate(sequences):
+            picks[(number - first) % n :: n] = sequence.between(
+                (first - number + n - 1) // n, (last - number + n - 1) // n
+            )
+        return picks
 
     def _finish(self, gathered: dict[str, Tensor]) -> dict[str, Tensor]:
         """Bring a gathered batch to the device and images from bytes to [-1, 1]."""
@@ -155,9 +174,29 @@ def _fits(tensors: Iterable[Tensor], device: torch.device) -> bool:
     return device.type == "cuda" and needed <= torch.cuda.mem_get_info(device)[0] * SHARE_OF_MEMORY
 
 
+class _Sequence:
+    """An endless sequence of samples, epoch after epoch; of all `length` of a domain, or of those `chosen` of it."""
+
+    def __init__(self, length: int, seed: int, name: str, place: torch.device, chosen: Tensor | None = None) -> None:
+        self._length, self._chosen = length if chosen is None else len(chosen), chosen
+        # Two epochs: a batch may straddle them. On the device, so that no step waits for the host.
+        self._order = lru_cache(maxsize=2)(partial(_order, self._length, seed, name, place))
+
+    def between(self, first: int, last: int) -> Tensor:
+        """The samples at [first, last); int64."""
+        epochs = range(first // self._length, (last - 1) // self._length + 1)
+        parts = [self._order(e)[max(first - e * self._length, 0) : last - e * self._length] for e in epochs]
+        found = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return found if self._chosen is None else self._chosen[found]
+
+
 def _order(length: int, seed: int, domain: str, place: torch.device, epoch: int) -> Tensor:
     """The order of an epoch: int64 [length], drawn on the CPU so that it is the same for every device."""
-    digest = hashlib.sha256(f"{seed}/{epoch}/{domain}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    generator = torch.Generator().manual_seed(_number(seed, epoch, domain))
     order = torch.randperm(length, generator=generator)
     return order.pin_memory().to(place, non_blocking=True) if place.type == "cuda" else order
+
+
+def _number(*parts: int | str) -> int:
+    """A seed that is a pure function of the parts."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
