@@ -17,7 +17,7 @@ class CDAN(DANN):
     def __init__(
         self,
         data: DataSpec,
-        net: Literal["lenet", "compact", "svhn", "usps", "deep"] = "lenet",
+        net: Literal["lenet", "slim", "compact", "svhn", "usps", "deep"] = "lenet",
         hidden: PositiveInt = 256,  # width of the domain classifier, which takes features x classes values
         entropy: bool = True,  # weigh a sample by 1 + exp(-entropy of its prediction), eq. 8 and 9; False: CDAN
         strength: Literal["ramp", "constant"] = "ramp",  # of lambda: from 0 to weight, or always weight

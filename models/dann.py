@@ -19,7 +19,7 @@ class DANN(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: Literal["lenet", "compact", "svhn", "usps", "deep"] = "lenet",
+        net: Literal["lenet", "slim", "compact", "svhn", "usps", "deep"] = "lenet",
         strength: Literal["ramp", "constant"] = "ramp",  # of lambda: from 0 to weight, sec. 5.2.2, or always weight
         gamma: PositiveFloat = 10.0,  # steepness of the ramp of lambda, sec. 5.2.2
         weight: NonNegativeFloat = 1.0,  # lambda at the end of the ramp

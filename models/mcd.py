@@ -16,7 +16,7 @@ class MCD(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: Literal["lenet", "compact", "svhn", "usps", "deep"] = "lenet",
+        net: Literal["lenet", "slim", "compact", "svhn", "usps", "deep"] = "lenet",
         rounds: PositiveInt = 2,  # updates of the extractor per iteration, n of the paper's step C
         optimizer: Literal["sgd", "adam"] = "adam",
         lr: PositiveFloat = 2e-4,

@@ -16,7 +16,7 @@ class SourceOnly(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: Literal["lenet", "compact", "svhn", "usps", "deep"] = "lenet",
+        net: Literal["lenet", "slim", "compact", "svhn", "usps", "deep"] = "lenet",
         optimizer: Literal["sgd", "adam"] = "sgd",
         lr: PositiveFloat = 0.01,  # at the start
         schedule: Literal["inverse", "constant"] = "inverse",  # of the learning rate: lr (1 + 10 p)^-0.75, or lr

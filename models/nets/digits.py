@@ -48,6 +48,19 @@ def compact(channels: int, size: int, classes: int) -> Parts:
     return Parts(extractor, classifier, domain, features)
 
 
+def slim(channels: int, size: int, classes: int) -> Parts:
+    """Three convolutions and a hidden layer, all in the extractor: the domains meet in 128 features without a place."""
+    extractor = nn.Sequential(
+        nn.Conv2d(channels, 16, 5, padding=2), nn.MaxPool2d(2), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 5, padding=2), nn.MaxPool2d(2), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1), nn.MaxPool2d(2), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten(),
+    )  # fmt: skip
+    extractor.extend([nn.Linear(width(extractor, channels, size), 128), nn.BatchNorm1d(128), nn.ReLU()])
+    classifier = nn.Sequential(nn.Linear(128, classes))
+    domain = nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 2))
+    return Parts(extractor, classifier, domain, 128)
+
+
 def svhn(channels: int, size: int, classes: int) -> Parts:
     """Three convolutions and two hidden layers, dropout in the extractor; 3,136 features of a 28-pixel image."""
     extractor = nn.Sequential(
@@ -94,7 +107,7 @@ def deep(channels: int, size: int, classes: int) -> Parts:
     return Parts(extractor, classifier, domain, features)
 
 
-NETS = {"lenet": lenet, "compact": compact, "svhn": svhn, "usps": usps, "deep": deep}
+NETS = {"lenet": lenet, "slim": slim, "compact": compact, "svhn": svhn, "usps": usps, "deep": deep}
 
 
 def convolution(inputs: int, outputs: int, kernel: int) -> tuple[nn.Module, nn.Module]:
