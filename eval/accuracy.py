@@ -2,18 +2,23 @@
 
 Metrics: `accuracy/<domain>` in [0, 1], of the last weights. Where milestones were kept, others say what an earlier
 stop would have given on the target (or the only set): `best/…` is of the milestone with the best accuracy on the
-source's (or the only set's) validation labels, `oracle/…` of the one with the best accuracy on the target's: without
-target labels nobody could choose it, hence the name. Of equals the earliest is taken.
+source's (or the only set's) validation labels, `infomax/…` of the one whose predictions of the target's validation
+images hold the most information, which takes no label, and `oracle/…` of the one with the best accuracy on the
+target's validation labels: without these nobody could choose it, hence the name. Of equals the earliest is taken.
 """
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import entr, softmax
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
 from eval import figures
 from eval.record import Result
 from eval.subject import Subject
+from trainer.config import ConfigError
+
+INFORMATION = "validation/information/target"  # nats
 
 
 def evaluate(subject: Subject) -> Result:
@@ -23,17 +28,32 @@ def evaluate(subject: Subject) -> Result:
         row = result.history.setdefault(milestone.step, {})
         for domain in subject.domains:
             for split in ("validation", "test"):
-                true, predicted = predictions(milestone, domain, split)
+                true, logits = predictions(milestone, domain, split)
+                predicted = logits.argmax(1)
                 row[name(split, domain)] = float((true == predicted).mean())
+                if (split, domain) == ("validation", "target"):
+                    row[INFORMATION] = information(logits)
                 if milestone is subject and split == "test":
                     report(subject, domain, true, predicted, result)
     if len(result.history) > 1:
-        first, *_, last = [*subject.domains, *subject.domains]
-        for domain in (first, last) if first != last else (first,):
-            rule = "oracle" if domain == "target" else "best"
-            chosen = max(result.history.values(), key=lambda row: row[name("validation", domain)])
+        last = list(subject.domains)[-1]
+        rules = {"oracle" if domain == "target" else "best": name("validation", domain) for domain in subject.domains}
+        if "target" in subject.domains:
+            rules["infomax"] = INFORMATION
+        for rule, criterion in rules.items():
+            chosen = max(result.history.values(), key=lambda row: row[criterion])
             result.metrics[f"{rule}/{name('test', last)}"] = chosen[name("test", last)]
     return result
+
+
+def information(logits: NDArray[np.float32]) -> float:
+    """Mutual information of image and predicted class, in nats: H(mean p) - mean H(p), from 0 to log(classes).
+
+    High where predictions are sure of themselves and spread over the classes (Bridle et al., NIPS 1991; as a criterion
+    of choice without labels: Musgrave et al., 2021). logits [n, classes].
+    """
+    p = softmax(logits.astype(np.float64), axis=1)
+    return float(entr(p.mean(0)).sum() - entr(p).sum(1).mean())
 
 
 def report(
@@ -52,11 +72,16 @@ def report(
     figures.save(figures.confusion(counts, title), subject.folder / f"{stem}.png")
 
 
-def predictions(subject: Subject, domain: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """True and predicted classes of a split, [n] each."""
+def predictions(subject: Subject, domain: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """True classes [n] of a split and the method's logits [n, classes]; ConfigError if the classes are not known."""
     arrays = subject.arrays(domain, split)
-    logits = subject.over(subject.capability("predict", "accuracy"), arrays.images)
-    return np.asarray(arrays.labels), logits.argmax(1)
+    true = np.asarray(arrays.labels)
+    if not len(true) or true.min() < 0:
+        raise ConfigError(
+            f"{subject.run.path}: eval.metrics: accuracy: the {split} split of {subject.domains[domain]} "
+            f"({domain or 'dataset'}) has images without a label; leave accuracy out, or choose a labelled set"
+        )
+    return true, subject.over(subject.capability("predict", "accuracy"), arrays.images)
 
 
 def name(split: str, domain: str) -> str:

@@ -31,9 +31,10 @@ def confusion(counts: NDArray[np.int64], title: str) -> Figure:
     axes = figure.add_subplot()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set(xlabel="predicted", ylabel="true, and its share that is found", title=title)
     if len(counts) <= LEGIBLE:
-        axes.set(xticks=range(len(counts)), yticks=range(len(counts)))
+        found = [f"{number}  {100 * share[number, number]:.0f} %" for number in range(len(counts))]
+        axes.set(xticks=range(len(counts)), yticks=range(len(counts)), yticklabels=found)
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 shade = "white" if share[row, column] > 0.5 else "black"

@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from threadpoolctl import threadpool_limits
 
 import models
-from eval import accuracy, figures, main, record, tsne
+from eval import accuracy, figures, main, proxy_distance, record, tsne
 from eval.record import Result
 from eval.subject import Subject
 from models.base import DataSpec, Method
@@ -205,12 +205,40 @@ def test_the_oracle_is_the_test_value_of_the_milestone_that_target_validation_la
             f"{prefix}accuracy/{domain}": share(run, step, domain, split)
             for domain in ("source", "target")
             for prefix, split in (("validation/", "validation"), ("", "test"))
-        }
-    for rule, domain in (("oracle", "target"), ("best", "source")):
-        chosen = max(history, key=lambda step: history[step][f"validation/accuracy/{domain}"])
+        } | {"validation/information/target": row["validation/information/target"]}
+    criteria = {"oracle": "accuracy/target", "best": "accuracy/source", "infomax": "information/target"}
+    for rule, criterion in criteria.items():
+        chosen = max(history, key=lambda step: history[step][f"validation/{criterion}"])
         assert metrics[f"{rule}/accuracy/target"] == share(run, chosen, "target")
     assert metrics["oracle/accuracy/target"] != metrics["accuracy/target"]
-    assert set(metrics) == {"accuracy/source", "accuracy/target", "best/accuracy/target", "oracle/accuracy/target"}
+    plain = {"accuracy/source", "accuracy/target"}
+    assert set(metrics) == plain | {f"{rule}/accuracy/target" for rule in criteria}
+
+
+def test_information_is_the_mutual_information_of_image_and_class() -> None:
+    """0 where all images are given the same class, or none; log of the classes where each is surely of its own."""
+    sure = 50 * np.eye(4)
+    assert accuracy.information(sure) == pytest.approx(np.log(4))
+    assert accuracy.information(np.tile(sure[0], (4, 1))) == pytest.approx(0)
+    assert accuracy.information(np.zeros((5, 4))) == pytest.approx(0)
+    logits = np.random.RandomState(0).normal(size=(7, 3)) * 3
+    joint = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) / 7  # p(image, class), each image as likely
+    by_hand = sum(p * np.log(p / (joint[i].sum() * joint[:, k].sum())) for (i, k), p in np.ndenumerate(joint))
+    assert accuracy.information(logits.astype(np.float32)) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_target_without_labels_has_no_accuracy(
+    run: Path, data_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(data_root, tmp_path / "data"))
+    (labels,) = root.glob("cache/mnistm5k-*/test_labels.npy")
+    np.save(labels, np.full(1000, -1))
+    set_config(run, "data", root=str(root))
+    assert main.main([str(run), "--metrics", "accuracy", "tsne"]) == 2
+    said = "accuracy: the test split of mnistm5k (target) has images without a label; leave accuracy out, or choose"
+    assert said in capsys.readouterr().err
+    assert said in failure(run)
+    assert list(found(run)["provenance"]["evaluations"]) == ["tsne"]
 
 
 def test_without_milestones_nothing_is_chosen(run: Path) -> None:
@@ -432,7 +460,7 @@ def test_milestones_are_held_one_at_a_time(run: Path, monkeypatch: pytest.Monkey
         nonlocal most
         networks.append(weakref.ref(subject.method))
         most = max(most, len({id(network()) for network in networks if network() is not None}))
-        return np.zeros(10, int), np.zeros(10, int)
+        return np.zeros(10, int), np.zeros((10, 10))
 
     monkeypatch.setattr(accuracy, "predictions", predictions)
     assert main.main([str(run), "--metrics", "accuracy"]) == 0
@@ -468,7 +496,10 @@ def test_bad_arguments_touch_nothing(run: Path, tmp_path: Path, capsys: pytest.C
     before = sorted(tmp_path.rglob("*"))
     assert main.main([str(run), "--metrics", "acuracy"]) == 2
     message = capsys.readouterr().err
-    assert message == "error: --metrics: unknown metric 'acuracy'; did you mean 'accuracy'? valid: accuracy, tsne\n"
+    assert (
+        message == "error: --metrics: unknown metric 'acuracy'; did you mean 'accuracy'? "
+        "valid: accuracy, proxy_distance, tsne\n"
+    )
     assert main.main([str(tmp_path)]) == 2
     assert f"error: {tmp_path}: is no run directory: it has no config.yaml" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
@@ -477,7 +508,7 @@ def test_bad_arguments_touch_nothing(run: Path, tmp_path: Path, capsys: pytest.C
 def test_a_run_that_names_no_metrics_needs_some(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_config(run, "eval", metrics=[])
     assert main.main([str(run)]) == 2
-    assert "eval.metrics: names nothing; give --metrics, of: accuracy, tsne" in capsys.readouterr().err
+    assert "eval.metrics: names nothing; give --metrics, of: accuracy, proxy_distance, tsne" in capsys.readouterr().err
 
 
 def remove(path: Path) -> None:
@@ -588,3 +619,30 @@ def test_files_with_an_evaluation_are_the_metrics() -> None:
     assert not {"main", "record", "report", "results", "subject"} & set(metrics())
     assert json.dumps(Result().metrics) == "{}"
     assert record.exported(Run(Path("nowhere"))) == {}
+
+
+# --- the distance of the domains
+
+
+def test_proxy_distance_is_zero_for_equal_domains_and_two_for_domains_apart() -> None:
+    random = np.random.RandomState(0)
+    one, two = random.normal(size=(2, 400, 5)).astype(np.float32)
+    assert abs(proxy_distance.distance(one, two)) < 0.25
+    assert proxy_distance.distance(one, two + 100) == 2
+    # Two normal densities a distance 2 apart: the best line errs with probability Phi(-1).
+    apart = proxy_distance.distance(one[:, :1], two[:, :1] + 2)
+    assert apart == pytest.approx(2 * (1 - 2 * stats.norm.cdf(-1)), abs=0.2)
+    assert proxy_distance.distance(one, two[:30]) == pytest.approx(0, abs=0.8)
+
+
+def test_proxy_distance_is_measured_on_the_features_of_the_last_weights(run: Path) -> None:
+    assert main.main([str(run), "--metrics", "proxy_distance"]) == 0
+    (measured,) = found(run)["metrics"].values()
+    assert -0.3 < measured <= 2
+    assert found(run)["provenance"]["proxy_a_distance"]["n"] == 2 * proxy_distance.IMAGES
+
+
+def test_proxy_distance_needs_two_domains(plugin: Callable[..., Path]) -> None:
+    lone = plugin("predict", "features")
+    assert main.main([str(lone), "--metrics", "proxy_distance"]) == 2
+    assert "proxy_distance compares two domains, this run has one set; leave it out" in failure(lone)
