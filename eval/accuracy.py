@@ -7,6 +7,8 @@ images hold the most information, which takes no label, and `oracle/…` of the 
 target's validation labels: without these nobody could choose it, hence the name. Of equals the earliest is taken.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr, softmax
@@ -46,7 +48,7 @@ def evaluate(subject: Subject) -> Result:
     return result
 
 
-def information(logits: NDArray[np.float32]) -> float:
+def information(logits: NDArray[np.floating[Any]]) -> float:
     """Mutual information of image and predicted class, in nats: H(mean p) - mean H(p), from 0 to log(classes).
 
     High where predictions are sure of themselves and spread over the classes (Bridle et al., NIPS 1991; as a criterion

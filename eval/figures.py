@@ -53,12 +53,29 @@ def embedding(
     panels = min(len(sets), 2)
     figure = Figure(figsize=(4.9 * panels, 4.8), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    turbo = colormaps["turbo"].resampled(classes)
-    colours = CLASSES if classes <= len(CLASSES) else [to_hex(turbo(number)) for number in range(classes)]
-    scatter(axes[0], points, labels, [str(number) for number in range(classes)], colours, "class")
+    scatter(axes[0], points, labels, [str(number) for number in range(classes)], shades(classes), "class")
     if panels > 1:
         scatter(axes[1], points, domains, [f"{domain} ({name})" for domain, name in sets.items()], DOMAINS, "domain")
     return figure
+
+
+def embeddings(
+    rows: Sequence[tuple[str, NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]], sets: Mapping[str, str]
+) -> Figure:
+    """Draw a row of two panels, by class and by domain, for each (label, points [n, 2], classes [n], domains [n])."""
+    figure = Figure(figsize=(9.8, 4.5 * len(rows) + 0.3), layout="constrained")
+    classes = 1 + max(int(labels.max()) for _, _, labels, _ in rows)
+    names = [str(number) for number in range(classes)], [f"{domain} ({name})" for domain, name in sets.items()]
+    for (label, points, labels, domains), axes in zip(rows, figure.subplots(len(rows), 2, squeeze=False), strict=True):
+        scatter(axes[0], points, labels, names[0], shades(classes), f"{label}: class")
+        scatter(axes[1], points, domains, names[1], DOMAINS, "domain")
+    return figure
+
+
+def shades(classes: int) -> Sequence[str]:
+    """A colour for each class."""
+    turbo = colormaps["turbo"].resampled(classes)
+    return CLASSES if classes <= len(CLASSES) else [to_hex(turbo(number)) for number in range(classes)]
 
 
 def scatter(

@@ -20,6 +20,7 @@ from PIL import Image
 from eval.cells import cell, deviation, digits, duration, oracle, shown
 from eval.curves import LIMIT, Points, draw
 from eval.results import Setting, Sweep, Trial, read_sweep
+from eval.scenario import Scenario, mean, scenarios
 from trainer.config import ConfigError
 from trainer.run import write_text
 
@@ -32,10 +33,11 @@ def write_report(sweep_dir: Path) -> Path:
     sweep = read_sweep(sweep_dir)
     report = sweep_dir / "report"
     report.mkdir(exist_ok=True)
+    pairs = scenarios(sweep, sweep_dir, report)
     for name, text in {
         "results.csv": table(sweep),
-        "results.md": markdown(sweep),
-        "index.html": page(sweep, sweep_dir),
+        "results.md": markdown(sweep, pairs),
+        "index.html": page(sweep, sweep_dir, pairs),
     }.items():
         write_text(report / name, text.encode(errors="replace").decode())  # a file name may be no Unicode
     return report / "index.html"
@@ -52,13 +54,13 @@ def table(sweep: Sweep) -> str:
     return file.getvalue()
 
 
-def markdown(sweep: Sweep) -> str:
-    """results.md: settings with mean ± std over seeds, trials, and what failed."""
+def markdown(sweep: Sweep, pairs: Sequence[Scenario]) -> str:
+    """results.md: settings with mean ± std over seeds, source and target, trials, and what failed."""
     metrics = [f"{name} †" if oracle(name) else name for name in sweep.metrics]
     settings = []
     for s in sweep.settings:
         cells = [cell(s.trials[0].config, "method"), *(shown(s.trials[0].config, key) for key in sweep.keys)]
-        settings.append([*cells, str(s.n), *(_mean(s, name) for name in sweep.metrics)])
+        settings.append([*cells, str(s.n), *(mean(s, name) for name in sweep.metrics)])
     trials = []
     for t in sweep.trials:
         cells = [t.name, t.state, t.method, *(shown(t.config, key) for key in sweep.swept)]
@@ -69,6 +71,7 @@ def markdown(sweep: Sweep) -> str:
         "## Settings",
         "Mean ± sample standard deviation over the n seeds that have finished and are evaluated.",
         _table(["method", *sweep.keys, "n", *metrics], settings),
+        *(text for pair in pairs for text in _scenario(pair)),
         "## Trials",
         _table(["trial", "state", "method", *sweep.swept, *metrics], trials),
     ]
@@ -80,7 +83,7 @@ def markdown(sweep: Sweep) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def page(sweep: Sweep, folder: Path) -> str:
+def page(sweep: Sweep, folder: Path, pairs: Sequence[Scenario]) -> str:
     """index.html: one file that asks for nothing over the network; everything in it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -98,6 +101,7 @@ def page(sweep: Sweep, folder: Path) -> str:
         sweep=sweep,
         written=datetime.now(timezone.utc),
         command=f"tensorboard --logdir {shlex.quote(sweep.name if here.startswith('..') else here)}",
+        scenarios=[(pair, _embed(folder / "report" / pair.picture) if pair.picture else "") for pair in pairs],
         evaluations=_figures(sweep, lambda trial: trial.history, markers=True),
         curves=_figures(sweep, lambda trial: trial.curves, markers=False),
         pictures=_pictures(sweep, folder),
@@ -152,12 +156,20 @@ def _embed(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def _mean(setting: Setting, metric: str) -> str:
-    if not (summary := setting.summary(metric)):
-        return ""
-    mean, std, n = summary
-    text = digits(mean) if std is None else f"{digits(mean)} ± {deviation(mean, std)}"
-    return text if n == setting.n else f"{text} (n = {n})"
+def _scenario(pair: Scenario) -> list[str]:
+    """The rows of a source and a target, as markdown."""
+    parts = [
+        f"## {_plain(pair.source)} → {_plain(pair.target)}",
+        "Accuracy on the target's test split, by how the weights are chosen; reported: lowest to highest in public "
+        "reports, which are not runs of this project.",
+        _table(
+            ["setting", "n", *pair.columns, "reported"], [[r.label, str(r.n), *r.cells, r.reported] for r in pair.rows]
+        ),
+    ]
+    if by_class := [row for row in pair.rows if row.classes]:
+        head = ["share found of class", *map(str, range(max(len(row.classes) for row in by_class)))]
+        parts.append(_table(head, [[row.label, *(f"{share:.3f}" for share in row.classes)] for row in by_class]))
+    return parts
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

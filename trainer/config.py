@@ -103,10 +103,26 @@ class Train(Section):
     export_every: NonNegativeInt = 0  # steps between weights kept for evaluation; 0: only the last
 
 
+def known_plugin(name: str) -> str:
+    """Check that models/ has a method of that name; ValueError with the nearest name otherwise."""
+    return nearest(name, models.names(), "method")
+
+
+def span(low_high: tuple[float, float]) -> tuple[float, float]:
+    """Check that the first number is not above the second."""
+    if low_high[0] > low_high[1]:
+        raise ValueError("must be [lowest, highest]")
+    return low_high
+
+
 class Eval(Section):
     """What the evaluation job measures once training is done."""
 
     metrics: list[Metric] = Field(default_factory=list)
+    # Method -> lowest and highest accuracy/target in public reports, shown beside ours.
+    reference: dict[
+        Annotated[str, AfterValidator(known_plugin)], Annotated[tuple[float, float], AfterValidator(span)]
+    ] = Field(default_factory=dict)
 
 
 class Resources(Section):
@@ -239,6 +255,14 @@ def check(config: Config) -> None:
         config.data.shape()
     except ValueError as error:
         raise ValueError(f"data: {error}") from None
+    if config.data.source is not None and config.data.source == config.data.target:
+        raise ValueError(
+            f"data.target: {config.data.target!r} is the source, too, so there is nothing to adapt to; give another set"
+        )
+    if config.data.balanced and not any(key.endswith("labels") for key in reads):
+        raise ValueError(
+            f"data.balanced: {config.method} reads no labels, so classes cannot be drawn as often; leave it out"
+        )
     parts = config.resources.nodes * config.resources.processes() * config.train.micro_batches
     check_divides(config.train.batch_size, parts)
 

@@ -191,9 +191,17 @@ def build(run: Path, config: Config, accelerator: "Accelerator") -> "tuple[Train
     except ValueError as error:
         raise ConfigError(f"{run}: model: {error}") from None
     arrays = {domain: load(name, "train", root, size, channels) for domain, name in sets.items()}
-    place = (accelerator.process_index, accelerator.num_processes, accelerator.device)
-    chosen = {"balanced": config.data.balanced, "jitter": config.data.jitter}
-    batches = Batches(arrays, method.reads, config.train.batch_size, config.train.seed, *place, **chosen)
+    batches = Batches(
+        arrays,
+        method.reads,
+        config.train.batch_size,
+        config.train.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        accelerator.device,
+        balanced=config.data.balanced,
+        jitter=config.data.jitter,
+    )
     return Trainer(method, accelerator, config.train), batches
 
 
