@@ -17,7 +17,7 @@ class MCD(Method):
         self,
         data: DataSpec,
         net: Literal["lenet", "slim", "compact", "svhn", "usps", "deep"] = "lenet",
-        rounds: PositiveInt = 2,  # updates of the extractor per iteration, n of the paper's step C
+        rounds: PositiveInt = 4,  # updates of the extractor per iteration, n of step C
         optimizer: Literal["sgd", "adam"] = "adam",
         lr: PositiveFloat = 2e-4,
         schedule: Literal["inverse", "constant"] = "constant",  # of the learning rate: lr (1 + 10 p)^-0.75, or lr
