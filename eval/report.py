@@ -71,9 +71,9 @@ def markdown(sweep: Sweep, pairs: Sequence[Scenario]) -> str:
         "## Settings",
         "Mean ± sample standard deviation over the n seeds that have finished and are evaluated.",
         _table(["method", *sweep.keys, "n", *metrics], settings),
-        *(text for pair in pairs for text in _scenario(pair)),
         "## Trials",
         _table(["trial", "state", "method", *sweep.swept, *metrics], trials),
+        *(text for pair in pairs for text in _scenario(pair)),
     ]
     if any(oracle(name) for name in sweep.metrics):
         parts.append("† chosen with target labels: not to be had without them.")

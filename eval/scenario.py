@@ -108,7 +108,7 @@ def _draw(source: str, target: str, settings: list[Setting], folder: Path, repor
 def _arrays(folder: Path, trial: Trial, name: str, fields: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Arrays that an evaluation has kept; empty where they are missing, or no such arrays."""
     try:
-        with np.load(folder / trial.name / "eval" / name, allow_pickle=False) as file:
-            return {field: file[field] for field in fields}
+        with (folder / trial.name / "eval" / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {field: arrays[field] for field in fields}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}
