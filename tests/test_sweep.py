@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -356,7 +356,20 @@ def every_key() -> Iterator[tuple[str, str]]:
 def other_values(value: Any) -> Iterator[Any]:
     if isinstance(value, int | float):
         yield from (value * 2, value + 1, value / 2)
-    yield from (1, 2, 3, 0.25, "mnist", "usps", "bf16", "01:00:00", "other", ["accuracy"], {"partition": "gpu"})
+    yield from (
+        1,
+        2,
+        3,
+        0.25,
+        "mnist",
+        "usps",
+        "bf16",
+        "01:00:00",
+        "other",
+        ["accuracy"],
+        {"partition": "gpu"},
+        {"dann": [0.1, 0.2]},
+    )
     yield from (*models.names(), "lenet", "compact", True, False)
 
 
@@ -365,7 +378,9 @@ def test_identity_changes_with_all_that_can_change_the_weights_and_with_nothing_
     start = {"name": "a", "method": method, "data": {"source": "mnist5k", "target": "mnistm5k", "size": 28}}
     before = resolve(start, "here")
     old = dict(leaves(before.model_dump())).get(key, before.model_dump().get(key.split(".")[0]))
-    for value in other_values(old):
+    choices = {f"model.{h.name}": get_args(h.annotation) for h in models.signature(method).hyperparameters}
+    words = [choice for choice in choices.get(key, ()) if isinstance(choice, str)]
+    for value in (*words, *other_values(old)):
         changed = resolve(start, "here").model_dump()
         if key == "method":
             changed["model"] = {}
