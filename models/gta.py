@@ -23,6 +23,7 @@ class GTA(Method):
     def __init__(
         self,
         data: DataSpec,
+        width: PositiveInt = 64,  # channels of the first convolutions; all others are multiples of it
         noise: PositiveInt = 512,  # dimensions
         adversarial: NonNegativeFloat = 0.1,  # alpha: weight of D's terms in F's loss
         target: NonNegativeFloat = 0.3,  # beta: weight of the target's term among these
@@ -30,10 +31,10 @@ class GTA(Method):
         beta1: NonNegativeFloat = 0.8,  # of Adam
     ) -> None:
         super().__init__()
-        self.embedding = Embedding(data.channels)
-        self.classifier = classifier(data.classes)
-        self.generator = Generator(data.channels, data.classes, noise)
-        self.discriminator = Discriminator(data.channels, data.classes)
+        self.embedding = Embedding(data.channels, width)
+        self.classifier = classifier(data.classes, width)
+        self.generator = Generator(data.channels, data.classes, noise, width)
+        self.discriminator = Discriminator(data.channels, data.classes, width)
         self.classes, self.noise = data.classes, noise
         self.adversarial, self.target = adversarial, target
         self.adam = partial(Adam, lr=lr, betas=(beta1, 0.999))

@@ -14,7 +14,7 @@ from models.dann import DANN
 from models.mcd import MCD
 from models.nets import digits
 from models.source_only import SourceOnly
-from tests.processes import SPEC, batches
+from tests.processes import SPEC, batches, small
 from tests.test_methods import state, trainer
 from trainer.data.batches import Batches
 from trainer.data.cache import Arrays
@@ -216,7 +216,7 @@ def test_wrong_labels_of_the_target_change_no_bit_of_the_weights(name: str) -> N
     trained = []
     for labels in (np.arange(40) % 10, np.full(40, 3), np.full(40, -1)):
         torch.manual_seed(0)
-        training = trainer(models.load(name)(SPEC))
+        training = trainer(small(name, SPEC))
         drawn = Batches(domains(labels), models.load(name).reads, 12, 0, 0, 1, CPU, balanced=True, jitter=0.2)
         for _ in training.fit(drawn.at(step) for step in range(3)):
             pass
