@@ -1,0 +1,57 @@
+"""Mean and covariance of feature vectors, streamed: sums in float64, whose memory does not grow with their number."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+
+class Moments:
+    """Count, sum and sum of outer products of vectors [d]; those of two parts add up to those of the whole."""
+
+    def __init__(self, width: int, device: torch.device | str = "cpu", sums: Array | None = None) -> None:
+        """Of no vectors yet, or with the `sums` of others, float64 [1 + d + d²]; ValueError if they have another d."""
+        self.width = width
+        # All in one tensor: one collective adds up processes, one array is what a file holds.
+        self.sums = torch.zeros(1 + width + width**2, dtype=torch.float64, device=device)
+        if sums is not None:
+            if sums.shape != self.sums.shape:
+                raise ValueError(f"sums of {sums.shape} values are not those of features of width {width}")
+            self.sums += torch.from_numpy(sums).to(device)
+
+    @property
+    def count(self) -> int:
+        return int(self.sums[0].item())
+
+    def add(self, features: Tensor) -> None:
+        """Take in vectors [n, d], summed where this is; ValueError if one is not finite or of another width."""
+        if features.shape[1:] != (self.width,):
+            raise ValueError(f"features of shape {tuple(features.shape)} are not vectors of width {self.width}")
+        x = features.to(self.sums.device, torch.float64)
+        if not x.isfinite().all():
+            raise ValueError("the features are not finite")
+        self.sums[0] += len(x)
+        self.sums[1 : 1 + self.width] += x.sum(0)
+        self.sums[1 + self.width :].view(self.width, self.width).addmm_(x.T, x)
+
+    def merge(self, other: "Moments") -> None:
+        """Take in all that another has seen."""
+        self.sums += other.sums.to(self.sums.device)
+
+    def reduce(self) -> None:
+        """Give every process of a group, if there is one, the moments of what all of them have seen."""
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.sums)
+
+    def gaussian(self) -> tuple[Array, Array]:
+        """Mean [d] and unbiased covariance [d, d]; ValueError for fewer than two vectors."""
+        count, sums = self.count, np.asarray(self.sums.cpu())
+        if count < 2:
+            raise ValueError(f"{count} images have no covariance; two are the least")
+        mean = sums[1 : 1 + self.width] / count
+        outer: Any = sums[1 + self.width :].reshape(self.width, self.width)
+        return mean, (outer - count * np.outer(mean, mean)) / (count - 1)
