@@ -1,0 +1,67 @@
+"""How far a method's samples are from its set, in the features of some network: what fid and fid_classifier share."""
+
+from importlib import metadata
+from typing import Any
+
+from eval.distances import density_coverage, frechet, kid, precision_recall
+from eval.draw import draw
+from eval.extractor import Extractor, Statistics, collect
+from eval.record import Result
+from eval.reference import reference
+from eval.subject import Subject
+from trainer.config import ConfigError
+
+LARGEST = 10_000  # samples; else as many as the test split has
+LIBRARIES = ("pytorch-fid", "scipy", "torchvision")
+
+
+def compare(subject: Subject, domain: str, extractor: Extractor, suffix: str = "") -> Result:
+    """Compare samples of every milestone with the test split and, to choose among milestones, with the validation one.
+
+    Metrics: fid, kid, precision, recall, density, coverage, each with the suffix, of the last weights against the test
+    split; best/fid of the milestone that is nearest to the validation split. FID falls as there are more images:
+    compare it between equal numbers only.
+    """
+    splits = {split: reference(subject, domain, split, extractor) for split in ("validation", "test")}
+    n, number = min(splits["test"].moments.count, LARGEST), subject.config.train.seed
+    result, fid = Result(), f"fid{suffix}"
+    for milestone in subject.milestones():
+        try:
+            fake = collect(draw(milestone, n, number, fid), extractor)
+            found = measure(splits["test"], fake)
+            validation = frechet(splits["validation"].moments.gaussian(), fake.moments.gaussian())
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"{subject.run.path}: step {milestone.step}: {fid}: {error}") from None
+        row = {f"{name}{suffix}": value for name, value in found.items()}
+        result.history[milestone.step] = {f"validation/{fid}": validation, **row}
+        if milestone is subject:
+            result.metrics |= row
+    if len(result.history) > 1:
+        best = min(result.history.values(), key=lambda row: row[f"validation/{fid}"])
+        result.metrics[f"best/{fid}"] = best[fid]
+    facts: dict[str, Any] = {
+        "set": subject.domains[domain],
+        "split": "test",
+        "n_real": splits["test"].moments.count,
+        "n_real_validation": splits["validation"].moments.count,
+        "n_fake": n,
+        "extractor": extractor.name,
+        "sha256": extractor.sha256,
+        "width": extractor.width,
+        "resize": extractor.resize,
+        "step": subject.step,
+        "seed": number,
+        "versions": {library: metadata.version(library) for library in LIBRARIES},
+    }
+    result.provenance[fid] = facts | extractor.provenance
+    return result
+
+
+def measure(real: Statistics, fake: Statistics) -> dict[str, float]:
+    """All distances; ValueError if there are fewer than two images on either side."""
+    found = {"fid": frechet(real.moments.gaussian(), fake.moments.gaussian()), "kid": kid(real.features, fake.features)}
+    found["precision"], found["recall"] = precision_recall(real.features, fake.features)
+    found["density"], found["coverage"] = density_coverage(real.features, fake.features)
+    return found

@@ -1,0 +1,16 @@
+"""The distances of eval/fid.py in the features of a small classifier of the run's own set: fid_classifier, and so on.
+
+Needs no weights from elsewhere: eval/classifier.py trains them. The numbers are not FID and not on its scale.
+"""
+
+from eval import classifier
+from eval.comparison import compare
+from eval.record import Result
+from eval.subject import Subject
+
+
+def evaluate(subject: Subject) -> Result:
+    """Compare with the lone set, or with the source; ConfigError or DataError says what is missing."""
+    subject.capability("sample", "fid_classifier")
+    domain = next(iter(subject.domains))
+    return compare(subject, domain, classifier.extractor(subject, domain), "_classifier")
