@@ -5,7 +5,7 @@ from typing import Any
 
 from eval.distances import density_coverage, frechet, kid, precision_recall
 from eval.draw import draw
-from eval.extractor import Extractor, Statistics, collect
+from eval.extractor import Extractor, collect
 from eval.record import Result
 from eval.reference import reference
 from eval.subject import Subject
@@ -22,20 +22,26 @@ def compare(subject: Subject, domain: str, extractor: Extractor, suffix: str = "
     split; best/fid of the milestone that is nearest to the validation split. FID falls as there are more images:
     compare it between equal numbers only.
     """
-    splits = {split: reference(subject, domain, split, extractor) for split in ("validation", "test")}
-    n, number = min(splits["test"].moments.count, LARGEST), subject.config.train.seed
+    validation, test = (reference(subject, domain, split, extractor) for split in ("validation", "test"))
+    n, number = min(test.moments.count, LARGEST), subject.config.train.seed
     result, fid = Result(), f"fid{suffix}"
+    try:
+        to_choose, real = validation.moments.gaussian(), test.moments.gaussian()
+    except ValueError as error:
+        raise ConfigError(f"{subject.run.path}: {subject.domains[domain]}: {fid}: {error}") from None
     for milestone in subject.milestones():
         try:
             fake = collect(draw(milestone, n, number, fid), extractor)
-            found = measure(splits["test"], fake)
-            validation = frechet(splits["validation"].moments.gaussian(), fake.moments.gaussian())
+            made = fake.moments.gaussian()
+            found = {"fid": frechet(real, made), "kid": kid(test.features, fake.features)}
+            found["precision"], found["recall"] = precision_recall(test.features, fake.features)
+            found["density"], found["coverage"] = density_coverage(test.features, fake.features)
+            row = {f"{name}{suffix}": value for name, value in found.items()}
+            result.history[milestone.step] = {f"validation/{fid}": frechet(to_choose, made), **row}
         except ConfigError:
             raise
         except ValueError as error:
             raise ConfigError(f"{subject.run.path}: step {milestone.step}: {fid}: {error}") from None
-        row = {f"{name}{suffix}": value for name, value in found.items()}
-        result.history[milestone.step] = {f"validation/{fid}": validation, **row}
         if milestone is subject:
             result.metrics |= row
     if len(result.history) > 1:
@@ -44,8 +50,8 @@ def compare(subject: Subject, domain: str, extractor: Extractor, suffix: str = "
     facts: dict[str, Any] = {
         "set": subject.domains[domain],
         "split": "test",
-        "n_real": splits["test"].moments.count,
-        "n_real_validation": splits["validation"].moments.count,
+        "n_real": test.moments.count,
+        "n_real_validation": validation.moments.count,
         "n_fake": n,
         "extractor": extractor.name,
         "sha256": extractor.sha256,
@@ -57,11 +63,3 @@ def compare(subject: Subject, domain: str, extractor: Extractor, suffix: str = "
     }
     result.provenance[fid] = facts | extractor.provenance
     return result
-
-
-def measure(real: Statistics, fake: Statistics) -> dict[str, float]:
-    """All distances; ValueError if there are fewer than two images on either side."""
-    found = {"fid": frechet(real.moments.gaussian(), fake.moments.gaussian()), "kid": kid(real.features, fake.features)}
-    found["precision"], found["recall"] = precision_recall(real.features, fake.features)
-    found["density"], found["coverage"] = density_coverage(real.features, fake.features)
-    return found

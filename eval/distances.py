@@ -8,10 +8,9 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from eval.moments import Array
+from eval.moments import Gaussian
 
 SUBSETS, SUBSET = 100, 1000  # of KID, as in its paper
-Gaussian = tuple[Array, Array]  # mean [d] and covariance [d, d]
 
 
 def frechet(first: Gaussian, second: Gaussian) -> float:
@@ -21,24 +20,15 @@ def frechet(first: Gaussian, second: Gaussian) -> float:
     matrix that is not symmetric and, with fewer images than features, none of a singular one.
     ValueError if the Gaussians differ in width, or are not finite.
     """
-    (mean1, cov1), (mean2, cov2) = first, second
-    if mean1.shape != mean2.shape:
-        raise ValueError(f"features of width {len(mean1)} cannot be compared with those of width {len(mean2)}")
-    root = linalg.svdvals(_factor(cov1).T @ _factor(cov2)).sum()
-    distance = float(((mean1 - mean2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * root)
+    if first.mean.shape != second.mean.shape:
+        widths = f"{len(first.mean)} cannot be compared with those of width {len(second.mean)}"
+        raise ValueError(f"features of width {widths}")
+    root = linalg.svdvals(first.factor.T @ second.factor).sum()
+    spread = np.trace(first.covariance) + np.trace(second.covariance) - 2 * root
+    distance = float(((first.mean - second.mean) ** 2).sum() + spread)
     if not np.isfinite(distance):  # no comparison with zero may make something good of it
         raise ValueError(f"the distance is {distance}: a mean or covariance is not finite")
     return max(0.0, distance)
-
-
-def _factor(covariance: Array) -> Array:
-    """A [d, rank] with A Aᵀ = covariance; what is below rounding counts as zero."""
-    values, vectors = linalg.eigh(covariance, driver="evd")
-    kept = values > values[-1] * len(values) * np.finfo(float).eps
-    if not kept.any():  # all images alike: no spread in any direction
-        return np.zeros((len(values), 1))
-    factor: Array = vectors[:, kept] * np.sqrt(values[kept])
-    return factor
 
 
 def kid(real: Tensor, fake: Tensor) -> float:

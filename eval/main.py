@@ -21,7 +21,9 @@ from trainer.run import Run, runs, write_json
 EXAMPLES = """examples:
   python eval/main.py logs/dann/dann,gamma=10,seed=0-1a2b3c4d
   python eval/main.py logs/dann                           # whatever is done; what is up to date is left alone
-  python eval/main.py logs/dann/*gamma=10* --metrics accuracy"""
+  python eval/main.py logs/dann/*gamma=10* --metrics accuracy
+  python eval/main.py logs/dcgan/dcgan,seed=0-1a2b3c4d --samples 1000 --out faces
+  python eval/main.py logs/acgan/acgan,seed=0-1a2b3c4d --samples-per-class 100 --labels 0 1 --out pairs"""
 LIBRARIES = ("torch", "numpy", "scikit-learn")
 
 
@@ -35,7 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--metrics", nargs="+", help=f"instead of the run's own eval.metrics; of: {', '.join(metrics())}"
     )
     parser.add_argument("--force", action="store_true", help="evaluate again even if nothing has changed")
+    pictures = parser.add_argument_group("samples, in place of an evaluation: PNGs of one run in a new folder")
+    pictures.add_argument("--out", type=Path, metavar="DIR", help="the folder, which must not hold anything yet")
+    pictures.add_argument("--samples", type=positive, default=0, metavar="N", help="how many, of any class: 0001.png …")
+    pictures.add_argument(
+        "--samples-per-class", type=positive, default=0, metavar="N", help="how many of each: <class>_001.png …"
+    )
+    pictures.add_argument("--labels", type=int, nargs="+", default=[], metavar="CLASS", help="of these classes only")
+    pictures.add_argument("--seed", type=int, help="of the noise (default: the run's, as in its evaluation)")
+    pictures.add_argument("--step", type=int, help="of the weights, where several were kept (default: the last)")
     options = parser.parse_args(arguments)
+    if options.out or options.samples or options.samples_per_class:
+        return draw_samples(options)
     try:
         wanted = [nearest(name, metrics(), "metric") for name in options.metrics or []]
     except ValueError as error:
@@ -43,6 +56,30 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     chosen = [run for path in options.runs for run in trained(path)]
     return max((bring_up_to_date(run, wanted, options.force) for run in chosen), default=0)
+
+
+def positive(text: str) -> int:
+    """A number of images; ValueError, which argparse turns into its own words."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def draw_samples(options: argparse.Namespace) -> int:
+    """Write the samples that the command line asks for; return the exit code."""
+    faults: list[tuple[int, str]] = []
+    with noting(faults):
+        if not options.out or bool(options.samples) == bool(options.samples_per_class):
+            raise ConfigError("give --out DIR and one of --samples and --samples-per-class")
+        if len(options.runs) != 1:
+            raise ConfigError(f"{options.runs[1]}: samples are of one run; give one run directory")
+        if options.labels and not options.samples_per_class:
+            raise ConfigError("--labels: goes with --samples-per-class")
+        from eval.export import export
+
+        per_class, labels = options.samples_per_class, options.labels
+        export(Run(options.runs[0]), options.out, options.samples, per_class, labels, options.seed, options.step)
+    return max((code for code, _ in faults), default=0)
 
 
 def trained(path: Path) -> list[Run]:

@@ -1,13 +1,34 @@
 """Mean and covariance of feature vectors, streamed: sums in float64, whose memory does not grow with their number."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import linalg
 from torch import Tensor
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """The normal distribution that stands for a set of features."""
+
+    mean: Array  # [d]
+    covariance: Array  # [d, d]
+
+    @cached_property
+    def factor(self) -> Array:
+        """A [d, rank] with A Aᵀ = covariance; what is below rounding counts as zero."""
+        values, vectors = linalg.eigh(self.covariance, driver="evd")
+        kept = values > values[-1] * len(values) * np.finfo(float).eps
+        if not kept.any():  # all images alike: no spread in any direction
+            return np.zeros((len(values), 1))
+        factor: Array = vectors[:, kept] * np.sqrt(values[kept])
+        return factor
 
 
 class Moments:
@@ -47,11 +68,11 @@ class Moments:
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.sums)
 
-    def gaussian(self) -> tuple[Array, Array]:
+    def gaussian(self) -> Gaussian:
         """Mean [d] and unbiased covariance [d, d]; ValueError for fewer than two vectors."""
         count, sums = self.count, np.asarray(self.sums.cpu())
         if count < 2:
             raise ValueError(f"{count} images have no covariance; two are the least")
         mean = sums[1 : 1 + self.width] / count
         outer: Any = sums[1 + self.width :].reshape(self.width, self.width)
-        return mean, (outer - count * np.outer(mean, mean)) / (count - 1)
+        return Gaussian(mean, (outer - count * np.outer(mean, mean)) / (count - 1))

@@ -16,7 +16,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
 from eval import distances
-from eval.moments import Moments
+from eval.moments import Gaussian, Moments
 
 ROOT = Path(__file__).parents[1]
 WORKER = """
@@ -47,9 +47,9 @@ def moments(features: torch.Tensor, parts: int = 1) -> Moments:
     return found
 
 
-def gaussian(features: torch.Tensor) -> distances.Gaussian:
+def gaussian(features: torch.Tensor) -> Gaussian:
     x = features.double().numpy()
-    return x.mean(0), np.cov(x, rowvar=False)
+    return Gaussian(x.mean(0), np.cov(x, rowvar=False))
 
 
 @pytest.fixture
@@ -71,10 +71,9 @@ def pytorch_fid(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("parts", [1, 13])
 def test_mean_and_covariance_are_numpys_however_the_features_are_cut(parts: int) -> None:
     features = cloud(500, 24, shift=100.0)
-    mean, covariance = moments(features, parts).gaussian()
-    expected = gaussian(features)
-    np.testing.assert_allclose(mean, expected[0], rtol=1e-12)
-    np.testing.assert_allclose(covariance, expected[1], rtol=1e-7, atol=1e-9)
+    found, expected = moments(features, parts).gaussian(), gaussian(features)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-7, atol=1e-9)
 
 
 def test_moments_of_parts_merge_into_those_of_the_whole() -> None:
@@ -153,7 +152,8 @@ def test_features_of_another_width_are_refused() -> None:
 @pytest.mark.parametrize(("n", "width"), [(400, 16), (600, 200), (3000, 256)])
 def test_the_frechet_distance_is_pytorch_fids(n: int, width: int, pytorch_fid: Any) -> None:
     real, fake = cloud(n, width), cloud(n + 50, width, seed=1, shift=0.05)
-    expected = pytorch_fid(*gaussian(real), *gaussian(fake))
+    x, y = gaussian(real), gaussian(fake)
+    expected = pytorch_fid(x.mean, x.covariance, y.mean, y.covariance)
     assert distances.frechet(moments(real, 3).gaussian(), moments(fake, 7).gaussian()) == pytest.approx(
         expected, rel=1e-6
     )
@@ -171,9 +171,10 @@ def test_with_fewer_images_than_features_it_is_what_the_images_say() -> None:
 def test_the_frechet_distance_of_independent_coordinates_has_a_formula() -> None:
     """Σ (m1 - m2)² + (s1 - s2)², for deviations s."""
     a, b = np.array([1.0, 2.0, 0.0]), np.array([3.0, 0.5, 0.0])
-    found = distances.frechet((np.zeros(3), np.diag(a**2)), (np.array([1.0, 0, 2]), np.diag(b**2)))
+    found = distances.frechet(Gaussian(np.zeros(3), np.diag(a**2)), Gaussian(np.array([1.0, 0, 2]), np.diag(b**2)))
     assert found == pytest.approx(1 + 4 + ((a - b) ** 2).sum())
-    assert distances.frechet((a, np.zeros((3, 3))), (b, np.zeros((3, 3)))) == pytest.approx(((a - b) ** 2).sum())
+    none = np.zeros((3, 3))
+    assert distances.frechet(Gaussian(a, none), Gaussian(b, none)) == pytest.approx(((a - b) ** 2).sum())
 
 
 def test_a_set_is_at_no_distance_from_itself_and_symmetry_holds() -> None:
@@ -184,11 +185,11 @@ def test_a_set_is_at_no_distance_from_itself_and_symmetry_holds() -> None:
 
 
 def test_what_is_not_finite_is_no_distance() -> None:
-    mean, covariance = gaussian(cloud(30, 4))
+    good = gaussian(cloud(30, 4))
     with pytest.raises(ValueError, match="finite"):
-        distances.frechet((mean * np.nan, covariance), (mean, covariance))
+        distances.frechet(Gaussian(good.mean * np.nan, good.covariance), good)
     with pytest.raises(ValueError, match=r"infs or NaNs|finite"):
-        distances.frechet((mean, covariance * np.nan), (mean, covariance))
+        distances.frechet(Gaussian(good.mean, good.covariance * np.nan), good)
 
 
 # --- KID, precision and recall, density and coverage
