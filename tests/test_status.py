@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs import history, status
+from jobs import history, listing, status
 from jobs.history import Job, accounted, counts, ending, join, listed
 from jobs.logs import choose
 from jobs.output import newest
@@ -264,8 +264,8 @@ def test_counts_tell_the_causes_apart(tmp_path: Path) -> None:
         Job("3", "train", "PENDING", former=("PREEMPTED",)),
     ]
     rows = [stand(run, [job]) for run, job in zip(trials, jobs, strict=False)] + [stand(trials[3])]
-    assert status.count(rows) == "2 failed (1 out of memory, 1 time limit)  1 pending  1 queued (1 preempted)"
-    assert [status.word(row) for row in rows] == ["out of memory", "time limit", "preempted", "pending"]
+    assert listing.count(rows) == "2 failed (1 out of memory, 1 time limit)  1 pending  1 queued (1 preempted)"
+    assert [listing.word(row) for row in rows] == ["out of memory", "time limit", "preempted", "pending"]
 
 
 def test_counts_say_how_often() -> None:
@@ -293,7 +293,7 @@ def rows(tmp_path: Path) -> list[Any]:
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_no_line_is_wider_than_the_terminal(rows: list[Any], width: int) -> None:
-    lines = status.draw(rows, width).plain.split("\n")
+    lines = listing.draw(rows, width).plain.split("\n")
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     for row in rows:
@@ -304,7 +304,7 @@ def test_no_line_is_wider_than_the_terminal(rows: list[Any], width: int) -> None
 
 
 def test_a_pipe_gets_a_line_per_trial_with_everything(rows: list[Any]) -> None:
-    header, *lines = status.draw(rows).plain.split("\n")
+    header, *lines = listing.draw(rows).plain.split("\n")
     assert header.split() == ["trial", "state", "job", "node", "step", "steps/s", "left", "newest"]
     assert [line.split()[0] for line in lines] == [row.trial for row in rows]
     assert "1234567_0  n[1-2]" in lines[0]
@@ -315,7 +315,7 @@ def test_a_live_table_shows_first_what_is_urgent(rows: list[Any], monkeypatch: p
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "12")
     many = [*rows[2:] * 50, *rows[:2]]
-    lines = status.fit(many, many, ["note: x"]).plain.split("\n")
+    lines = listing.fit(many, many, ["note: x"]).plain.split("\n")
     assert len(lines) <= 12
     assert "running" in lines[1]
     assert "failed" in lines[2]
