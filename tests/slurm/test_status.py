@@ -71,6 +71,21 @@ def differences(sweep: Submitted) -> dict[str, Any]:
     return wrong
 
 
+def hold(cluster: Cluster, attempts: dict[str, Run]) -> None:
+    """Wait until each attempt trains, and have it stand still then, so that it leaves others the processor."""
+    free = dict(attempts)
+
+    def all_are_held() -> bool:
+        for attempt, run in list(free.items()):
+            status = run.status()
+            if status.get("attempt") == attempt and status["step"] > 0:
+                send(workers(run.path), signal.SIGSTOP)
+                del free[attempt]
+        return not free
+
+    cluster.wait(all_are_held, 120, f"{list(attempts)} to train")
+
+
 class Fates:
     """A sweep, and what is done to its trials."""
 
@@ -87,18 +102,8 @@ class Fates:
         }
 
     def hold(self, turn: int, *names: str) -> None:
-        """Wait until a turn of each trial trains, and have it stand still, so that it leaves others the processor."""
-        free = set(names)
-
-        def all_are_held() -> bool:
-            for name in list(free):
-                status = self.runs[name].status()
-                if status.get("attempt") == f"{self.jobs[name]}.{turn}" and status["step"] > 0:
-                    send(workers(self.runs[name].path), signal.SIGSTOP)
-                    free.remove(name)
-            return not free
-
-        self.cluster.wait(all_are_held, 120, f"turn {turn} of {names} to train")
+        """Have trials stand still in a turn."""
+        hold(self.cluster, {f"{self.jobs[name]}.{turn}": self.runs[name] for name in names})
 
     def release(self, name: str) -> None:
         """Let it go on."""
@@ -187,7 +192,7 @@ def test_without_accounting_a_crash_is_told_and_logs_follow_a_trial_over_a_reque
         sweep = Submitted(cluster, tmp_path, data_root, content)
         sweep.submit()
         (followed, killed), jobs = sweep.runs(), sweep.jobs("train")
-        cluster.wait(lambda: followed.status().get("step", 0) and killed.status().get("step", 0), 120, "a step of both")
+        hold(cluster, {f"{jobs[0]}.0": followed, f"{jobs[1]}.0": killed})
         lines: list[str] = []
         follower = subprocess.Popen(
             [sys.executable, "jobs/logs.py", str(sweep.folder), "seed=0", "-f"],
@@ -199,10 +204,10 @@ def test_without_accounting_a_crash_is_told_and_logs_follow_a_trial_over_a_reque
         try:
             send(workers(killed.path), signal.SIGKILL)
             cluster.run("scancel", "--signal=USR2", jobs[0])
-            again = f"{jobs[0]}.1"
-            cluster.wait(lambda: followed.status().get("attempt") == again and followed.status()["step"], 120, again)
+            send(workers(followed.path), signal.SIGCONT)
+            hold(cluster, {f"{jobs[0]}.1": followed})
             (one, two) = rows(sweep)
-            assert (one["state"], one["reason"], one["slurm"]) == ("running", "requeued", "RUNNING")
+            assert (one["state"], one["reason"][:8], one["slurm"]) == ("running", "requeued", "RUNNING")
             assert (two["state"], two["cause"]) == ("failed", "killed")
             assert "killed by SIGKILL" in two["reason"]
             assert "note: sacct: " in command(sweep, "status").stdout
