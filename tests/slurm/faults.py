@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.slurm.submitted import (
+    PATIENCE,
     STEPS,
     Submitted,
     agents,
@@ -52,7 +53,7 @@ class Trial:
         """Let it come to a random step and stand still there, so that what happens inside happens at that step."""
         begun = len(losses(self.run))
         reached = begun + self.random.randint(1, max(1, (STEPS - 100 - begun) // self.left))
-        self.cluster.wait(lambda: len(losses(self.run)) >= reached, 120, f"step {reached}")
+        self.cluster.wait(lambda: len(losses(self.run)) >= reached, PATIENCE, f"step {reached}")
         held = workers(self.run)
         assert len(held) == self.nodes
         send(held, signal.SIGSTOP)
@@ -67,7 +68,7 @@ class Trial:
     def wait_until_told(self) -> None:
         """Wait until its launcher has been told to stop."""
         told = f"stop*.{self.job}.{self.turn}*"
-        self.cluster.wait(lambda: any(self.run.glob(told)), 90, f"turn {self.turn} to be told to stop")
+        self.cluster.wait(lambda: any(self.run.glob(told)), PATIENCE, f"turn {self.turn} to be told to stop")
 
     def warn(self) -> None:
         """Send the signal that comes before a time limit."""
@@ -76,14 +77,14 @@ class Trial:
     def wait_for_next_turn(self) -> None:
         """Wait until Slurm has requeued it, once."""
         self.turn += 1
-        self.cluster.wait(lambda: restarts(self.cluster, self.job) >= self.turn, 90, f"turn {self.turn}")
+        self.cluster.wait(lambda: restarts(self.cluster, self.job) >= self.turn, PATIENCE, f"turn {self.turn}")
         assert restarts(self.cluster, self.job) == self.turn
 
     def wait_for_the_end(self, state: str) -> None:
         """Wait until it is in a state that is final, without another turn."""
         self.sweep.wait_for(self.job, state)
-        self.cluster.wait(lambda: not self.cluster.run("squeue", "-h").stdout, 60, "an empty queue")
-        self.cluster.wait(lambda: not set(workers(self.run)) - set(self.lost), 60, "the end of its processes")
+        self.cluster.wait(lambda: not self.cluster.run("squeue", "-h").stdout, PATIENCE, "an empty queue")
+        self.cluster.wait(lambda: not set(workers(self.run)) - set(self.lost), PATIENCE, "the end of its processes")
         assert (self.sweep.state(self.job), restarts(self.cluster, self.job)) == (state, self.turn)
 
     def launchers(self) -> list[int]:
@@ -93,7 +94,9 @@ class Trial:
     def node(self) -> str:
         """One of the nodes on which it runs, by chance."""
         said = self.cluster.run("squeue", "-h", "-j", self.job, "-o", "%N").stdout.strip()
-        return self.random.choice(self.cluster.run("scontrol", "show", "hostnames", said).stdout.split())
+        node = self.random.choice(self.cluster.run("scontrol", "show", "hostnames", said).stdout.split())
+        self.notes[-1] += f" on {node}"
+        return node
 
     def turns(self) -> tuple[list[int], list[int]]:
         """The steps at which it stopped, and those from which it went on."""
@@ -124,13 +127,13 @@ def warned(trial: Trial) -> None:
 
 
 def warned_before_the_workers_exist(trial: Trial) -> None:
-    trial.cluster.wait(lambda: agents(trial.run), 60, "torchrun")
+    trial.cluster.wait(lambda: agents(trial.run), PATIENCE, "torchrun")
     assert not workers(trial.run)
     trial.warn()
 
 
 def warned_while_torch_is_imported(trial: Trial) -> None:
-    trial.cluster.wait(lambda: workers(trial.run), 60, "a worker")
+    trial.cluster.wait(lambda: workers(trial.run), PATIENCE, "a worker")
     assert not (trial.run / "lock").exists() or f"{trial.job}.{trial.turn}" not in (trial.run / "lock").read_text()
     trial.warn()
 
@@ -146,7 +149,7 @@ def time_limit_comes(trial: Trial) -> None:
     with trial.held():
         shorten_time_limit(trial)
         trial.wait_until_told()
-    trial.cluster.wait(lambda: restarts(trial.cluster, trial.job) > trial.turn, 90, "another turn")
+    trial.cluster.wait(lambda: restarts(trial.cluster, trial.job) > trial.turn, PATIENCE, "another turn")
     trial.cluster.run("scontrol", "update", f"JobId={trial.job}", "TimeLimit=10")
 
 
@@ -167,15 +170,14 @@ def slurmctld_is_away_while_it_stops(trial: Trial) -> None:
         send(trial.launchers(), signal.SIGUSR2)
         trial.wait_until_told()
     # Squeue alone would wait for 20 s.
-    trial.cluster.wait(lambda: "Slurm says nothing" in trial.sweep.output(), 60, "squeue to give up")
+    trial.cluster.wait(lambda: "Slurm says nothing" in trial.sweep.output(), PATIENCE, "squeue to give up")
     trial.cluster.start_daemon("slurmctld")
 
 
 def slurmd_dies(trial: Trial) -> None:
     """Slurm takes the node for lost, and tells the other one."""
-    node = f"slurmd-{trial.node()}"
-    trial.notes[-1] += f" ({node})"
     with trial.held():
+        node = f"slurmd-{trial.node()}"
         trial.cluster.kill_daemon(node)
         trial.wait_until_told()
     trial.sweep.wait_for(trial.job, "PENDING")
@@ -184,13 +186,11 @@ def slurmd_dies(trial: Trial) -> None:
 
 def a_node_goes_on_unseen(trial: Trial) -> None:
     """Slurm takes its only node for lost and starts it on another; nobody has told it to stop."""
-    node = f"slurmd-{trial.node()}"
-    trial.notes[-1] += f" ({node})"
     with trial.held():
-        held = workers(trial.run)
+        node, held = f"slurmd-{trial.node()}", workers(trial.run)
         trial.cluster.kill_daemon(node)
-        trial.cluster.wait(lambda: len(workers(trial.run)) > len(held), 90, "its successor")
-    trial.cluster.wait(lambda: not any(map(is_alive, held)), 60, "the end of the one that is not seen")
+        trial.cluster.wait(lambda: len(workers(trial.run)) > len(held), PATIENCE, "its successor")
+    trial.cluster.wait(lambda: not any(map(is_alive, held)), PATIENCE, "the end of the one that is not seen")
     trial.cluster.start_daemon(node)
 
 
@@ -217,7 +217,7 @@ def wakes_up(trial: Trial) -> None:
     """What was lost finds that others have done its work, and leaves without a trace."""
     before = content(trial.run)
     send(trial.lost, signal.SIGCONT)
-    trial.cluster.wait(lambda: not any(map(is_alive, trial.lost)), 60, "the end of what was lost")
+    trial.cluster.wait(lambda: not any(map(is_alive, trial.lost)), PATIENCE, "the end of what was lost")
     assert content(trial.run) == before
     assert restarts(trial.cluster, trial.job) == trial.turn
 

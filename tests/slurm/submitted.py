@@ -20,6 +20,7 @@ from tests.slurm.steps import RECORDER
 from trainer.run import Run
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 300.0  # seconds: what is tested is that something happens, not how busy the machine is
 STEPS = 240
 DANN: dict[str, Any] = {
     "method": "dann",
@@ -71,7 +72,7 @@ class Submitted:
         """What Slurm says of a job or element."""
         return self.cluster.job_states(job).get(job, "")
 
-    def wait_for(self, job: str, *states: str, timeout: float = 120) -> None:
+    def wait_for(self, job: str, *states: str, timeout: float = PATIENCE) -> None:
         """Wait until Slurm says that a job is in one of `states`."""
         what = f"job {job} to be {' or '.join(states)}"
         try:
@@ -170,7 +171,7 @@ def undisturbed(folder: Path, data_root: str, content: dict[str, Any], processes
     command = [*(torchrun if processes > 1 else []), "trainer/main.py", str(file), *overrides, "--runs", str(folder)]
     done = subprocess.run(
         [sys.executable, *command],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root}, timeout=120,
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root}, timeout=PATIENCE,
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

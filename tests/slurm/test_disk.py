@@ -12,7 +12,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import check_ran_once
-from tests.slurm.submitted import DANN, STEPS, Submitted, losses, restarts, send, weights, workers
+from tests.slurm.submitted import DANN, PATIENCE, STEPS, Submitted, losses, restarts, send, weights, workers
 from tests.slurm.test_faults import SEED
 from trainer import checkpoint
 from trainer.run import Run
@@ -60,7 +60,7 @@ def test_a_full_disk_fails_a_trial_and_costs_nothing_that_was_saved(
     with small_disk(disk, 32):
         sweep.submit()
         (job,) = sweep.jobs("train")
-        cluster.wait(lambda: len(losses(run)) > 50, 120, "the first checkpoint")
+        cluster.wait(lambda: len(losses(run)) > 50, PATIENCE, "the first checkpoint")
         held = workers(run)
         send(held, signal.SIGSTOP)
         (saved,) = checkpoint.steps(run)
@@ -73,7 +73,7 @@ def test_a_full_disk_fails_a_trial_and_costs_nothing_that_was_saved(
         sweep.wait_for(job, "FAILED")
         print(f"seed {SEED}: {room} of {size} bytes free; {Run(run).error()}")
         assert restarts(cluster, job) == 0
-        cluster.wait(lambda: not workers(run), 60, "the end of its processes")
+        cluster.wait(lambda: not workers(run), PATIENCE, "the end of its processes")
         said = Run(run).error() if full == "checkpoints" else sweep.output(10**6)
         place = f"{run}/checkpoints/step-000100: checkpoint not written: " if full == "checkpoints" else ""
         assert f"{place}No space left on device" in said

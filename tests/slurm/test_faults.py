@@ -47,6 +47,7 @@ from tests.slurm.faults import (
 from tests.slurm.steps import check_ran_once
 from tests.slurm.submitted import (
     DANN,
+    PATIENCE,
     STEPS,
     Submitted,
     evaluators,
@@ -145,7 +146,7 @@ def comes_to_account(trial: Trial) -> None:
     def booked() -> bool:
         return trial.cluster.run(*sacct, check=False).stdout == "COMPLETED\n"
 
-    trial.cluster.wait(booked, 60, "slurmdbd to know")
+    trial.cluster.wait(booked, PATIENCE, "slurmdbd to know")
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_each_element_of_an_array_goes_its_own_way(slurm: None, tmp_path: Path, 
                 free.remove(run)
             return not free
 
-        cluster.wait(all_are_held, 120, f"step {step} of {free}")
+        cluster.wait(all_are_held, PATIENCE, f"step {step} of {free}")
         assert all(len(workers(run)) == 1 for run in runs)
         for job in (jobs[0], jobs[5]):
             cluster.run("scancel", "--signal=USR2", job)
@@ -212,16 +213,16 @@ def test_each_element_of_an_array_goes_its_own_way(slurm: None, tmp_path: Path, 
         cluster.run("scancel", jobs[3])
         for position in (0, 1, 3, 5):
             told = f"stop*.{jobs[position]}.0*"
-            cluster.wait(lambda run=runs[position], told=told: any(run.glob(told)), 60, "stop")  # type: ignore[misc]
+            cluster.wait(lambda run=runs[position], told=told: any(run.glob(told)), PATIENCE, "stop")  # type: ignore[misc]
         for run in runs:
             send(workers(run), signal.SIGCONT)
         # An evaluation loses its job as well, and gets another turn.
         evaluation = sweep.jobs("eval")[4]
-        cluster.wait(lambda: evaluators(runs[4]), 120, "the evaluation of the one that was left alone")
+        cluster.wait(lambda: evaluators(runs[4]), PATIENCE, "the evaluation of the one that was left alone")
         cluster.run("scancel", "--signal=USR2", evaluation)
         expected = ["COMPLETED", "COMPLETED", "FAILED", "CANCELLED", "COMPLETED", "COMPLETED"]
         followed = [state if state == "COMPLETED" else "CANCELLED" for state in expected]
-        cluster.wait(lambda: [sweep.state(job) for job in sweep.jobs("eval")] == followed, 120, f"{followed}")
+        cluster.wait(lambda: [sweep.state(job) for job in sweep.jobs("eval")] == followed, PATIENCE, f"{followed}")
         assert [sweep.state(job) for job in jobs] == expected
         assert [restarts(cluster, job) for job in (*jobs, evaluation)] == [1, 1, 0, 0, 0, 1, 1]
         sweep.wait_for(sweep.submissions()[-1]["report"], "COMPLETED")
@@ -241,12 +242,15 @@ def test_each_element_of_an_array_goes_its_own_way(slurm: None, tmp_path: Path, 
 def test_a_signal_before_the_launcher_listens_does_no_harm(
     number: signal.Signals, cluster: Cluster, tmp_path: Path, data_root: str
 ) -> None:
-    """It may be lost or heard."""
+    """It may be lost or heard. An element of an array, or a lone job."""
     content = DANN | {"name": "early", "train": DANN["train"] | {"steps": 5}}
+    if number == signal.SIGTERM:
+        content |= {"grid": {"train.seed": [0, 1]}}
     sweep = Submitted(cluster, tmp_path, data_root, content)
     sweep.submit()
-    (job,), (run,) = sweep.jobs("train"), sweep.runs()
-    send(cluster.wait(lambda: launchers(sweep.folder), 60, "the launcher"), number)
-    sweep.wait_for(job, "COMPLETED")
-    assert run.state() == "done"
+    send(cluster.wait(lambda: launchers(sweep.folder), PATIENCE, "the launcher"), number)
+    for job, run in zip(sweep.jobs("train"), sweep.runs(), strict=True):
+        sweep.wait_for(job, "COMPLETED")
+        assert run.state() == "done"
+        check_ran_once(sweep.steps / run.name, 1, 5)
     cluster.cancel_jobs()

@@ -94,7 +94,7 @@ def test_jobs_that_start_at_once_find_their_own_processes(cluster: Cluster, tmp_
     ports = []
     for sweep in sweeps:
         for job, run in zip(sweep.jobs("train"), sweep.runs(), strict=True):
-            sweep.wait_for(job, "COMPLETED", timeout=300)
+            sweep.wait_for(job, "COMPLETED")
             steps = sweep.steps / run.name
             assert check_ran_once(steps, 2, STEPS) == [0]
             (ranks,) = recorded(steps).values()
