@@ -65,7 +65,7 @@ def extractor(subject: Subject, domain: str) -> Extractor:
         function=lambda images: network[:-1](enlarged(images.float() / 127.5 - 1)),
         device=subject.device,
         provenance={
-            "accuracy": float((predicted == np.asarray(test.labels)).mean()),
+            "test accuracy": float((predicted == np.asarray(test.labels)).mean()),
             "trained": {"set": name, "split": "train", "n": len(train.labels), "steps": STEPS, "seed": SEED},
         },
     )

@@ -53,6 +53,7 @@ def compare(subject: Subject, domain: str, extractor: Extractor, suffix: str = "
         "n_real": test.moments.count,
         "n_real_validation": validation.moments.count,
         "n_fake": n,
+        f"{fid} of validation images": round(frechet(real, to_choose), 6),  # what no method can be asked to beat
         "extractor": extractor.name,
         "sha256": extractor.sha256,
         "width": extractor.width,

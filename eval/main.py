@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     pictures.add_argument("--seed", type=int, help="of the noise (default: the run's, as in its evaluation)")
     pictures.add_argument("--step", type=int, help="of the weights, where several were kept (default: the last)")
     options = parser.parse_args(arguments)
-    if options.out or options.samples or options.samples_per_class:
+    wishes = (options.out, options.samples, options.samples_per_class, options.labels)
+    if any(wishes) or options.seed is not None or options.step is not None:
         return draw_samples(options)
     try:
         wanted = [nearest(name, metrics(), "metric") for name in options.metrics or []]

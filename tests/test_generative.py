@@ -256,9 +256,12 @@ def test_the_classifier_is_trained_once_and_says_how_good_it_is(make: Callable[.
     network = classifier.build(1, 8, 2).eval()
     network.load_state_dict(load(before[1]))
     x = torch.from_numpy(np.array(test.images)) / 127.5 - 1
-    assert how["accuracy"] == (network(classifier.enlarged(x)).argmax(1).numpy() == test.labels).mean() == 1
+    assert how["test accuracy"] == (network(classifier.enlarged(x)).argmax(1).numpy() == test.labels).mean() == 1
     assert classifier.trained(train, 1, 8, 2) == classifier.trained(train, 1, 8, 2) == before[1]
     assert found(first)["metrics"]["fid_classifier"] != found(second)["metrics"]["fid_classifier"]
+    made_anew = found(first)["metrics"]
+    assert main.main([str(first), "--metrics", "fid_classifier", "--force"]) == 0
+    assert found(first)["metrics"] == pytest.approx(made_anew, rel=1e-12)
 
 
 def test_better_images_have_lower_distances(make: Callable[..., Path], root: Path) -> None:
@@ -480,6 +483,7 @@ def test_samples_of_classes_carry_their_class_in_the_name(make: Callable[..., Pa
     [
         (["--samples", "3"], ["--out"]),
         (["--out", "new"], ["--samples"]),
+        (["--seed", "0"], ["--out", "--samples"]),
         (["--samples", "3", "--samples-per-class", "3", "--out", "new"], ["one of"]),
         (["--samples", "3", "--out", "full"], ["full", "nothing is overwritten"]),
         (["--samples", "3", "--out", "full/a.txt"], ["a.txt"]),
