@@ -90,17 +90,17 @@ def mean(setting: Setting, metric: str) -> str:
 
 def _draw(source: str, target: str, settings: list[Setting], folder: Path, report: Path) -> str:
     """Draw the t-SNE of the first setting of each method, of its first seed that has one; the name of the file."""
-    found: dict[str, tuple[str, dict[str, NDArray[Any]]]] = {}
+    found: dict[str, dict[str, NDArray[Any]]] = {}
     for setting in settings:
         for trial in setting.trials:
             if trial.method not in found and (arrays := _arrays(folder, trial, "tsne.npz", FIELDS)):
-                found[trial.method] = f"{setting.label}, seed {trial.seed}", arrays
+                found[trial.method] = arrays
     if not found:
         return ""
     from eval import figures
 
     name = f"tsne_{source}_{target}.png"
-    rows = [(label, arrays["points"], arrays["labels"], arrays["domains"]) for label, arrays in found.values()]
+    rows = [(method, a["points"], a["labels"], a["domains"]) for method, a in found.items()]
     figures.save(figures.embeddings(rows, {"source": source, "target": target}), report / name)
     return name
 
