@@ -64,7 +64,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data root with the sets `tiny` (grey, 8 px, classes that can be told apart) and `alike` (of one class)."""
     random = np.random.default_rng(0)
 
-    def decode(name: str, root: Path, download: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def decode(name: str, root: Path, download: bool, *_: object) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         splits = {}
         for split, n in SIZES.items():
             labels = np.arange(n) % (1 if name == "alike" else 2)
