@@ -141,7 +141,7 @@ def launchers() -> dict[int, tuple[str, str]]:
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has just ended
             words = file.read_bytes().decode(errors="replace").split("\0")[:-1]
-            if len(words) == 5 and words[1] == str(ROOT / "jobs" / "launch.py"):
+            if len(words) == 5 and words[1].endswith("/jobs/launch.py"):  # of the checkout, or of a copy
                 run = Path(f"/proc/{file.parent.name}/cwd").readlink() / words[4]
                 found[int(file.parent.name)] = (words[2], str(run))
     return found

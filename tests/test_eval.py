@@ -500,8 +500,8 @@ def test_bad_arguments_touch_nothing(run: Path, tmp_path: Path, capsys: pytest.C
         message == "error: --metrics: unknown metric 'acuracy'; did you mean 'accuracy'? "
         f"valid: {', '.join(metrics())}\n"
     )
-    assert main.main([str(tmp_path)]) == 2
-    assert f"error: {tmp_path}: is no run directory: it has no config.yaml" in capsys.readouterr().err
+    assert main.main([str(run / "eval")]) == 2
+    assert f"error: {run / 'eval'}: is no run directory: it has no config.yaml" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
