@@ -56,7 +56,7 @@ class Linear(Method):
     def reconstruct(self, images: Tensor) -> Tensor:
         return torch.tanh(self.head(self.features(images))).unflatten(1, self.shape)
 '''
-SIZES = {"train": 70, "validation": 4, "test": 12}
+SIZES = {"train": 70, "validation": 3, "test": 8}
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_fid_is_pytorch_fids_on_the_same_images(
     assert metrics["kid"] == pytest.approx(distances.kid(*map(torch.from_numpy, (real, fake))), rel=1e-4)
     assert set(metrics) == {"fid", "kid", "precision", "recall", "density", "coverage"}
     how = found(run)["provenance"]["fid"]
-    assert (how["n_real"], how["n_fake"], how["step"], how["seed"]) == (12, 12, 10, 3)
+    assert (how["n_real"], how["n_fake"], how["step"], how["seed"]) == (8, 8, 10, 3)
     assert (how["sha256"], how["width"]) == (sha256(known), 2048)
     assert how["versions"]["pytorch-fid"]
 
@@ -361,16 +361,16 @@ def test_the_error_of_reconstruction_is_that_of_a_computation_by_hand(make: Call
         of_each = ((method.reconstruct(x) - x) ** 2).mean((1, 2, 3)).double().numpy()
     assert found(run)["metrics"]["reconstruction_mse"] == pytest.approx(of_each.mean(), rel=1e-5)
     low, high = found(run)["intervals"]["reconstruction_mse"]
-    assert high - low == pytest.approx(2 * 1.96 * of_each.std(ddof=1) / 12**0.5, rel=1e-4)
+    assert high - low == pytest.approx(2 * 1.96 * of_each.std(ddof=1) / 8**0.5, rel=1e-4)
     kept = np.load(run / "eval" / "reconstruction.npz")
-    assert kept["given"].shape == kept["again"].shape == (10, 1, 8, 8)
+    assert kept["given"].shape == kept["again"].shape == (8, 1, 8, 8)
     np.testing.assert_allclose(kept["mse"], of_each[kept["images"]], rtol=1e-4)
 
 
 def test_every_figure_is_there_and_of_the_same_noise(
     make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tsne, "IMAGES", 12)
+    monkeypatch.setattr(tsne, "IMAGES", 8)
     run = make("a", steps=(10, 20), labels=True)
     assert main.main([str(run), "--metrics", "samples", "tsne", "reconstruction"]) == 0
     stems = ("samples", "samples_by_step", "samples_by_class", "samples_nearest", "tsne", "reconstruction")
@@ -404,7 +404,7 @@ def test_nearest_finds_what_a_search_one_by_one_finds(monkeypatch: pytest.Monkey
     ("was", "becomes", "words"),
     [
         ("torch.tanh(self.head(noise))", "(self.head(noise) / 0)", ("sample()", "not finite", "step 10")),
-        ("torch.randn(n, 16", "torch.randn(n + 1, 16", ("sample()", "(13, 1, 8, 8)", "(12, 1, 8, 8)")),
+        ("torch.randn(n, 16", "torch.randn(n + 1, 16", ("sample()", "(9, 1, 8, 8)", "(8, 1, 8, 8)")),
     ],
 )
 def test_samples_that_are_none_are_refused(make: Callable[..., Path], was: str, becomes: str, words: Any) -> None:
