@@ -61,10 +61,13 @@ def needed(configs: Iterable[Config]) -> list[Needed]:
     return list(found.values())
 
 
-def make_ready(file: Path, words: list[str], configs: Iterable[Config], fetch: bool, console: Console) -> None:
+def make_ready(
+    file: Path, words: list[str], configs: Iterable[Config], fetch: bool, console: Console, skip: bool = False
+) -> None:
     """Stage what is not; without `fetch` only what comes with the packages. ConfigError before anything is started.
 
-    `file` and `words` are the sweep file and the overrides of the command line, which the remedy repeats.
+    `file` and `words` are the sweep file and the overrides of the command line, which the remedy repeats. `skip` leaves
+    out pictures that cannot be used.
     """
     lacking = [one for one in needed(configs) if not one.staged]
     refused = [one for one in lacking if not fetch and not one.embedded]
@@ -75,10 +78,10 @@ def make_ready(file: Path, words: list[str], configs: Iterable[Config], fetch: b
             f"fetch nothing, so first run, where there is a network: {command}"
         )
     for one in lacking:
-        put(one, file, console)
+        put(one, file, console, skip)
 
 
-def put(one: Needed, file: Path, console: Console) -> None:
+def put(one: Needed, file: Path, console: Console, skip: bool) -> None:
     """Fetch (where its raw files are missing), decode and convert a set, saying so; ConfigError where it fails."""
     began = time.monotonic()
     doing = f"staging {one.name} into {one.root}"
@@ -88,7 +91,7 @@ def put(one: Needed, file: Path, console: Console) -> None:
     waiting: AbstractContextManager[object] = console.status(doing) if fetched else nullcontext()
     try:
         with waiting:
-            cache.stage(one.name, one.root, one.size, one.channels)
+            cache.stage(one.name, one.root, one.size, one.channels, skip=skip)
     except DataError as error:
         raise ConfigError(f"{file}: {one.key}: {error}") from None
     size = sum(path.stat().st_size for path in one.folder.iterdir()) / 2**20
@@ -107,6 +110,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("sweep", type=Path, help="a YAML such as sweeps/dann.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for jobs/submit.py")
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out, and count, pictures that are damaged or too small"
+    )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end: as with Ctrl-C
     console = Console()
@@ -115,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
         there = [one for one in needed(configs) if one.staged]
         for one in there:
             console.print(f"there already: {one.folder}", markup=False, highlight=False, soft_wrap=True)
-        make_ready(options.sweep, options.overrides, configs, True, console)
+        make_ready(options.sweep, options.overrides, configs, True, console, options.skip_unreadable)
     except (ConfigError, DataError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

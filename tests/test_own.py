@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from trainer.config import Data
-from trainer.data.cache import load, stage, staged
+from trainer.data.batches import Batches
+from trainer.data.cache import Arrays, load, stage, staged
 from trainer.data.registry import DataError, get
 
 
@@ -199,3 +202,20 @@ def test_celeba_as_it_is_downloaded(tmp_path: Path, zipped: bool) -> None:
             np.testing.assert_array_equal(picture.transpose(1, 2, 0), decoded)
     with pytest.raises(DataError, match="celeba#Hat: there is no such attribute; it has: Male, Smiling"):
         stage("celeba#Hat", tmp_path, size=24)
+
+
+def test_flips_are_those_of_the_global_batch_however_many_processes_share_it() -> None:
+    images, labels = draw(12).transpose(0, 3, 1, 2), np.zeros(12, np.int64)
+    arrays = {"": Arrays(images, labels)}
+
+    def batch(rank: int, world: int, step: int, **more: bool) -> Tensor:
+        return Batches(arrays, ("images",), 8, 3, rank, world, torch.device("cpu"), **more).at(step)["images"]
+
+    flipped = 0
+    for step in range(20):
+        plain, mirrored = batch(0, 1, step), batch(0, 1, step, flip=True)
+        assert torch.equal(mirrored, torch.cat([batch(rank, 2, step, flip=True) for rank in (0, 1)]))
+        for before, after in zip(plain, mirrored, strict=True):
+            assert torch.equal(after, before) or torch.equal(after, before.flip(2))
+            flipped += not torch.equal(after, before)
+    assert 55 < flipped < 105

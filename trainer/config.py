@@ -67,6 +67,7 @@ class Data(Section):
     size: PositiveInt | None = None  # pixels; resize every image to it
     channels: Literal[1, 3] | None = None  # default: 3 as soon as one of the sets is in colour
     balanced: bool = False  # each class as often as any other in the batches of a domain whose labels are read
+    flip: bool = False  # mirror half of the training images, left to right
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest change of size, slant and place of these, as a share
     root: str | None = None  # default: $TURNOUT_DATA, else ~/.cache/turnout
 

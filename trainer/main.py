@@ -201,6 +201,7 @@ def build(run: Path, config: Config, accelerator: "Accelerator") -> "tuple[Train
         accelerator.device,
         balanced=config.data.balanced,
         jitter=config.data.jitter,
+        flip=config.data.flip,
     )
     return Trainer(method, accelerator, config.train), batches
 

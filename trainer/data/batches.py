@@ -26,7 +26,8 @@ class Batches:
     The arrays live on the device if they fit into a quarter of its free memory, else in host memory (on the CPU: in
     the memory map itself). `resident` overrides that; the values are the same either way.
     Of a domain whose labels are read, `balanced` has each class as often as any other, each class in an endless
-    sequence of its own, and `jitter` > 0 changes size, slant and place of the images by up to that share.
+    sequence of its own, and `jitter` > 0 changes size, slant and place of the images by up to that share. `flip`
+    mirrors half of all images, drawn for the global batch: the same ones however many processes there are.
     Raises ValueError if the batch cannot be shared equally or a key names no array.
     """
 
@@ -42,6 +43,7 @@ class Batches:
         resident: bool | None = None,
         balanced: bool = False,
         jitter: float = 0.0,
+        flip: bool = False,
     ) -> None:
         if batch_size < 1 or batch_size % world:
             raise ValueError(f"batch_size {batch_size} cannot be shared by {world} processes: it must be a multiple")
@@ -58,6 +60,7 @@ class Batches:
         self._share = batch_size // world
         self._batch_size = batch_size
         self._rank = rank
+        self._flipped = [key for key in keys if flip and key.endswith("images")]
         self._tensors = {key: t if place.type == "cpu" else t.to(place).contiguous() for key, t in tensors.items()}
         self._domains = {key: key.rpartition("_")[0] for key in keys}
         labelled = {domain: tensors[key] for key, domain in self._domains.items() if key.endswith("labels")}
@@ -80,6 +83,10 @@ class Batches:
         batch = self._finish(self._gather(step))
         for key in self._jittered:
             batch[key] = jittered(batch[key], self._jitter, _number(self._seed, step, self._rank, key))
+        for key in self._flipped:
+            generator = torch.Generator().manual_seed(_number(self._seed, step, key, "flip"))
+            drawn = torch.rand(self._batch_size, generator=generator)[self._rank * self._share :][: self._share] < 0.5
+            batch[key] = torch.where(drawn.to(self.device)[:, None, None, None], batch[key].flip(3), batch[key])
         return batch
 
     def _gather(self, step: int) -> dict[str, Tensor]:
