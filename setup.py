@@ -30,5 +30,5 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",
     ],
-    extras_require={"test": ["mypy>=1.13", "pytest>=8", "ruff>=0.8", "types-PyYAML"]},
+    extras_require={"test": ["mypy>=1.13", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "types-PyYAML"]},
 )

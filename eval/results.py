@@ -1,6 +1,5 @@
 """A sweep's results: what its run directories say of every trial, grouped into settings over seeds."""
 
-import json
 import os
 import re
 from collections import Counter
@@ -15,6 +14,9 @@ import yaml
 
 from eval.cells import cell, shown
 from eval.curves import Points, Style, points, styles
+from jobs import history
+from jobs.history import Job
+from jobs.standing import stand
 from trainer.config import ConfigError
 from trainer.document import leaves
 from trainer.run import Run, read_json, runs
@@ -108,7 +110,7 @@ class Sweep:
 
 def read_sweep(folder: Path) -> Sweep:
     """Read every run directory of `folder`; ConfigError without any."""
-    jobs: dict[str, list[str]] = _attempt(partial(slurm_jobs, folder), dict)
+    jobs: dict[str, list[Job]] = _attempt(lambda: history.read(folder)[0], dict)
     trials = [read_trial(run, jobs.get(run.name, [])) for run in runs(folder)]
     if not trials:
         raise ConfigError(
@@ -134,31 +136,27 @@ def read_sweep(folder: Path) -> Sweep:
     )
 
 
-def slurm_jobs(folder: Path) -> dict[str, list[str]]:
-    """Per trial the ids of its newest jobs, of training and of evaluation, as submissions.jsonl tells them."""
-    newest: dict[str, dict[str, str]] = {}
-    for line in (folder / "submissions.jsonl").read_text().splitlines():
-        for array in json.loads(line).get("arrays", []):
-            for index, trial in enumerate(array["trials"]):
-                job = f"{array['id']}_{index}" if len(array["trials"]) > 1 else array["id"]
-                newest.setdefault(trial, {})[array["stage"]] = job
-    return {trial: list(stages.values()) for trial, stages in newest.items()}
+def read_trial(run: Run, jobs: Sequence[Job] = ()) -> Trial:
+    """Read a run directory, which may change meanwhile: what cannot be read is empty.
 
-
-def read_trial(run: Run, jobs: Sequence[str] = ()) -> Trial:
-    """Read a run directory, which may change meanwhile: what cannot be read is empty."""
+    `jobs`, oldest first, tell of what died without leaving a word there.
+    """
     config: dict[str, Any] = _attempt(lambda: dict(leaves(run.config())), dict)
     status: dict[str, Any] = _attempt(run.status, dict)
     evaluation: dict[str, Any] = _attempt(run.evaluation, dict)
-    history = [{"step": h.get("step"), **h.get("metrics", {})} for h in evaluation.get("history") or []]
+    milestones = [{"step": h.get("step"), **h.get("metrics", {})} for h in evaluation.get("history") or []]
     intervals = evaluation.get("intervals") or {}
     state = _attempt(run.state, lambda: "pending")
     steps = int(_number(status.get("steps")) or _number(config.get("train.steps")))
     error = _attempt(run.error, str) if state == "failed" else ""
+    told = _attempt(partial(stand, run, jobs), lambda: None) if jobs and state != "done" else None
+    if told and told.state == "failed":
+        state, error = "failed", told.reason or error
     unevaluated: dict[str, Any] = _attempt(partial(read_json, run.path / "eval" / "failed.json"), dict)
     if state == "done" and unevaluated:
         error = f"evaluation: {unevaluated.get('error', 'no reason given')}"
-    logs = [f"../slurm/{job}" for job in jobs] if error or state == "failed" else []
+    newest = {job.stage: job.id for job in jobs}
+    logs = [f"../slurm/{job}" for job in newest.values()] if error or state == "failed" else []
     files = [f for folder in ("", "eval", *logs) for f in _inside(run.path, folder)]
     return Trial(
         name=run.name,
@@ -169,7 +167,7 @@ def read_trial(run: Run, jobs: Sequence[str] = ()) -> Trial:
         eta=_number(status.get("eta")) if state == "running" else 0.0,
         error=error.replace(f"{run.path.resolve().parent}/", ""),
         curves=points(_attempt(run.metrics, list)),
-        history=points(history) if len(history) > 1 else {},
+        history=points(milestones) if len(milestones) > 1 else {},
         metrics={k: v for k, v in (evaluation.get("metrics") or {}).items() if type(v) in (int, float)},
         intervals={k: (_number(v[0]), _number(v[1])) for k, v in intervals.items() if len(v) == 2},
         provenance=dict(leaves(evaluation.get("provenance") or {})),

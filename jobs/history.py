@@ -83,7 +83,9 @@ def read(sweep: Path) -> tuple[dict[str, list[Job]], list[str]]:
             notes.append(f"squeue: {problem}")
         else:
             live = listed(text)
-    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(line["time"] for line in lines) - 86400))
+    since = time.strftime(
+        "%Y-%m-%dT%H:%M:%S", time.localtime(min(line.get("time", time.time()) for line in lines) - 86400)
+    )
     text, problem = ask(
         "sacct", "-D", "-n", "-P", "-S", since, "-j", ",".join(ids), "-o", "JobID,State,ExitCode,NodeList"
     )

@@ -27,6 +27,8 @@ import yaml
 from PIL import Image
 
 from eval import cells, curves, report, results
+from jobs import history
+from jobs.history import Job
 
 ROOT = Path(report.__file__).parents[1]
 HOSTILE = """<script>alert('x')</script> & "quoted" | `code` ]]> </style>"""
@@ -310,6 +312,21 @@ def test_failed_trials_say_why_and_where_their_logs_are(sweep: Path) -> None:
     )
     assert "evaluation: no predict()" in page.text
     assert {row["trial"]: row["error"] for row in table(sweep)}[names[0]] == "evaluation: no predict()"
+
+
+def test_a_trial_that_died_without_a_word_has_the_reason_that_slurm_knows(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = trial(sweep, "lost", state="running")
+    status = json.loads((path / "status.json").read_text()) | {"time": 0, "attempt": "7.1"}
+    (path / "status.json").write_text(json.dumps(status))
+    job = Job("7", "train", "NODE_FAIL", "n1", former=("PREEMPTED",))
+    monkeypatch.setattr(history, "read", lambda folder: ({"lost": [job]}, []))
+    report.write_report(sweep)
+    row = next(row for row in table(sweep) if row["trial"] == "lost")
+    assert row["state"] == "failed"
+    assert "node failure" in row["error"]
+    assert "preempted" in row["error"]
 
 
 def test_oracle_metrics_are_marked_and_intervals_shown(sweep: Path) -> None:
