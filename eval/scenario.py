@@ -1,5 +1,6 @@
 """What a sweep says of each pair of domains: source, adapted and target rows beside public reports, and their t-SNE."""
 
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def _draw(source: str, target: str, settings: list[Setting], folder: Path, repor
         return ""
     from eval import figures
 
-    name = f"tsne_{source}_{target}.png"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"tsne_{source}_{target}")[:200] + ".png"  # a set may be named by a path
     rows = [(method, a["points"], a["labels"], a["domains"]) for method, a in found.items()]
     figures.save(figures.embeddings(rows, {"source": source, "target": target}), report / name)
     return name

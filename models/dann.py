@@ -26,7 +26,9 @@ class DANN(Method):
         batch_norm: Literal["each", "both"] = "each",  # normalises each domain by itself, or both as one batch
         optimizer: Literal["sgd", "adam"] = "sgd",
         lr: PositiveFloat = 0.01,  # mu_0
-        schedule: Literal["inverse", "constant"] = "inverse",  # of the learning rate: mu_0 (1 + 10 p)^-0.75, or mu_0
+        schedule: Literal[
+            "inverse", "cosine", "constant"
+        ] = "inverse",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
         momentum: NonNegativeFloat = 0.9,  # beta_1 of Adam
         weight_decay: NonNegativeFloat = 0.0,
     ) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.base import Batch, DataSpec, Losses, Method, Update
 from models.nets import descent, digits
+from models.nets.layers import running_statistics_kept
 
 
 class MCD(Method):
@@ -20,7 +21,9 @@ class MCD(Method):
         rounds: PositiveInt = 4,  # updates of the extractor per iteration, n of step C
         optimizer: Literal["sgd", "adam"] = "adam",
         lr: PositiveFloat = 2e-4,
-        schedule: Literal["inverse", "constant"] = "constant",  # of the learning rate: lr (1 + 10 p)^-0.75, or lr
+        schedule: Literal[
+            "inverse", "cosine", "constant"
+        ] = "constant",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
         momentum: NonNegativeFloat = 0.9,  # beta_1 of Adam
         weight_decay: NonNegativeFloat = 5e-4,
     ) -> None:
@@ -42,11 +45,12 @@ class MCD(Method):
 
     def label(self, batch: Batch, progress: float) -> Losses:
         """Step A: classify the source."""
-        features, labels = self.extractor(batch["source_images"]), batch["source_labels"]
-        return {
-            "first": F.cross_entropy(self.first(features), labels),
-            "second": F.cross_entropy(self.second(features), labels),
-        }
+        # What batch norm keeps for prediction is of the target alone: a mixture of the two would fit neither.
+        with running_statistics_kept(self.extractor, self.first, self.second):
+            features = self.extractor(batch["source_images"])
+            logits = self.first(features), self.second(features)
+        first, second = (F.cross_entropy(g, batch["source_labels"]) for g in logits)
+        return {"first": first, "second": second}
 
     def widen(self, batch: Batch, progress: float) -> Losses:
         """Step B: still classify the source, but disagree on the target."""

@@ -19,7 +19,9 @@ class SourceOnly(Method):
         net: Literal["lenet", "slim", "compact", "svhn", "usps", "deep"] = "lenet",
         optimizer: Literal["sgd", "adam"] = "sgd",
         lr: PositiveFloat = 0.01,  # at the start
-        schedule: Literal["inverse", "constant"] = "inverse",  # of the learning rate: lr (1 + 10 p)^-0.75, or lr
+        schedule: Literal[
+            "inverse", "cosine", "constant"
+        ] = "inverse",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
         momentum: NonNegativeFloat = 0.9,  # beta_1 of Adam
         weight_decay: NonNegativeFloat = 0.0,
     ) -> None:

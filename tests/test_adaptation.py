@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +116,15 @@ def test_constant_lambda_and_learning_rate() -> None:
     assert SourceOnly(SPEC, schedule="constant").updates()[0].schedule(1.0) == 1.0
 
 
+@pytest.mark.parametrize("method", [DANN, SourceOnly, MCD])
+def test_schedules_equal_their_formulae(method: Any) -> None:
+    """At the beginning, half way and at the end."""
+    formulae = {"inverse": (1.0, 1 / 6**0.75, 1 / 11**0.75), "cosine": (1.0, 0.5, 0.0), "constant": (1.0, 1.0, 1.0)}
+    for name, expected in formulae.items():
+        found = [method(SPEC, schedule=name).updates()[0].schedule(p) for p in (0.0, 0.5, 1.0)]
+        assert found == pytest.approx(expected), name
+
+
 def test_optimizers_take_the_settings_that_the_file_gives() -> None:
     weights = [nn.Parameter(torch.zeros(1))]
     adam = DANN(SPEC, optimizer="adam", lr=2e-3, momentum=0.5, weight_decay=1e-4).updates()[0].optimizer(weights)
@@ -185,6 +195,19 @@ def test_each_step_of_mcd_equals_one_written_by_hand() -> None:
         training.apply(update, batch)
         for (key, p), gradient in zip(moving.items(), gradients, strict=True):
             torch.testing.assert_close(method.get_parameter(key), p - lr * gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_mcd_keeps_the_statistics_of_the_target_for_prediction() -> None:
+    batch = next(batches("mcd", 0, 1)) | {"source_images": torch.full((12, 3, 28, 28), 0.5)}
+    method = MCD(SPEC)
+    norm = next(m for m in method.extractor.modules() if isinstance(m, nn.BatchNorm2d))
+    before = norm.running_mean.clone()  # type: ignore[union-attr]
+    method.label(batch, 0.0)
+    assert torch.equal(norm.running_mean, before)  # type: ignore[arg-type]
+    assert norm.momentum == 0.1
+    method.disagreement(batch, 0.0)
+    expected = 0.1 * method.extractor[:2](batch["target_images"]).mean((0, 2, 3))  # type: ignore[index]
+    torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_mcd_predicts_by_both_classifiers() -> None:

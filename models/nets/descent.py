@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from math import cos, pi
 
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
@@ -17,10 +18,12 @@ def optimizer(name: str, lr: float, momentum: float, weight_decay: float) -> Opt
 
 
 def schedule(name: str) -> Callable[[float], float]:
-    """Learning-rate multiplier at a progress p in [0, 1]: (1 + 10 p)^-0.75 (Ganin et al., sec. 5.2.2), or 1."""
-    return {"inverse": inverse, "constant": lambda progress: 1.0}[name]
+    """Learning-rate multiplier of a progress p in [0, 1], by name: one of SCHEDULES."""
+    return SCHEDULES[name]
 
 
-def inverse(progress: float) -> float:
-    """(1 + 10 p)^-0.75: from 1 to 0.166."""
-    return float((1 + 10 * progress) ** -0.75)
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "inverse": lambda p: float((1 + 10 * p) ** -0.75),  # from 1 to 0.166 (Ganin et al., 2016, sec. 5.2.2)
+    "cosine": lambda p: (1 + cos(pi * p)) / 2,  # from 1 to 0 (Loshchilov & Hutter, ICLR 2017, without restarts)
+    "constant": lambda p: 1.0,
+}

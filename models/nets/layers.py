@@ -1,9 +1,12 @@
 """Layers that several methods use."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class ReverseGradient(torch.autograd.Function):
@@ -25,3 +28,17 @@ def reverse_gradient(x: Tensor, strength: float) -> Tensor:
     """Return x [...]; its gradient arrives multiplied by -strength."""
     result: Tensor = ReverseGradient.apply(x, strength)
     return result
+
+
+@contextmanager
+def running_statistics_kept(*networks: nn.Module) -> Iterator[None]:
+    """Batch norm inside normalises by the batch as ever, but what it keeps for evaluation does not move."""
+    norms = [module for network in networks for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
