@@ -113,9 +113,9 @@ class Batches:
         # Position p is of class p mod n, and there the one with number p div n.
         n, picks = len(sequences), torch.empty(last - first, dtype=torch.long, device=self._place)
         for number, sequence in enumerate(sequences):
-            picks[(number - first) % n :: n] = sequence.between(
-                (first - number + n - 1) // n, (last - number + n - 1) // n
-            )
+            begin, end = ((place - number + n - 1) // n for place in (first, last))
+            if begin < end:  # a batch may be too small for all classes
+                picks[(number - first) % n :: n] = sequence.between(begin, end)
         return picks
 
     def _finish(self, gathered: dict[str, Tensor]) -> dict[str, Tensor]:

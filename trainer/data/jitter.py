@@ -18,4 +18,5 @@ def jitter(images: Tensor, amount: float, seed: int) -> Tensor:
     matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 0, 1] = scale[:, 0], scale[:, 1], slant * scale[:, 0]
     matrix[:, :, 2] = shift
     grid = F.affine_grid(matrix.to(images.device), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return moved.contiguous(memory_format=torch.channels_last)
