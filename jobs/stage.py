@@ -1,4 +1,5 @@
-"""Fetch and decode the data that a sweep's trials need, where there is a network: jobs on Slurm do not look for one."""
+"""Fetch and decode what a sweep's trials need, data and the weights of FID's Inception, where there is a network: jobs
+on Slurm do not look for one. The statistics of a set are made by the first evaluation, and kept beside it."""
 
 import argparse
 import shlex
@@ -69,16 +70,31 @@ def make_ready(
     `file` and `words` are the sweep file and the overrides of the command line, which the remedy repeats. `skip` leaves
     out pictures that cannot be used.
     """
+    configs = list(configs)
+    command = shlex.join(["python", "jobs/stage.py", str(file), *words])
+    if not fetch and (missing := weights(configs)) and not missing.exists():
+        raise ConfigError(
+            f"{file}: eval.metrics: fid: Inception's weights are not at {missing}; jobs on Slurm fetch nothing, so "
+            f"first run, where there is a network: {command}; or leave fid out: fid_classifier needs none"
+        )
     lacking = [one for one in needed(configs) if not one.staged]
     refused = [one for one in lacking if not fetch and not one.embedded]
     if refused:
-        command = shlex.join(["python", "jobs/stage.py", str(file), *words])
         raise ConfigError(
             f"{file}: {refused[0].key}: not staged: {', '.join(str(one.folder) for one in refused)}; jobs on Slurm "
             f"fetch nothing, so first run, where there is a network: {command}"
         )
     for one in lacking:
         put(one, file, console, skip)
+
+
+def weights(configs: Iterable[Config]) -> Path | None:
+    """Where the weights that evaluations need are looked for, there or not; None where none are needed."""
+    if not any("fid" in config.eval.metrics for config in configs):
+        return None
+    from eval import inception  # imports torch, which takes seconds: only where it must
+
+    return inception.place()
 
 
 def put(one: Needed, file: Path, console: Console, skip: bool) -> None:
@@ -122,6 +138,10 @@ def main(arguments: list[str] | None = None) -> int:
         for one in there:
             console.print(f"there already: {one.folder}", markup=False, highlight=False, soft_wrap=True)
         make_ready(options.sweep, options.overrides, configs, True, console, options.skip_unreadable)
+        if weights(configs):
+            from eval import inception
+
+            console.print(f"there: {inception.fetch()}", markup=False, highlight=False, soft_wrap=True)
     except (ConfigError, DataError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,26 @@ def test_bad_input_is_refused_as_by_submit(tmp_path: Path) -> None:
     check_refused(command("", str(tmp_path / "x.yaml"), program="stage"), "x.yaml", "No such file")
     (tmp_path / "x.yaml").write_text(DANN)
     check_refused(command("", str(tmp_path / "x.yaml"), "data.sise=3", program="stage"), "data.sise", "'size'")
+
+
+def test_where_jobs_are_offline_the_weights_of_inception_must_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, weights = tmp_path / "x.yaml", tmp_path / "inception.pth"
+    file.write_text("method: vae\ndata: {dataset: digits, size: 28}\neval: {metrics: [fid]}\n")
+    monkeypatch.setenv("TURNOUT_INCEPTION", str(weights))
+    trials, ready = configs(file, f"data.root={tmp_path}"), partial(stage.make_ready, file, ["train.steps=3"])
+    with pytest.raises(ConfigError) as refused:
+        ready(trials, False, Console(quiet=True))
+    message = str(refused.value)
+    for part in ("eval.metrics: fid", str(weights), f"python jobs/stage.py {file} train.steps=3", "fid_classifier"):
+        assert part in message
+    assert not (tmp_path / "cache").exists()
+    ready(configs(file, f"data.root={tmp_path}", "eval.metrics=[samples]"), False, Console(quiet=True))
+    assert (tmp_path / "cache").exists()
+    weights.write_bytes(b"others")
+    staged = command(str(tmp_path), str(file), program="stage", TURNOUT_INCEPTION=str(weights))
+    check_refused(staged, str(weights), "sha256", "remove it")
 
 
 def test_where_jobs_are_offline_only_what_comes_with_packages_is_staged(svhn: Path, tmp_path: Path) -> None:
