@@ -469,7 +469,8 @@ def main() -> None:
         sys.exit(not_installed(packages))
     if os.geteuid() != 0:
         sys.exit("Slurm's daemons need root")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored in what a script starts with &
+        signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), Cluster(**options) as cluster:
         print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}", flush=True)
         print("Slurm runs until Ctrl-C or SIGTERM.", file=sys.stderr)
