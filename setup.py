@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+FACES = ["opencv-python-headless>=4.8,<5"]  # for eval/face_rate.py: OpenCV 5 ships no cascades
+
 setup(
     name="turnout",
     version="0.1.0",
@@ -30,5 +32,8 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",
     ],
-    extras_require={"test": ["mypy>=1.13", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "types-PyYAML"]},
+    extras_require={
+        "faces": FACES,
+        "test": [*FACES, "mypy>=1.13", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "types-PyYAML"],
+    },
 )

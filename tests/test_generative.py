@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 import torch
 import torchvision
 import yaml
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 from pytorch_fid import fid_score
 from pytorch_fid import inception as reference_inception
 from safetensors.torch import load, save_file
 
 import models
-from eval import classifier, comparison, distances, draw, inception, main, samples, tsne
+from eval import classifier, comparison, distances, draw, face_rate, inception, main, samples, tsne
 from eval.extractor import Extractor
 from eval.moments import Gaussian
 from models.base import DataSpec
@@ -532,3 +534,57 @@ def test_samples_that_fail_leave_nothing(make: Callable[..., Path], tmp_path: Pa
     (tmp_path / "out").mkdir()
     assert main.main([str(run), "--samples", "3", "--out", str(tmp_path / "out" / "new")]) == 2
     assert not list((tmp_path / "out").iterdir())
+
+
+# --- faces
+
+
+def photographs(n: int, size: int) -> np.ndarray:
+    """A face that ships with matplotlib, cut out n times, each a little differently: uint8 [n, 3, size, size]."""
+    path: Any = get_sample_data("grace_hopper.jpg", asfileobj=False)
+    with Image.open(path) as image:
+        cuts = [(145 - 3 * i, 40 - 3 * i, 395 + 3 * i, 290 + 3 * i) for i in range(n)]
+        return np.stack([np.asarray(image.crop(cut).resize((size, size))).transpose(2, 0, 1) for cut in cuts])
+
+
+def test_a_face_is_found_where_there_is_one(root: Path) -> None:
+    has_face, facts = face_rate.detector("here")
+    for size in (32, 64):
+        assert all(map(has_face, photographs(6, size)))
+    assert has_face(photographs(1, 64).mean(1, keepdims=True).astype(np.uint8)[0])
+    noise = np.random.default_rng(0).integers(0, 256, (20, 3, 64, 64), dtype=np.uint8)
+    assert not any(map(has_face, noise))
+    assert facts["detector"].endswith(".xml")
+
+
+def test_the_face_rate_counts_samples_and_test_images(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def every_fourth(image: np.ndarray) -> bool:
+        seen.append(image.shape)
+        return len(seen) % 4 == 0
+
+    monkeypatch.setattr(face_rate, "detector", lambda who: (every_fourth, {"detector": "none"}))
+    monkeypatch.setattr(face_rate, "SAMPLES", 200)
+    run = make("run")
+    assert main.main([str(run), "--metrics", "face_rate"]) == 0
+    assert seen == [(1, 8, 8)] * (200 + SIZES["test"])
+    low, high = found(run)["intervals"]["face_rate"]
+    assert found(run)["metrics"]["face_rate"] == 0.25
+    assert low < 0.25 < high
+    assert found(run)["provenance"]["face_rate"]["test images"]["face_rate"] == 0.25
+
+
+@pytest.mark.parametrize("version", ["missing", "without cascades"])
+def test_without_a_detector_the_face_rate_says_what_to_install(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
+) -> None:
+    if version == "missing":
+        monkeypatch.setitem(sys.modules, "cv2", None)
+    else:
+        monkeypatch.setattr("cv2.data.haarcascades", str(tmp_path))
+    run = make("run")
+    assert main.main([str(run), "--metrics", "face_rate"]) == 2
+    assert "pip install -e '.[faces]'" in failure(run)

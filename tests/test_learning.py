@@ -1,0 +1,59 @@
+"""A short run of every method that makes images improves its own metric."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval import classifier, main
+from trainer.run import Run
+
+ROOT = Path(__file__).parents[1]
+FIRST = 10  # step of the weights to compare with: all but untrained
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier that is trained for a third of its steps tells digits well enough."""
+    monkeypatch.setattr(classifier, "STEPS", 300)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "metric", "share"),
+    [
+        (["method=dcgan", "model.width=16"], 600, "fid_classifier", 0.75),
+        (
+            ["method=dcgan_resize", "data.size=32", "model={width: 16, lr: 5.0e-4, discriminator_lr: 0.01}"],
+            *(400, "fid_classifier", 0.85),
+        ),
+        (["method=wgan_gp", "model={width: 16, critic_iters: 1, lr: 0.001}"], 300, "fid_classifier", 0.5),
+        (["method=acgan", "model={width: 16, lr: 5.0e-4}"], 600, "fid_classifier", 0.6),
+        (["method=vae", "model={width: 16, latent: 64}"], 300, "reconstruction_mse", 0.5),
+        (["method=vae_wide", "model={width: 16, lr: 0.002}"], 300, "reconstruction_mse", 0.7),
+    ],
+    ids=lambda value: value[0].removeprefix("method=") if isinstance(value, list) else "",
+)
+def test_a_short_run_improves(
+    settings: list[str], steps: int, metric: str, share: float, tmp_path: Path, data_root: str
+) -> None:
+    """The metric falls to less than `share` of what it was after FIRST steps."""
+    (tmp_path / "short.yaml").write_text("data: {dataset: mnistm5k}\n")
+    train = [
+        f"train.steps={steps}",
+        "train.batch_size=32",
+        f"train.export_every={FIRST}",
+        "train.checkpoint_every=1000",
+    ]
+    words = [*settings, *train, f"data.root={data_root}", "--runs", str(tmp_path)]
+    command = [sys.executable, "trainer/main.py", str(tmp_path / "short.yaml"), *words]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    (path,) = (tmp_path / "short").iterdir()
+    for weights in (path / "weights").iterdir():  # the rest of the milestones cost time
+        if weights.name not in (f"step-{FIRST:06d}.safetensors", f"step-{steps:06d}.safetensors"):
+            weights.unlink()
+    assert main.main([str(path), "--metrics", metric.removesuffix("_mse")]) == 0
+    first, last = (row["metrics"] for row in Run(path).evaluation()["history"])
+    print(settings[0], first[metric], last[metric], last[metric] / first[metric])
+    assert last[metric] < share * first[metric]
