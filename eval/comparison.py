@@ -1,11 +1,18 @@
 """How far a method's samples are from its set, in the features of some network: what fid and fid_classifier share."""
 
 from importlib import metadata
+from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eval import processes
 from eval.distances import density_coverage, frechet, kid, precision_recall
-from eval.draw import draw
-from eval.extractor import Extractor, collect
+from eval.draw import CHUNK, draw
+from eval.extractor import KEPT, Extractor, Statistics, collect
+from eval.moments import Moments
 from eval.record import Result
 from eval.reference import reference
 from eval.subject import Subject
@@ -13,6 +20,23 @@ from trainer.config import ConfigError
 
 LARGEST = 10_000  # samples; else as many as the test split has
 LIBRARIES = ("pytorch-fid", "scipy", "torchvision")
+
+
+def fakes(subject: Subject, n: int, metric: str, extractor: Extractor) -> Statistics:
+    """Statistics of n samples, which all processes share in drawing: up to rounding those of a single one."""
+
+    def mine() -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        share = slice(processes.rank(), None, processes.count())
+        found = collect(draw(subject, n, subject.config.train.seed, metric, share=share), extractor)
+        return found.moments.sums.cpu().numpy(), found.features.cpu().numpy()
+
+    parts = processes.together(mine)
+    sums = np.sum([sums for sums, _ in parts], axis=0)
+    # Each has kept its first vectors: those of its first chunks, which lie between the chunks of the others.
+    chunks = [np.split(features, range(CHUNK, len(features), CHUNK)) for _, features in parts]
+    rows = [chunk for turn in zip_longest(*chunks) for chunk in turn if chunk is not None][: KEPT // CHUNK]
+    features = torch.from_numpy(np.concatenate(rows)).to(extractor.device)
+    return Statistics(Moments(extractor.width, extractor.device, sums), features)
 
 
 def compare(subject: Subject, domain: str, extractor: Extractor, suffix: str = "") -> Result:
@@ -31,7 +55,7 @@ def compare(subject: Subject, domain: str, extractor: Extractor, suffix: str = "
         raise ConfigError(f"{subject.run.path}: {subject.domains[domain]}: {fid}: {error}") from None
     for milestone in subject.milestones():
         try:
-            fake = collect(draw(milestone, n, number, fid), extractor)
+            fake = fakes(milestone, n, fid, extractor)
             made = fake.moments.gaussian()
             found = {"fid": frechet(real, made), "kid": kid(test.features, fake.features)}
             found["precision"], found["recall"] = precision_recall(test.features, fake.features)

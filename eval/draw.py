@@ -12,15 +12,18 @@ from trainer.loop import seed
 CHUNK = 100  # images that are drawn after one seed; the draws of another number would be others
 
 
-def draw(subject: Subject, n: int, number: int, metric: str, labels: Tensor | None = None) -> Iterator[Tensor]:
+def draw(
+    subject: Subject, n: int, number: int, metric: str, labels: Tensor | None = None, share: slice = slice(None)
+) -> Iterator[Tensor]:
     """n images, by chunks uint8 [≤ CHUNK, c, size, size] on the device, of the classes `labels` [n] if given.
 
-    `number` seeds them: equal numbers, equal noise, whichever labels. ConfigError if the method has no `sample`, or
+    `number` seeds them: equal numbers, equal noise, whichever labels, and whichever `share` of the chunks is drawn
+    here. ConfigError if the method has no `sample`, or
     its images are not of the run's shape or not finite.
     """
     function = subject.capability("sample", metric)
     channels, size, _ = subject.config.data.shape()
-    for start in range(0, n, CHUNK):
+    for start in range(0, n, CHUNK)[share]:
         count = min(CHUNK, n - start)
         seed(number, "samples", start)
         with torch.inference_mode():

@@ -9,6 +9,8 @@ from eval.comparison import compare
 from eval.record import Result
 from eval.subject import Subject
 
+SHARED = True  # by all processes: eval/processes.py
+
 
 def evaluate(subject: Subject) -> Result:
     """Compare with the lone set, or with the source; ConfigError or DataError says what is missing."""

@@ -2,16 +2,17 @@
 
 import argparse
 import fcntl
+import os
 import shutil
 import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 
-from eval import record
+from eval import processes, record
 from trainer.checkpoint import describe
 from trainer.config import Config, ConfigError, metrics, nearest, resolve
 from trainer.data.registry import DataError
@@ -22,6 +23,7 @@ EXAMPLES = """examples:
   python eval/main.py logs/dann/dann,gamma=10,seed=0-1a2b3c4d
   python eval/main.py logs/dann                           # whatever is done; what is up to date is left alone
   python eval/main.py logs/dann/*gamma=10* --metrics accuracy
+  torchrun --nproc-per-node 4 eval/main.py logs/dcgan     # several processes share in drawing samples for fid
   python eval/main.py logs/dcgan/dcgan,seed=0-1a2b3c4d --samples 1000 --out faces
   python eval/main.py logs/acgan/acgan,seed=0-1a2b3c4d --samples-per-class 100 --labels 0 1 --out pairs"""
 LIBRARIES = ("torch", "numpy", "scikit-learn")
@@ -55,8 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: --metrics: {error}", file=sys.stderr)
         return 2
-    chosen = [run for path in options.runs for run in trained(path)]
-    return max((bring_up_to_date(run, wanted, options.force) for run in chosen), default=0)
+    with processes.joined():
+        chosen = processes.agree([run for path in options.runs for run in trained(path)] if processes.leads() else [])
+        return max([bring_up_to_date(run, wanted, options.force) for run in chosen], default=0)
 
 
 def positive(text: str) -> int:
@@ -99,29 +102,49 @@ def bring_up_to_date(run: Run, wanted: list[str], force: bool) -> int:
     What fails is said on stderr and in eval/failed.json; it keeps no other evaluation, and no other run, from its own.
     """
     faults: list[tuple[int, str]] = []  # exit code and what is wrong, in a line
-    with noting(faults):
-        if not (run.path / "config.yaml").is_file():
-            raise ConfigError(f"{run.path}: is no run directory: it has no config.yaml; give logs/<sweep>/<trial>")
-        with noting(faults):
-            config = resolve(read(run.path / "config.yaml"), str(run.path / "config.yaml"))
-            names = wanted or config.eval.metrics
-            if not names:
-                raise ConfigError(
-                    f"{run.path}: eval.metrics: names nothing; give --metrics, of: {', '.join(metrics())}"
-                )
-            with alone(run):
-                due = [name for name in names if force or not current(run, config, [name])]
-                if due:
-                    evaluate_run(run, config, due, faults)
-                else:
-                    print(f"{run.name}: evaluated already", file=sys.stderr)
-        failed = run.path / "eval" / "failed.json"
-        if faults:
-            failed.parent.mkdir(exist_ok=True)
-            write_json(failed, {"error": "; ".join(line for _, line in faults), "time": time.time()})
-        else:
-            failed.unlink(missing_ok=True)
+    due: list[str] = []
+    with ExitStack() as stack:
+        if processes.leads():
+            with noting(faults):
+                if not (run.path / "config.yaml").is_file():
+                    raise ConfigError(
+                        f"{run.path}: is no run directory: it has no config.yaml; give logs/<sweep>/<trial>"
+                    )
+                stack.callback(tell, run, faults)
+                stack.enter_context(alone(run))
+                due = find_due(run, wanted, force)
+        due = processes.agree(due)
+        if due:
+            with noting(faults):
+                evaluate_run(run, configured(run), due, faults)
     return max((code for code, _ in faults), default=0)
+
+
+def configured(run: Run) -> Config:
+    """The run's settings; ConfigError."""
+    return resolve(read(run.path / "config.yaml"), str(run.path / "config.yaml"))
+
+
+def find_due(run: Run, wanted: list[str], force: bool) -> list[str]:
+    """Which evaluations are to be made; ConfigError if none is named."""
+    config = configured(run)
+    names = wanted or config.eval.metrics
+    if not names:
+        raise ConfigError(f"{run.path}: eval.metrics: names nothing; give --metrics, of: {', '.join(metrics())}")
+    due = [name for name in names if force or not current(run, config, [name])]
+    if not due:
+        print(f"{run.name}: evaluated already", file=sys.stderr)
+    return due
+
+
+def tell(run: Run, faults: list[tuple[int, str]]) -> None:
+    """Leave what failed in eval/failed.json, for the report."""
+    failed = run.path / "eval" / "failed.json"
+    if faults:
+        failed.parent.mkdir(exist_ok=True)
+        write_json(failed, {"error": "; ".join(line for _, line in faults), "time": time.time()})
+    else:
+        failed.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -130,9 +153,12 @@ def noting(faults: list[tuple[int, str]]) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        if processes.leads():
+            print(f"error: {error}", file=sys.stderr, flush=True)
         faults.append((2, " ".join(str(error).split())))
-    except Exception as error:  # noqa: BLE001 - said and noted; the next evaluation may well work
+    except Exception as error:
+        if not processes.leads():
+            raise  # the first one may be waiting for this one: the launcher ends it
         traceback.print_exc()
         faults.append((1, " ".join(f"{type(error).__name__}: {error}".split())))
 
@@ -162,9 +188,19 @@ def evaluate_run(run: Run, config: Config, names: list[str], faults: list[tuple[
     step = max(weights)
     if step < config.train.steps:
         print(f"{run.name}: is at step {step} of {config.train.steps}", file=sys.stderr)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # More than one process on a device only where there are too few.
+    gpu = int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
+    device = torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
     method = read_method(config, weights[step], device)
     subject = Subject(run, config, weights, step, method, device, run.path / "eval" / ".new")
+    if not processes.leads():
+        for name in names:
+            module = import_module(f"eval.{name}")
+            if getattr(module, "SHARED", False):
+                with noting(faults):
+                    torch.manual_seed(config.train.seed)
+                    module.evaluate(subject)
+        return
     file = {"file": weights[step].name, **describe(weights[step])}
     found = record.former(run, file, names)
     for name in names:

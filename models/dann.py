@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.base import Batch, DataSpec, Losses, Method, Update
 from models.nets import descent, digits
-from models.nets.layers import reverse_gradient, running_statistics_kept
+from models.nets.layers import reverse_gradient
 
 
 class DANN(Method):
@@ -23,8 +23,7 @@ class DANN(Method):
         strength: Literal["ramp", "constant"] = "ramp",  # of lambda: from 0 to weight, sec. 5.2.2, or always weight
         gamma: PositiveFloat = 10.0,  # steepness of the ramp of lambda, sec. 5.2.2
         weight: NonNegativeFloat = 1.0,  # lambda at the end of the ramp
-        # Normalise each domain by itself, both as one batch, or each by itself and predict by the target's statistics.
-        batch_norm: Literal["each", "both", "target"] = "each",
+        batch_norm: Literal["each", "both"] = "each",  # normalises each domain by itself, or both as one batch
         optimizer: Literal["sgd", "adam"] = "sgd",
         lr: PositiveFloat = 0.01,  # mu_0
         schedule: Literal[
@@ -35,7 +34,7 @@ class DANN(Method):
     ) -> None:
         super().__init__()
         self.extractor, self.classifier, self.domain, _ = digits.build(net, data.channels, data.size, data.classes)
-        self.strength, self.gamma, self.weight, self.batch_norm = strength, gamma, weight, batch_norm
+        self.strength, self.gamma, self.weight, self.together = strength, gamma, weight, batch_norm == "both"
         self.optimizer = descent.optimizer(optimizer, lr, momentum, weight_decay)
         self.schedule = descent.schedule(schedule)
 
@@ -54,12 +53,10 @@ class DANN(Method):
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features of the source and of the target images [n, features]."""
         source, target = batch["source_images"], batch["target_images"]
-        if self.batch_norm == "both":
+        if self.together:
             first, second = self.extractor(torch.cat([source, target])).split([len(source), len(target)])
             return first, second
-        with running_statistics_kept(*[self.extractor] if self.batch_norm == "target" else []):
-            first = self.extractor(source)
-        return first, self.extractor(target)
+        return self.extractor(source), self.extractor(target)
 
     def ramp(self, progress: float) -> float:
         """lambda_p = 2 / (1 + exp(-gamma p)) - 1, from 0 to `weight`, or `weight`; p in [0, 1]."""

@@ -151,26 +151,15 @@ def test_one_logit_tells_the_target() -> None:
     assert losses["target_domain"].item() == pytest.approx(-sum(math.log(s) for s in sure) / 6)
 
 
-@pytest.mark.parametrize("kind", ["each", "both", "target"])
-def test_batch_norm_sees_the_domains_apart_or_as_one_batch_and_keeps_what_is_said(kind: Any) -> None:
+def test_batch_norm_sees_the_domains_apart_or_as_one_batch() -> None:
     batch = next(batches("dann", 0, 1))
-    torch.manual_seed(0)
-    method = DANN(SPEC, batch_norm=kind)
-    first = copy.deepcopy(method.extractor[:2])  # type: ignore[index]
-    norm = next(m for m in method.extractor.modules() if isinstance(m, nn.BatchNorm2d))
-    source, target = (first(batch[f"{domain}_images"]) for domain in ("source", "target"))
-    seen: list[Tensor] = []
-    norm.register_forward_hook(lambda _m, _i, out: seen.append(out))
-    method.embed(batch)
-    parts = [torch.cat([source, target])] if kind == "both" else [source, target]
-    for found, x in zip(seen, parts, strict=True):
-        mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, correction=0)
-        torch.testing.assert_close(found, (x - mean) / (variance + norm.eps).sqrt(), rtol=1e-3, atol=1e-4)
-    kept = torch.zeros(norm.num_features)
-    for x in [target] if kind == "target" else parts:
-        kept = 0.9 * kept + 0.1 * x.mean((0, 2, 3))
-    assert norm.running_mean is not None
-    torch.testing.assert_close(norm.running_mean, kept.detach(), rtol=1e-4, atol=1e-6)
+    for kind, mean in (("each", None), ("both", batch)):
+        torch.manual_seed(0)
+        method = DANN(SPEC, batch_norm=kind)  # type: ignore[arg-type]
+        first = copy.deepcopy(method.extractor)
+        source, target = method.embed(batch)
+        whole = first(torch.cat([batch["source_images"], batch["target_images"]]))
+        assert torch.equal(torch.cat([source, target]), whole) == (mean is not None)
 
 
 # --- MCD

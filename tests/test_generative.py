@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +32,7 @@ from trainer.data.cache import Arrays, stage
 from trainer.loop import seed
 from trainer.run import read_json
 
+ROOT = Path(__file__).parents[1]
 METHOD = '''"""Images that a linear layer makes of noise, or of images."""
 
 import torch
@@ -588,3 +592,74 @@ def test_without_a_detector_the_face_rate_says_what_to_install(
     run = make("run")
     assert main.main([str(run), "--metrics", "face_rate"]) == 2
     assert "pip install -e '.[faces]'" in failure(run)
+
+
+# --- several processes
+
+
+def in_two(run: Path, data_root: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "eval/main.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root}
+    return subprocess.run(
+        [*command, str(run), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data_root = str(tmp_path / "data")  # of its own: the classifier is less trained than others expect
+    stage("mnistm5k", Path(data_root), 28, 3)
+    monkeypatch.setattr(classifier, "STEPS", 20)
+    run = tmp_path / "sweep" / "run"
+    (run / "weights").mkdir(parents=True)
+    document = {"name": "s", "method": "dcgan", "model": {"width": 8}, "data": {"dataset": "mnistm5k"}}
+    config = resolve({**document, "train": {"steps": 20}, "eval": {"metrics": ["samples", "fid_classifier"]}}, "test")
+    (run / "config.yaml").write_text(config.to_yaml())
+    monkeypatch.setenv("TURNOUT_DATA", data_root)
+    for step in (10, 20):
+        torch.manual_seed(step)
+        state = models.load("dcgan")(DataSpec(3, 28, 10), width=8).state_dict()
+        save_file(state, run / "weights" / f"step-{step:06d}.safetensors")
+    assert main.main([str(run)]) == 0
+    one = found(run)
+    shutil.rmtree(run / "eval")
+    ran = in_two(run, data_root)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("fid_classifier:") == 1  # the first one alone reports
+    two = found(run)
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6)
+    assert [row["step"] for row in two["history"]] == [10, 20]
+    assert (run / "eval" / "samples.png").is_file()
+
+    # What both refuse is said once.
+    state["generator.0.weight"].fill_(torch.nan)
+    save_file(state, run / "weights" / "step-000020.safetensors")
+    ran = in_two(run, data_root, "--metrics", "fid_classifier")
+    assert ran.returncode != 0
+    assert ran.stderr.count("error: ") == 1
+    assert "is not finite" in failure(run)
+
+
+@pytest.mark.parametrize("kind", ["ConfigError", "KeyError"])
+def test_what_one_process_finds_wrong_ends_all(tmp_path: Path, kind: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from eval import processes\n"
+        "from trainer.config import ConfigError\n"
+        "def make():\n"
+        f"    if processes.rank() == 1: raise {kind}('the second')\n"
+        "    return processes.rank()\n"
+        "with processes.joined():\n"
+        "    assert processes.together(processes.rank) == [0, 1]\n"
+        "    assert processes.agree(f'of {processes.rank()}') == 'of 0'\n"
+        "    try:\n"
+        "        processes.together(make)\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, error, flush=True)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    own = f"{kind} {KeyError('the second') if kind == 'KeyError' else 'the second'}"
+    other = own if kind == "ConfigError" else f"RuntimeError process 1: {KeyError('the second')}"
+    assert sorted(ran.stdout.splitlines()) == sorted([own, other])
