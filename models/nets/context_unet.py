@@ -1,0 +1,81 @@
+"""A U-Net for small images in which class and time modulate the maps on their way up: eps(x_t, t, class)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ContextUNet(nn.Module):
+    """Two halvings down to one vector, and back; 128 channels as published.
+
+    Maps x_t [n, channels, size, size], times int64 [n] in 0 … timesteps - 1 and classes int64 [n] (`classes` itself:
+    none) to the shape of x_t. Without classes (0) the third argument is not looked at.
+    """
+
+    def __init__(self, channels: int, size: int, classes: int, timesteps: int, width: int = 128) -> None:
+        super().__init__()
+        if size % 4 or width % 8:
+            raise ValueError(
+                f"context_unet halves images twice and has groups of eight channels: data.size {size} must divide by 4 "
+                f"and model.width {width} by 8"
+            )
+        self.timesteps, self.classes = timesteps, classes
+        self.start = Residual(channels, width)
+        self.down1 = nn.Sequential(Residual(width, width), nn.MaxPool2d(2))
+        self.down2 = nn.Sequential(Residual(width, 2 * width), nn.MaxPool2d(2))
+        self.to_vector = nn.Sequential(nn.AvgPool2d(size // 4), nn.GELU())
+        self.time1, self.time2 = embedding(1, 2 * width), embedding(1, width)
+        if classes:
+            self.context1, self.context2 = embedding(classes, 2 * width), embedding(classes, width)
+        self.up0 = nn.Sequential(
+            nn.ConvTranspose2d(2 * width, 2 * width, size // 4, size // 4), nn.GroupNorm(8, 2 * width), nn.ReLU()
+        )
+        self.up1, self.up2 = up(4 * width, width), up(2 * width, width)
+        self.out = nn.Sequential(
+            nn.Conv2d(2 * width, width, 3, padding=1), nn.GroupNorm(8, width), nn.ReLU(),
+            nn.Conv2d(width, channels, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        time = ((t + 1) / self.timesteps).to(x.dtype)[:, None]
+        start = self.start(x)
+        down1 = self.down1(start)
+        down2 = self.down2(down1)
+        hidden = self.up0(self.to_vector(down2))
+        if self.classes:
+            context = F.one_hot(labels, self.classes + 1)[:, : self.classes].to(x.dtype)  # no class: zeros
+            hidden = self.context1(context) * hidden
+        hidden = self.up1(torch.cat([hidden + self.time1(time), down2], 1))
+        if self.classes:
+            hidden = self.context2(context) * hidden
+        hidden = self.up2(torch.cat([hidden + self.time2(time), down1], 1))
+        made: Tensor = self.out(torch.cat([hidden, start], 1))
+        return made
+
+
+class Residual(nn.Module):
+    """Two 3×3 convolutions; the second adds to what it is given, or to the block's input where the widths agree."""
+
+    def __init__(self, given: int, made: int) -> None:
+        super().__init__()
+        self.first, self.second = convolution(given, made), convolution(made, made)
+        self.same = given == made
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        both: Tensor = ((x if self.same else first) + self.second(first)) * 0.5**0.5  # of the variance of one
+        return both
+
+
+def convolution(given: int, made: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(given, made, 3, padding=1), nn.BatchNorm2d(made), nn.GELU())
+
+
+def up(given: int, made: int) -> nn.Sequential:
+    """Double a map that its skip was concatenated to."""
+    return nn.Sequential(nn.ConvTranspose2d(given, made, 2, 2), Residual(made, made), Residual(made, made))
+
+
+def embedding(given: int, made: int) -> nn.Sequential:
+    """Vectors [n, given] as maps [n, made, 1, 1]."""
+    return nn.Sequential(nn.Linear(given, made), nn.GELU(), nn.Linear(made, made), nn.Unflatten(1, (made, 1, 1)))
