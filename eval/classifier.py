@@ -1,16 +1,17 @@
-"""A small classifier of a run's own set, whose features stand in where Inception's weights cannot be had.
+"""A small classifier of a run's own set: it names the class of samples, and its features stand in for Inception's.
 
-It is trained once on the training split, on the CPU, and kept under the data root for all trials of all sweeps. Its
-distances compare trials on one set with each other, and with nothing that anybody else has published.
+It is trained once on the training split, as models/classifier.py says, on the CPU, and kept under the data root for
+all trials of all sweeps. Its distances compare trials on one set with each other, and with nothing that anybody else
+has published.
 """
 
 import hashlib
 import json
-import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from eval.extractor import Extractor
 from eval.once import once
 from eval.reference import cached, fingerprint
 from eval.subject import Subject
-from models.nets.digits import lenet
+from models.base import DataSpec
+from models.classifier import LEAST, Classifier, build, enlarged
 from trainer.config import ConfigError
 from trainer.data.batches import Batches
 from trainer.data.cache import Arrays, data_root
@@ -27,19 +29,32 @@ from trainer.data.registry import DataError
 from trainer.loop import seed
 
 RECIPE = 1  # raise it when anything below changes what is trained
-SEED, STEPS, BATCH, RATE = 0, 1000, 64, 1e-3  # Adam, its rate falling to zero along a cosine
-LEAST = 28  # pixels; smaller images are enlarged to it
+SEED, STEPS, BATCH = 0, 1000, 64
 WIDTH = 100  # of the layer before the last
 
 
-def extractor(subject: Subject, domain: str) -> Extractor:
-    """Features of the layer before the last; ConfigError if the set has no two classes to tell apart."""
+@dataclass(frozen=True)
+class Judge:
+    """The classifier of a set."""
+
+    network: nn.Sequential  # enlarged images to logits
+    sha256: str  # of its weights
+    facts: dict[str, Any]  # how it was trained, and its accuracy on the test split
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images uint8 [n, c, h, h] on the device to logits [n, classes]."""
+        logits: Tensor = self.network(enlarged(images.float() / 127.5 - 1))
+        return logits
+
+
+def judge(subject: Subject, domain: str, metric: str) -> Judge:
+    """Read the classifier, trained if it is not there yet; ConfigError if the set has no two classes to tell apart."""
     train = subject.arrays(domain, "train")
     channels, size, classes = subject.config.data.shape()
     name = subject.domains[domain]
     if train.labels.ndim != 1 or len(np.unique(train.labels)) < 2:
         raise ConfigError(
-            f"{subject.run.path}: eval.metrics: fid_classifier learns to tell classes apart, and {name} has "
+            f"{subject.run.path}: eval.metrics: {metric} learns to tell classes apart, and {name} has "
             "no labels of two classes; use fid, which needs Inception's weights"
         )
     place = cached(subject, domain)
@@ -56,18 +71,25 @@ def extractor(subject: Subject, domain: str) -> Extractor:
     network = network.to(subject.device).eval().requires_grad_(False)
     test = subject.arrays(domain, "test")
     predicted = subject.over(lambda images: network(enlarged(images)), test.images).argmax(1)
+    facts = {
+        "test accuracy": float((predicted == np.asarray(test.labels)).mean()),
+        "trained": {"set": name, "split": "train", "n": len(train.labels), "steps": STEPS, "seed": SEED},
+    }
+    return Judge(network, hashlib.sha256(content).hexdigest(), facts)
+
+
+def extractor(subject: Subject, domain: str) -> Extractor:
+    """Features of the layer before the last; ConfigError if the set has no two classes to tell apart."""
+    found = judge(subject, domain, "fid_classifier")
     return Extractor(
         name="classifier",
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=found.sha256,
         width=WIDTH,
         batch=500,
         resize=f"bilinear to {LEAST} px if smaller, else none",
-        function=lambda images: network[:-1](enlarged(images.float() / 127.5 - 1)),
+        function=lambda images: found.network[:-1](enlarged(images.float() / 127.5 - 1)),
         device=subject.device,
-        provenance={
-            "test accuracy": float((predicted == np.asarray(test.labels)).mean()),
-            "trained": {"set": name, "split": "train", "n": len(train.labels), "steps": STEPS, "seed": SEED},
-        },
+        provenance=found.facts,
     )
 
 
@@ -76,27 +98,14 @@ def trained(train: Arrays, channels: int, size: int, classes: int) -> bytes:
     device = torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
         seed(SEED, "classifier")
-        network = build(channels, size, classes).train()
-        batches = Batches({"": train}, ("images", "labels"), BATCH, SEED, 0, 1, device)
-        adam = torch.optim.Adam(network.parameters(), RATE)
+        method = Classifier(DataSpec(channels, size, classes)).train()
+        (update,) = method.updates()
+        batches = Batches({"": train}, method.reads, BATCH, SEED, 0, 1, device)
+        optimizer = update.optimizer(method.network.parameters())
+        rate = optimizer.param_groups[0]["lr"]
         for step in range(STEPS):
-            batch = batches.at(step)
-            adam.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / STEPS)) / 2
-            adam.zero_grad()
-            F.cross_entropy(network(enlarged(batch["images"])), batch["labels"]).backward()
-            adam.step()
-    return save({key: value.contiguous() for key, value in network.state_dict().items()})
-
-
-def build(channels: int, size: int, classes: int) -> nn.Sequential:
-    """The network: images [n, channels, size, size] in [-1, 1], enlarged, to logits [n, classes]."""
-    parts = lenet(channels, max(size, LEAST), classes)
-    assert isinstance(parts.classifier, nn.Sequential)
-    return nn.Sequential(parts.extractor, *parts.classifier)
-
-
-def enlarged(images: Tensor) -> Tensor:
-    """Images [n, c, h, h] of at least LEAST pixels."""
-    if images.shape[-1] >= LEAST:
-        return images
-    return F.interpolate(images, size=(LEAST, LEAST), mode="bilinear", align_corners=False)
+            optimizer.param_groups[0]["lr"] = rate * update.schedule(step / STEPS)
+            optimizer.zero_grad()
+            update.loss(batches.at(step), step / STEPS)["label"].backward()
+            optimizer.step()
+    return save({key: value.contiguous() for key, value in method.network.state_dict().items()})

@@ -1,6 +1,8 @@
 """Samples of a trained method, as bytes: a function of the seed and the place in the row, whoever asks for them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,25 +15,38 @@ CHUNK = 100  # images that are drawn after one seed; the draws of another number
 
 
 def draw(
-    subject: Subject, n: int, number: int, metric: str, labels: Tensor | None = None, share: slice = slice(None)
+    subject: Subject,
+    n: int,
+    number: int,
+    metric: str,
+    labels: Tensor | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    share: slice = slice(None),
 ) -> Iterator[Tensor]:
     """n images, by chunks uint8 [≤ CHUNK, c, size, size] on the device, of the classes `labels` [n] if given.
 
-    `number` seeds them: equal numbers, equal noise, whichever labels, and whichever `share` of the chunks is drawn
-    here. ConfigError if the method has no `sample`, or
-    its images are not of the run's shape or not finite.
+    `number` seeds them: equal numbers, equal noise, whichever labels, and whichever `share` of
+    the chunks is drawn here. `options` are further arguments of the method's
+    `sample`; a tensor among them has a row for each image. ConfigError if the method has no `sample`, it refuses what
+    it is given, or its images are not of the run's shape or not finite.
     """
     function = subject.capability("sample", metric)
     channels, size, _ = subject.config.data.shape()
     for start in range(0, n, CHUNK)[share]:
         count = min(CHUNK, n - start)
         seed(number, "samples", start)
-        with torch.inference_mode():
-            if labels is None:
-                images = function(count)
-            else:
-                images = function(count, labels=labels[start : start + count].to(subject.device))
         where = f"{subject.run.path}: step {subject.step}: sample()"
+        rows = {key: value for key, value in options.items() if isinstance(value, Tensor)}
+        rows |= {} if labels is None else {"labels": labels}
+        for key, value in rows.items():
+            if len(value) != n:
+                raise ConfigError(f"{where}: {key}: has {len(value)} rows for {n} images; give as many")
+            rows[key] = value[start : start + count].to(subject.device)
+        try:
+            with torch.inference_mode():
+                images = function(count, **{**options, **rows})
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
         if tuple(images.shape) != (count, channels, size, size):
             raise ConfigError(f"{where} made {tuple(images.shape)}, not {(count, channels, size, size)}")
         if not images.isfinite().all():

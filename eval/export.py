@@ -6,14 +6,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from eval import record
-from eval.draw import CHUNK, conditional, draw
+from eval.draw import conditional, draw
+from eval.options import WATCH, read_options, watched
 from eval.subject import Subject, read_method
 from trainer.config import ConfigError, resolve
 from trainer.document import read
@@ -21,13 +23,21 @@ from trainer.run import Run
 
 
 def export(
-    run: Run, out: Path, n: int, per_class: int, classes: Sequence[int], seed: int | None, step: int | None
+    run: Run,
+    out: Path,
+    n: int,
+    per_class: int,
+    classes: Sequence[int],
+    seed: int | None,
+    step: int | None,
+    options: list[str],
 ) -> None:
     """Write `n` samples as 0001.png …, or `per_class` of each class (all of them, or `classes`) as <class>_001.png ….
 
-    `seed` (default: the run's, with which it is evaluated) and `step` (default: the last) decide every byte, on one
-    kind of device. The folder `out` is there as a whole or not at all. ConfigError if it holds anything already, the
-    step was not kept, or the method cannot be asked for classes.
+    `seed` (default: the run's, with which it is evaluated), `step` (default: the last) and `options`, such as steps=50
+    for a method that samples in steps, decide every byte, on one kind of device. The folder `out` is there as a whole
+    or not at all. ConfigError if it holds anything already, the step was not kept, an option is none of the method's,
+    or the method cannot be asked for classes.
     """
     out = out.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -56,22 +66,34 @@ def export(
         names = [f"{c}_{i:0{width}d}.png" for c in classes for i in range(1, per_class + 1)]
     else:
         names = [f"{i:0{max(3, len(str(n)))}d}.png" for i in range(1, n + 1)]
-    write(subject, out, names, config.train.seed if seed is None else seed, labels)
+    how = read_options(config.method, subject.capability("sample", "--samples"), options)
+    write(subject, out, names, config.train.seed if seed is None else seed, labels, how)
 
 
-def write(subject: Subject, out: Path, names: list[str], seed: int, labels: torch.Tensor | None) -> None:
+def write(
+    subject: Subject, out: Path, names: list[str], seed: int, labels: torch.Tensor | None, options: dict[str, Any]
+) -> None:
     """Draw as many samples as there are names and write each as a PNG, grey or RGB, into the new folder `out`."""
     scratch, began = out.with_name(f".{out.name}.{os.getpid()}"), time.monotonic()
-    chunks = draw(subject, len(names), seed, "--samples", labels)
-    console = Console(stderr=True)
+    console, left = Console(stderr=True), list(reversed(names))
+    bar = Progress(console=console, disable=not console.is_terminal)
+    task, first = bar.add_task("samples", total=len(names)), [0]
+
+    def watch(t: int, x: torch.Tensor) -> None:
+        """Count images in the making as the part of them that their times have come down."""
+        first[0] = max(first[0], t)
+        share = 1 - (t + 1) / (first[0] + 1)
+        bar.update(task, completed=len(names) - len(left) + share * len(x))
+
+    options |= {WATCH: watch} if watched(subject.capability("sample", "--samples")) else {}
     try:
         scratch.mkdir(parents=True)
-        left = iter(names)
-        total = -(-len(names) // CHUNK)
-        for chunk in track(chunks, "samples", total, console=console, disable=not console.is_terminal):
-            for image in chunk.cpu().numpy():
-                pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-                Image.fromarray(pixels).save(scratch / next(left))
+        with bar:
+            for chunk in draw(subject, len(names), seed, "--samples", labels, options):
+                for image in chunk.cpu().numpy():
+                    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+                    Image.fromarray(pixels).save(scratch / left.pop())
+                bar.update(task, completed=len(names) - len(left))
         os.rename(scratch, out)  # takes the place of an empty folder
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from None

@@ -25,7 +25,8 @@ EXAMPLES = """examples:
   python eval/main.py logs/dann/*gamma=10* --metrics accuracy
   torchrun --nproc-per-node 4 eval/main.py logs/dcgan     # several processes share in drawing samples for fid
   python eval/main.py logs/dcgan/dcgan,seed=0-1a2b3c4d --samples 1000 --out faces
-  python eval/main.py logs/acgan/acgan,seed=0-1a2b3c4d --samples-per-class 100 --labels 0 1 --out pairs"""
+  python eval/main.py logs/acgan/acgan,seed=0-1a2b3c4d --samples-per-class 100 --labels 0 1 --out pairs
+  python eval/main.py logs/ddpm/*timesteps=400* --samples-per-class 100 --out digits --with steps=50 eta=0"""
 LIBRARIES = ("torch", "numpy", "scikit-learn")
 
 
@@ -48,8 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
     pictures.add_argument("--labels", type=int, nargs="+", default=[], metavar="CLASS", help="of these classes only")
     pictures.add_argument("--seed", type=int, help="of the noise (default: the run's, as in its evaluation)")
     pictures.add_argument("--step", type=int, help="of the weights, where several were kept (default: the last)")
+    pictures.add_argument(
+        "--with",
+        dest="options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how, where a method leaves it open; of ddpm: steps, eta, guidance, noise (a .npy or .pt file), batch, …",
+    )
     options = parser.parse_args(arguments)
-    wishes = (options.out, options.samples, options.samples_per_class, options.labels)
+    wishes = (options.out, options.samples, options.samples_per_class, options.labels, options.options)
     if any(wishes) or options.seed is not None or options.step is not None:
         return draw_samples(options)
     try:
@@ -82,7 +91,8 @@ def draw_samples(options: argparse.Namespace) -> int:
         from eval.export import export
 
         per_class, labels = options.samples_per_class, options.labels
-        export(Run(options.runs[0]), options.out, options.samples, per_class, labels, options.seed, options.step)
+        step, how = options.step, options.options
+        export(Run(options.runs[0]), options.out, options.samples, per_class, labels, options.seed, step, how)
     return max((code for code, _ in faults), default=0)
 
 

@@ -26,6 +26,7 @@ from eval import classifier, comparison, distances, draw, face_rate, inception, 
 from eval.extractor import Extractor
 from eval.moments import Gaussian
 from models.base import DataSpec
+from models.classifier import build, enlarged
 from trainer.config import resolve
 from trainer.data import cache, registry
 from trainer.data.cache import Arrays, stage
@@ -259,10 +260,10 @@ def test_the_classifier_is_trained_once_and_says_how_good_it_is(make: Callable[.
     how = found(first)["provenance"]["fid_classifier"]
     assert how["sha256"] == sha256(file) == found(second)["provenance"]["fid_classifier"]["sha256"]
     train, test = arrays(root, "train"), arrays(root, "test")
-    network = classifier.build(1, 8, 2).eval()
+    network = build(1, 8, 2).eval()
     network.load_state_dict(load(before[1]))
     x = torch.from_numpy(np.array(test.images)) / 127.5 - 1
-    assert how["test accuracy"] == (network(classifier.enlarged(x)).argmax(1).numpy() == test.labels).mean() == 1
+    assert how["test accuracy"] == (network(enlarged(x)).argmax(1).numpy() == test.labels).mean() == 1
     assert classifier.trained(train, 1, 8, 2) == classifier.trained(train, 1, 8, 2) == before[1]
     assert found(first)["metrics"]["fid_classifier"] != found(second)["metrics"]["fid_classifier"]
     made_anew = found(first)["metrics"]
