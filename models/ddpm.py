@@ -101,7 +101,7 @@ class DDPM(Method):
         `watch` is called with T - 1 and the noise, and after each step with the time that was reached, -1 at last, and
         x [n, channels, size, size] there. ValueError names what cannot be.
         """
-        steps = self.steps(steps or self.sampling_steps, "steps")
+        steps = self.steps(self.sampling_steps if steps is None else steps, "steps")
         eta = self.eta if eta is None else eta
         eta = float(steps == self.diffusion.timesteps) if eta is None else eta
         guidance = self.guidance if guidance is None else guidance

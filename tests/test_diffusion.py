@@ -1,18 +1,22 @@
 """Diffusion: networks as published, arithmetic as in diffusers, samples that are a function of seed and settings."""
 
 import importlib.util
+import math
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.base import DataSpec
 from models.ddpm import DDPM
+from models.ddpm_unconditional import DDPMUnconditional
 from models.nets.attention_unet import Attention, AttentionUNet, sinusoids
 from models.nets.context_unet import ContextUNet
-from models.nets.diffusion import Diffusion, slerp, spaced
+from models.nets.diffusion import Diffusion, lerp, slerp, spaced
 from trainer.loop import seed
 
 DIGITS = DataSpec(channels=3, size=28, classes=10)
@@ -240,3 +244,223 @@ def test_slerp_is_that_of_diffusers() -> None:
     a, b = torch.randn(3, 8, 8), torch.randn(3, 8, 8)
     for share in (0.1, 0.5, 0.9):
         torch.testing.assert_close(slerp(a, b, share), AudioDiffusionPipeline.slerp(a, b, share), rtol=1e-5, atol=1e-5)
+
+
+# --- between noises
+
+
+@pytest.mark.parametrize("way", [slerp, lerp])
+def test_the_ends_of_an_interpolation_are_exact(way: Any) -> None:
+    for b in (torch.randn(3, 5, 5), -torch.ones(3, 5, 5)):
+        a = torch.ones(3, 5, 5)
+        assert torch.equal(way(a, b, 0.0), a)
+        assert torch.equal(way(a, b, 1.0), b)
+
+
+def test_an_arc_keeps_the_length_that_a_straight_line_loses() -> None:
+    a, b = torch.randn(3, 28, 28), torch.randn(3, 28, 28)
+    length = (a.norm() + b.norm()) / 2
+    assert slerp(a, b, 0.5).norm() == pytest.approx(length.item(), rel=0.02)
+    assert lerp(a, b, 0.5).norm() < 0.75 * length
+
+
+@pytest.mark.parametrize("size", [48, 49])
+def test_equal_and_opposite_noises_are_interpolated_too(size: int) -> None:
+    a = torch.randn(size)
+    for share in (0.0, 0.3, 1.0):
+        torch.testing.assert_close(slerp(a, a, share), a)
+    path = torch.stack([slerp(a, -a, share / 10) for share in range(11)])
+    assert torch.equal(path[0], a)
+    assert torch.equal(path[-1], -a)
+    torch.testing.assert_close(path.norm(dim=1), a.norm().expand(11), rtol=1e-5, atol=0)
+    steps = (path[1:] - path[:-1]).norm(dim=1)
+    torch.testing.assert_close(steps, steps[:1].expand(10), rtol=1e-4, atol=0)
+    assert slerp(torch.zeros(4), torch.ones(4), 0.5).isfinite().all()
+
+
+# --- samples
+
+
+def tiny(**options: Any) -> DDPM:
+    seed(0, "weights")
+    return DDPM(TINY, **{"width": 8, "timesteps": 12, **options}).eval()
+
+
+@torch.inference_mode()
+def drawn(method: DDPM, n: int = 4, number: int = 3, labels: Tensor | None = None, **options: Any) -> Tensor:
+    seed(number)
+    return method.sample(n, labels, **options)
+
+
+@pytest.mark.parametrize("net", ["context_unet", "attention_unet"])
+@pytest.mark.parametrize("options", [{}, {"steps": 5}, {"steps": 5, "eta": 0.5}, {"guidance": 0.0}])
+def test_samples_are_a_function_of_the_seed_whatever_goes_through_the_network_together(net: Any, options: Any) -> None:
+    method, labels = tiny(net=net), torch.tensor([0, 1, 2, 1])
+    first = drawn(method, labels=labels, **options)
+    assert torch.equal(drawn(method, labels=labels, **options), first)
+    assert not torch.equal(drawn(method, number=4, labels=labels, **options), first)
+    for batch in (1, 3):
+        torch.testing.assert_close(drawn(method, labels=labels, batch=batch, **options), first, rtol=1e-4, atol=1e-5)
+
+
+def test_without_fresh_noise_the_start_decides_everything() -> None:
+    method, noise, labels = tiny(), torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    how = {"labels": labels, "noise": noise, "steps": 6}
+    assert torch.equal(drawn(method, number=1, **how), drawn(method, number=2, **how)), "eta is 0 below T steps"
+    assert not torch.equal(drawn(method, number=1, eta=0.1, **how), drawn(method, number=2, eta=0.1, **how))
+    how["steps"] = 12
+    assert not torch.equal(drawn(method, number=1, **how), drawn(method, number=2, **how)), "and 1 at T"
+
+
+def test_defaults_are_those_of_the_constructor() -> None:
+    usual, set_up = tiny(), tiny(sampling_steps=5, eta=0.3, guidance=1.0)
+    assert torch.equal(drawn(set_up), drawn(usual, steps=5, eta=0.3, guidance=1.0))
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that run inside, of which `_local_scalar_dense` waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), options: Any = None) -> Any:
+        self.names.append(function.overloadpacket.__name__)
+        return function(*given, **(options or {}))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_a_step_calls_the_network_once_for_both_halves_and_waits_for_nothing(eta: float) -> None:
+    method, times, at = tiny(), list[int](), list[int]()
+    calls: list[tuple[int, ...]] = []
+    method.network.register_forward_hook(lambda _, given, made: calls.append(tuple(made.shape)))
+    with Operations() as seen:
+
+        def watch(t: int, x: Tensor) -> None:
+            times.append(t)
+            at.append(len(seen.names))
+
+        drawn(method, steps=5, eta=eta, watch=watch)
+        within = seen.names[at[0] : at[-1]]
+        torch.ones(1).item()
+    assert times == [11, 9, 6, 4, 1, -1]
+    assert calls == [(8, 1, 8, 8)] * 5
+    assert "_local_scalar_dense" in seen.names, "which is how a wait is seen"
+    assert not {"_local_scalar_dense", "nonzero", "equal"} & set(within)
+    calls.clear()
+    drawn(method, steps=5, guidance=0.0)
+    assert calls == [(4, 1, 8, 8)] * 5
+
+
+def test_bf16_and_compiled_networks_give_the_same_images_within_their_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Compiled as far as the graph; the benchmark has it turned into code as well, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    method = tiny()
+    exact = drawn(method, steps=5)
+    compiled = drawn(method, steps=5, compile=True)
+    torch.testing.assert_close(compiled, exact, rtol=1e-3, atol=1e-3)
+    half = drawn(method, steps=5, precision="bf16")
+    assert half.dtype == torch.float32
+    assert 0 < (half - exact).abs().mean() < 0.05
+
+
+def test_a_method_without_labels_reads_and_takes_none() -> None:
+    method = DDPMUnconditional(TINY, width=8, timesteps=12).eval()
+    assert method.reads == ("images",)
+    assert not any("context" in key for key in method.state_dict())
+    assert drawn(method).shape == (4, 1, 8, 8)
+    with pytest.raises(ValueError, match="learns from none"):
+        method.sample(2, torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 13}, r"steps: 13 is not 1 to 12"),
+        ({"steps": 0}, r"steps: 0 is not 1 to 12"),
+        ({"guidance": -0.5}, r"guidance: -0\.5"),
+        ({"eta": 1.5}, r"eta: 1\.5"),
+        (
+            {"noise": torch.zeros(4, 3, 8, 8)},
+            r"noise: has the shape \(4, 3, 8, 8\); 4 images start from \(4, 1, 8, 8\)",
+        ),
+        ({"labels": torch.tensor([0, 1, 2, 3])}, r"labels: 4 images want 4 of the classes 0 to 2"),
+        ({"labels": torch.tensor([0, 1])}, r"labels: 4 images want 4"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        drawn(tiny(), **options)
+
+
+def test_a_constructor_refuses_more_sampling_steps_than_there_are_times() -> None:
+    with pytest.raises(ValueError, match=r"model\.sampling_steps: 13 is not 1 to 12"):
+        tiny(sampling_steps=13)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [({"timesteps": 8}, r"trained at 8 timesteps, not 12; set model\.timesteps: 8"), ({"schedule": "cosine"}, "betas")],
+)
+def test_weights_of_other_times_are_refused(other: Any, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        tiny().load_state_dict(tiny(**other).state_dict())
+
+
+# --- training
+
+
+@pytest.mark.parametrize("predicts", ["noise", "velocity"])
+def test_the_loss_is_that_of_a_computation_by_hand(predicts: Any) -> None:
+    """With drop 0.5: a class is hidden where the last of the numbers drawn says so, and where it is not known."""
+    method = tiny(predicts=predicts, drop=0.5)
+    images, labels = torch.rand(8, 1, 8, 8) * 2 - 1, torch.tensor([0, 1, 2, -1, 0, 1, 2, 0])
+    seed(7)
+    loss = method.loss({"images": images, "labels": labels}, 0.0)["mse"]
+    seed(7)
+    t, noise, hidden = torch.randint(12, (8,)), torch.randn(8, 1, 8, 8), torch.rand(8) < 0.5
+    beta = torch.linspace(1e-4, 0.02, 12)
+    total = 0.0
+    for i in range(8):
+        share = torch.prod(1 - beta[: t[i] + 1])
+        x = share.sqrt() * images[i] + (1 - share).sqrt() * noise[i]
+        label = 3 if hidden[i] or labels[i] < 0 else labels[i]
+        made = method.network(x[None], t[i : i + 1], torch.tensor([label]))[0]
+        velocity = share.sqrt() * noise[i] - (1 - share).sqrt() * images[i]
+        total += (made - (noise[i] if predicts == "noise" else velocity)).square().mean().item() / 8
+    assert 0 < hidden.sum() < 8
+    assert loss.item() == pytest.approx(total, rel=1e-4)
+
+
+def test_the_learning_rate_falls_to_its_floor() -> None:
+    (update,) = tiny(floor=0.01).updates()
+    assert [update.schedule(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.505, 0.01])
+    (update,) = tiny(decay="constant").updates()
+    assert update.schedule(0.7) == 1.0
+
+
+def test_one_batch_is_learned_by_heart_and_reconstructed_through_ddim() -> None:
+    """From the batch as the last time leaves it, a third of its variance and two of noise, drawn anew."""
+    seed(0, "images")
+    images, labels = torch.rand(6, 1, 8, 8).mul(2).sub(1).round(), torch.arange(6) % 3
+    method = tiny(timesteps=100, width=16, drop=0.0).train()
+    optimizer = torch.optim.Adam(method.network.parameters(), 3e-3)
+    batch = {"images": images.repeat(8, 1, 1, 1), "labels": labels.repeat(8)}
+    noised = method.diffusion.noised(images, torch.full((6,), 99), torch.randn_like(images))
+
+    def error() -> float:
+        again = drawn(method.eval(), 6, labels=labels, noise=noised, steps=20, eta=0.0, guidance=0.0)
+        return F.mse_loss(again, images).item()
+
+    before = error()
+    method.train()
+    for step in range(300):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 + math.cos(math.pi * step / 300)) / 2
+        optimizer.zero_grad()
+        method.loss(batch, 0.0)["mse"].backward()
+        optimizer.step()
+    after = error()
+    assert after < 0.05, (before, after)
+    assert after < before / 5, (before, after)

@@ -84,7 +84,7 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     """
     a, b = start.double().flatten(), end.double().flatten()
     length, other = a.norm(), b.norm()
-    cosine = (a / length) @ (b / other) if length > 0 and other > 0 else torch.tensor(1.0)
+    cosine = float((a / length) @ (b / other)) if length > 0 and other > 0 else 1.0
     if cosine > 1 - 1e-12:
         point = lerp(a, b, share)
     elif cosine < -1 + 1e-12 and a.numel() > 1:
@@ -96,6 +96,6 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
         point = size * (math.cos(math.pi * share) * a / length + math.sin(math.pi * share) * aside)
         point = b if share == 1 else point
     else:
-        angle = cosine.acos()
-        point = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / angle.sin()
+        angle = math.acos(cosine)
+        point = (math.sin((1 - share) * angle) * a + math.sin(share * angle) * b) / math.sin(angle)
     return point.view_as(start).to(start.dtype)

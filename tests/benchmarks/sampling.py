@@ -1,0 +1,162 @@
+"""How fast a diffusion model samples, what of it is the network, and what fewer sampling steps cost in accuracy.
+
+Of a run of ddpm: milliseconds of a call of the network (both halves of the guidance), the share of a sampling step
+that is spent outside it, the ratio to the loop of diffusers' pipelines with the same network, and, of ancestral
+sampling at T and of DDIM at fewer steps, seconds per 1,000 samples and the share that a classifier recognises.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from scipy.stats import binomtest
+from torch import Tensor
+
+from eval import record
+from eval.classifier import judge
+from eval.draw import draw
+from eval.subject import Subject, read_method
+from models.ddpm import DDPM
+from trainer.config import resolve
+from trainer.document import read
+from trainer.loop import seed
+from trainer.run import Run
+
+EXAMPLE = "example:\n  python tests/benchmarks/sampling.py logs/ddpm/*timesteps=400* --samples 1000 --precision bf16"
+STEPS = (10, 20, 50, 100)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes, to the end of what the device does."""
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+@torch.inference_mode()
+def theirs(method: DDPM, noise: Tensor, labels: Tensor, steps: int, autocast: torch.autocast) -> Tensor:
+    """The denoising loop of diffusers' pipelines: their scheduler, guidance as they write it, both halves in a call."""
+    scheduler = DDIMScheduler(
+        method.diffusion.timesteps, trained_betas=betas(method), timestep_spacing="trailing", clip_sample=True
+    )
+    scheduler.set_timesteps(steps, device=noise.device)
+    both = torch.cat([torch.full_like(labels, method.classes), labels])
+    x = noise
+    for t in scheduler.timesteps:
+        with autocast:
+            made = method.network(torch.cat([x, x]), t.expand(2 * len(x)), both).to(x.dtype)
+        free, known = made.chunk(2)
+        made = free + (1 + method.guidance) * (known - free)
+        x = scheduler.step(made, t, x, eta=0.0, use_clipped_model_output=True).prev_sample
+    return x
+
+
+def betas(method: DDPM) -> list[float]:
+    """Variances of the noise that each time adds."""
+    share = method.diffusion.share.cpu()
+    earlier = torch.cat([torch.ones(1, dtype=share.dtype), share[:-1]])
+    return [float(beta) for beta in 1 - share / earlier]
+
+
+@torch.inference_mode()
+def overhead(method: DDPM, n: int, steps: int, rounds: int, how: dict[str, Any]) -> None:
+    """Print what a step takes, alternating with bare calls of the network and with diffusers' loop."""
+    device = method.diffusion.share.device
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=how["precision"] == "bf16")
+    noise, labels = torch.randn(n, *method.shape, device=device), torch.arange(n, device=device) % method.classes
+    x, t = (
+        torch.cat([noise, noise]).contiguous(memory_format=torch.channels_last),
+        torch.full((2 * n,), 1, device=device),
+    )
+    both = labels.repeat(2)
+
+    def network() -> None:
+        with autocast:
+            for _ in range(steps):
+                method.network(x, t, both)
+
+    def ours() -> Tensor:
+        return method.sample(n, labels, noise=noise, steps=steps, eta=0.0, **how)
+
+    works = {"network": network, "ours": ours, "diffusers": lambda: theirs(method, noise, labels, steps, autocast)}
+    for work in works.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds):
+        # Take turns at being first, so that a drift of the machine's speed falls on all.
+        for name in list(works)[:: 1 if number % 2 else -1]:
+            times[name].append(1e3 * seconds(works[name]) / steps)
+    outside = [1 - bare / whole for bare, whole in zip(times["network"], times["ours"], strict=True)]
+    ratio = [a / b for a, b in zip(times["ours"], times["diffusers"], strict=True)]
+    print(f"a call of the network, 2 × {n} images: {statistics.median(times['network']):.1f} ms (median of {rounds})")
+    print(f"outside it: {100 * statistics.median(outside):.1f} % of a step; goal under 5 %")
+    print(f"ratio to the loop of diffusers: {statistics.median(ratio):.3f} ({min(ratio):.3f} … {max(ratio):.3f})")
+    apart = (ours() - works["diffusers"]()).abs()  # type: ignore[operator]
+    print(f"images apart from those of diffusers: mean {apart.mean():.1e}, at most {apart.max():.1e}")
+
+
+@torch.inference_mode()
+def compiled(method: DDPM, n: int, steps: int, how: dict[str, Any]) -> None:
+    """Print how much faster a compiled network samples, and whether its images are the same."""
+    made = []
+    for compile in (False, True):
+        how = how | {"compile": compile, "eta": 0.0, "steps": steps}
+
+        def work(how: dict[str, Any] = how) -> Tensor:
+            seed(0)
+            return method.sample(n, **how)
+
+        made.append((work(), seconds(work)))
+    (plain, slow), (fused, fast) = made
+    print(f"compiled: {slow / fast:.2f} times as fast; images apart by at most {(plain - fused).abs().max():.1e}")
+
+
+def main() -> None:
+    """Print all that."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a run directory of ddpm")
+    parser.add_argument("--samples", type=int, default=1000, help="of each setting, as many of each class")
+    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--compile", action="store_true", help="try the compiled network, too")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    config = resolve(read(options.run / "config.yaml"), str(options.run))
+    files = record.exported(Run(options.run))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method = read_method(config, files[max(files)], device)
+    assert isinstance(method, DDPM)
+    subject = Subject(Run(options.run), config, files, max(files), method, device, Path())
+    how, whole = {"precision": options.precision}, method.diffusion.timesteps
+    print(f"{options.run.name}: {device}, precision {options.precision}, {torch.get_num_threads()} threads")
+    overhead(method, 100, min(10, whole), options.rounds, how)
+    if options.compile:
+        compiled(method, 100, min(10, whole), how)
+    classifier = judge(subject, "", "class_accuracy")
+    labels = torch.arange(config.data.shape()[2]).repeat_interleave(options.samples // config.data.shape()[2])
+    settings = {f"DDIM {steps}": {"steps": steps, "eta": 0.0} for steps in STEPS if steps <= whole}
+    settings[f"DDPM {whole}"] = {"steps": whole, "eta": 1.0}
+    for name, setting in settings.items():
+        parts: list[Tensor] = []
+        took = seconds(lambda: parts.extend(draw(subject, len(labels), 0, "benchmark", labels, how | setting)))  # noqa: B023
+        with torch.inference_mode():
+            named = torch.cat([classifier.logits(part).argmax(1).cpu() for part in parts])
+        correct = int((named == labels).sum())
+        interval = binomtest(correct, len(labels)).proportion_ci(0.95, method="wilson")
+        print(
+            f"{name:>9}: {1000 * took / len(labels):6.1f} s per 1,000 samples, accuracy {correct / len(labels):.3f} "
+            f"({interval.low:.3f} to {interval.high:.3f}) of {len(labels)}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
