@@ -305,7 +305,7 @@ def test_samples_are_a_function_of_the_seed_whatever_goes_through_the_network_to
 
 def test_without_fresh_noise_the_start_decides_everything() -> None:
     method, noise, labels = tiny(), torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
-    how = {"labels": labels, "noise": noise, "steps": 6}
+    how: dict[str, Any] = {"labels": labels, "noise": noise, "steps": 6}
     assert torch.equal(drawn(method, number=1, **how), drawn(method, number=2, **how)), "eta is 0 below T steps"
     assert not torch.equal(drawn(method, number=1, eta=0.1, **how), drawn(method, number=2, eta=0.1, **how))
     how["steps"] = 12
