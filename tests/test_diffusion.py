@@ -3,8 +3,10 @@
 import importlib.util
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,14 +14,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.base import DataSpec
+from models.classifier import Classifier
 from models.ddpm import DDPM
 from models.ddpm_unconditional import DDPMUnconditional
 from models.nets.attention_unet import Attention, AttentionUNet, sinusoids
 from models.nets.context_unet import ContextUNet
 from models.nets.diffusion import Diffusion, lerp, slerp, spaced
+from trainer.data.batches import Batches
+from trainer.data.cache import load, stage
 from trainer.loop import seed
 
 DIGITS = DataSpec(channels=3, size=28, classes=10)
+CPU = torch.device("cpu")
 TINY = DataSpec(channels=1, size=8, classes=3)
 SCHEDULES = [(1, "linear"), (50, "linear"), (400, "linear"), (1000, "linear"), (1000, "cosine")]
 needs_diffusers = pytest.mark.skipif(
@@ -464,3 +470,33 @@ def test_one_batch_is_learned_by_heart_and_reconstructed_through_ddim() -> None:
     after = error()
     assert after < 0.05, (before, after)
     assert after < before / 5, (before, after)
+
+
+def test_after_a_few_seconds_of_training_samples_are_of_their_class(tmp_path: Path) -> None:
+    """Of 8×8 digits, judged by a classifier that is right about test images: chance would be 0.1."""
+    stage("digits", tmp_path)
+    train, test = (load("digits", split, tmp_path) for split in ("train", "test"))
+    spec = DataSpec(channels=1, size=8, classes=10)
+
+    def fitted(method: Any, steps: int) -> Any:
+        (update,) = method.updates()
+        optimizer = update.optimizer(method.network.parameters())
+        rate, batches = optimizer.param_groups[0]["lr"], Batches({"": train}, method.reads, 64, 0, 0, 1, CPU)
+        for step in range(steps):
+            seed(step)
+            optimizer.param_groups[0]["lr"] = rate * update.schedule(step / steps)
+            optimizer.zero_grad()
+            sum(update.loss(batches.at(step), step / steps).values()).backward()
+            optimizer.step()
+        return method.eval()
+
+    seed(0, "weights")
+    classifier = fitted(Classifier(spec), 150)
+    with torch.no_grad():
+        named = classifier.predict(torch.from_numpy(np.array(test.images)).float() / 127.5 - 1).argmax(1).numpy()
+    assert (named == test.labels).mean() > 0.95
+    method = fitted(DDPM(spec, width=16, timesteps=100, schedule="cosine", lr=3e-3), 300)
+    labels = torch.arange(10).repeat_interleave(20)
+    with torch.no_grad():
+        named = classifier.predict(drawn(method, 200, labels=labels, steps=10)).argmax(1)
+    assert (named == labels).float().mean() > 0.5
