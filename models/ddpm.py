@@ -93,10 +93,10 @@ class DDPM(Method):
         noise: Tensor | None = None,  # [n, channels, size, size], to start from; default: drawn
         batch: PositiveInt | None = None,  # images that go through the network together; default: all n
         precision: Literal["no", "bf16"] = "no",  # of the network
-        compile: bool = False,  # the network, which takes a minute and pays for many images
+        compile: bool = False,  # the network: it takes a minute, and pays where many images are made
         watch: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Of classes int64 [n], or of classes drawn at random; what is drawn depends on n, and on none of the options.
+        """Of classes int64 [n], or of classes drawn at random. The noise is the same whatever classes and `batch`.
 
         `watch` is called with T - 1 and the noise, and after each step with the time that was reached, -1 at last, and
         x [n, channels, size, size] there. ValueError names what cannot be.
@@ -113,11 +113,10 @@ class DDPM(Method):
         def guided(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
             if not (self.classes and guidance):
                 return network(x, t, labels)
-            both = network(
-                x.repeat(2, 1, 1, 1), t.repeat(2), torch.cat([labels, torch.full_like(labels, self.classes)])
-            )
+            none = torch.full_like(labels, self.classes)
+            both = network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([labels, none]))
             known, free = both.to(x.dtype).chunk(2)
-            return (1 + guidance) * known - guidance * free
+            return torch.lerp(free, known, 1 + guidance)
 
         # All that depends on the time alone is made, and lies on the device, before the first step.
         times = [*spaced(self.diffusion.timesteps, steps), -1]
@@ -128,9 +127,10 @@ class DDPM(Method):
         watch = watch or (lambda t, x: None)
         watch(times[0], x)
         for i in range(steps):
-            parts = zip(*(tensor.split(batch or n) for tensor in (x, at[i], labels)), strict=True)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                made = torch.cat([guided(*part) for part in parts]).to(x.dtype)
+                parts = zip(*(tensor.split(batch or n) for tensor in (x, at[i], labels)), strict=True)
+                made = torch.cat([guided(*part) for part in parts]) if batch else guided(x, at[i], labels)
+            made = made.to(x.dtype)
             image = (x - s[i] * made) / a[i] if self.predicts == "noise" else a[i] * x - s[i] * made
             x = of_image[i] * image.clamp(-1, 1) + of_x[i] * x
             if eta > 0 and times[i + 1] >= 0:

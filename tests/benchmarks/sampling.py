@@ -138,6 +138,8 @@ def main() -> None:
     how, whole = {"precision": options.precision}, method.diffusion.timesteps
     print(f"{options.run.name}: {device}, precision {options.precision}, {torch.get_num_threads()} threads")
     overhead(method, 100, min(10, whole), options.rounds, how)
+    if not options.samples:
+        return
     if options.compile:
         compiled(method, 100, min(10, whole), how)
     classifier = judge(subject, "", "class_accuracy")
