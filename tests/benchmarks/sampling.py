@@ -31,13 +31,18 @@ EXAMPLE = "example:\n  python tests/benchmarks/sampling.py logs/ddpm/*timesteps=
 STEPS = (10, 20, 50, 100)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long it takes, to the end of what the device does."""
-    began = time.perf_counter()
-    work()
+def now() -> float:
+    """Seconds, once the device has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    began = now()
+    work()
+    return now() - began
 
 
 @torch.inference_mode()
@@ -67,38 +72,37 @@ def betas(method: DDPM) -> list[float]:
 
 @torch.inference_mode()
 def overhead(method: DDPM, n: int, steps: int, rounds: int, how: dict[str, Any]) -> None:
-    """Print what a step takes, alternating with bare calls of the network and with diffusers' loop."""
+    """Print how long the network takes, what is added to it, and how that compares with diffusers' loop."""
     device = method.diffusion.share.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=how["precision"] == "bf16")
     noise, labels = torch.randn(n, *method.shape, device=device), torch.arange(n, device=device) % method.classes
-    x, t = (
-        torch.cat([noise, noise]).contiguous(memory_format=torch.channels_last),
-        torch.full((2 * n,), 1, device=device),
+    inside: list[float] = []
+    hooks = (
+        method.network.register_forward_pre_hook(lambda *_: inside.append(-now())),
+        method.network.register_forward_hook(lambda *_: inside.append(now())),
     )
-    both = labels.repeat(2)
-
-    def network() -> None:
-        with autocast:
-            for _ in range(steps):
-                method.network(x, t, both)
 
     def ours() -> Tensor:
         return method.sample(n, labels, noise=noise, steps=steps, eta=0.0, **how)
 
-    works = {"network": network, "ours": ours, "diffusers": lambda: theirs(method, noise, labels, steps, autocast)}
-    for work in works.values():
-        work()
-    times: dict[str, list[float]] = {name: [] for name in works}
+    works = {"ours": ours, "diffusers": lambda: theirs(method, noise, labels, steps, autocast)}
+    apart = (ours() - works["diffusers"]()).abs()
+    calls, outside, ratio = [], [], []
     for number in range(rounds):
-        # Take turns at being first, so that a drift of the machine's speed falls on all.
+        times = {}
+        # Take turns at being first, so that a drift of the machine's speed falls on both.
         for name in list(works)[:: 1 if number % 2 else -1]:
-            times[name].append(1e3 * seconds(works[name]) / steps)
-    outside = [1 - bare / whole for bare, whole in zip(times["network"], times["ours"], strict=True)]
-    ratio = [a / b for a, b in zip(times["ours"], times["diffusers"], strict=True)]
-    print(f"a call of the network, 2 × {n} images: {statistics.median(times['network']):.1f} ms (median of {rounds})")
-    print(f"outside it: {100 * statistics.median(outside):.1f} % of a step; goal under 5 %")
+            inside.clear()
+            times[name] = seconds(works[name])
+            if name == "ours":
+                calls.append(1e3 * sum(inside) / steps)
+                outside.append(1 - sum(inside) / times[name])
+        ratio.append(times["ours"] / times["diffusers"])
+    for hook in hooks:
+        hook.remove()
+    print(f"a call of the network, 2 × {n} images: {statistics.median(calls):.1f} ms (median of {rounds})")
+    print(f"outside it: {100 * statistics.median(outside):.1f} % of the time; goal under 5 %")
     print(f"ratio to the loop of diffusers: {statistics.median(ratio):.3f} ({min(ratio):.3f} … {max(ratio):.3f})")
-    apart = (ours() - works["diffusers"]()).abs()  # type: ignore[operator]
     print(f"images apart from those of diffusers: mean {apart.mean():.1e}, at most {apart.max():.1e}")
 
 
