@@ -36,17 +36,13 @@ class DDPM(Method):
         self,
         data: DataSpec,
         timesteps: PositiveInt = 400,  # T that the network is trained at; sampling may take fewer steps
-        net: Literal[
-            "context_unet", "attention_unet"
-        ] = "context_unet",  # class and time modulate maps; or self-attention
+        net: Literal["context_unet", "attention_unet"] = "context_unet",  # the file in models/nets/
         width: PositiveInt | None = None,  # channels of the first block; default: as published, 128 or 64
         drop: Annotated[float, Field(ge=0, lt=1)] = 0.1,  # share of images trained without their class, for guidance
         schedule: Literal["linear", "cosine"] = "linear",  # of the noise
         beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4,  # of the linear schedule, variance added at time 0
         beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02,  # and at T - 1
-        predicts: Literal[
-            "noise", "velocity"
-        ] = "noise",  # of the network; velocity: a noise - s x_0 (Salimans & Ho, 2022)
+        predicts: Literal["noise", "velocity"] = "noise",  # the velocity is a noise - s x_0
         lr: PositiveFloat = 1e-4,  # at the start
         decay: Literal["cosine", "constant"] = "cosine",  # of lr, over the training
         floor: Annotated[float, Field(ge=0, le=1)] = 0.01,  # share of lr at the end of the cosine
