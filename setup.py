@@ -34,6 +34,14 @@ setup(
     ],
     extras_require={
         "faces": FACES,
-        "test": [*FACES, "diffusers>=0.30", "mypy>=1.13", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "types-PyYAML"],
+        "test": [
+            *FACES,
+            "diffusers>=0.30",
+            "mypy>=1.13",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.8",
+            "types-PyYAML",
+        ],
     },
 )
