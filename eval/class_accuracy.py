@@ -9,18 +9,20 @@ import time
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
-from eval import figures
+from eval import figures, processes
 from eval.classifier import judge
-from eval.draw import conditional, draw
+from eval.draw import CHUNK, conditional, draw
 from eval.record import Result
 from eval.subject import Subject
 from trainer.config import ConfigError
 
 METRIC = "class_accuracy"
 PER_CLASS = 100
+SHARED = True  # by all processes: eval/processes.py
 
 
 def evaluate(subject: Subject) -> Result:
@@ -33,24 +35,34 @@ def evaluate(subject: Subject) -> Result:
     domain, number = next(iter(subject.domains)), subject.config.train.seed
     classifier, classes = judge(subject, domain, METRIC), subject.config.data.shape()[2]
     wanted = torch.arange(classes).repeat_interleave(PER_CLASS)
-    began, seconds, named = time.perf_counter(), 0.0, []
-    for images in draw(subject, len(wanted), number, METRIC, wanted):
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        seconds += time.perf_counter() - began
-        with torch.inference_mode():
-            named.append(classifier.logits(images).argmax(1).cpu())
-        began = time.perf_counter()
-    counts = confusion_matrix(wanted.numpy(), torch.cat(named).numpy(), labels=range(classes))
+
+    def mine() -> tuple[NDArray[np.int64], float]:
+        """Counts [class asked for, class seen] of this process's share of the samples, and the seconds they took."""
+        share = slice(processes.rank(), None, processes.count())
+        asked, named, seconds, began = wanted.split(CHUNK)[share], [], 0.0, time.perf_counter()
+        for images in draw(subject, len(wanted), number, METRIC, wanted, share=share):
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - began
+            with torch.inference_mode():
+                named.append(classifier.logits(images).argmax(1).cpu())
+            began = time.perf_counter()
+        if not named:  # more processes than chunks
+            return np.zeros((classes, classes), np.int64), 0.0
+        return confusion_matrix(torch.cat(asked).numpy(), torch.cat(named).numpy(), labels=range(classes)), seconds
+
+    parts = processes.together(mine)
+    counts, seconds = np.sum([part for part, _ in parts], axis=0), max(seconds for _, seconds in parts)
     correct = int(counts.trace())
     interval = binomtest(correct, len(wanted)).proportion_ci(0.95, method="wilson")
     result = Result(intervals={METRIC: (float(interval.low), float(interval.high))})
     result.metrics[METRIC] = correct / len(wanted)
     result.metrics[f"{METRIC}/of_test_images"] = classifier.facts["test accuracy"]
     result.metrics["seconds_per_1000_samples"] = 1000 * seconds / len(wanted)
-    np.savez(subject.folder / "class_accuracy.npz", counts=counts)
-    title = f"{correct / len(wanted):.3f} of {len(wanted)} samples of step {subject.step}"
-    figures.save(figures.confusion(counts, title), subject.folder / "class_accuracy.png")
+    if processes.leads():
+        np.savez(subject.folder / "class_accuracy.npz", counts=counts)
+        title = f"{correct / len(wanted):.3f} of {len(wanted)} samples of step {subject.step}"
+        figures.save(figures.confusion(counts, title), subject.folder / "class_accuracy.png")
     by_class = {str(c): round(counts[c, c] / PER_CLASS, 4) for c in range(classes)}
     how = {"set": subject.domains[domain], "n": len(wanted), "by class": by_class, "step": subject.step, "seed": number}
     result.provenance[METRIC] = {**how, "classifier sha256": classifier.sha256, **classifier.facts}

@@ -612,13 +612,16 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(classifier, "STEPS", 20)
     run = tmp_path / "sweep" / "run"
     (run / "weights").mkdir(parents=True)
-    document = {"name": "s", "method": "dcgan", "model": {"width": 8}, "data": {"dataset": "mnistm5k"}}
-    config = resolve({**document, "train": {"steps": 20}, "eval": {"metrics": ["samples", "fid_classifier"]}}, "test")
+    document = {"name": "s", "method": "acgan", "model": {"width": 8}, "data": {"dataset": "mnistm5k"}}
+    config = resolve(
+        {**document, "train": {"steps": 20}, "eval": {"metrics": ["samples", "class_accuracy", "fid_classifier"]}},
+        "test",
+    )
     (run / "config.yaml").write_text(config.to_yaml())
     monkeypatch.setenv("TURNOUT_DATA", data_root)
     for step in (10, 20):
         torch.manual_seed(step)
-        state = models.load("dcgan")(DataSpec(3, 28, 10), width=8).state_dict()
+        state = models.load("acgan")(DataSpec(3, 28, 10), width=8).state_dict()
         save_file(state, run / "weights" / f"step-{step:06d}.safetensors")
     assert main.main([str(run)]) == 0
     one = found(run)
@@ -627,9 +630,12 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.M
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count("fid_classifier:") == 1  # the first one alone reports
     two = found(run)
+    for record in (one, two):
+        assert record["metrics"].pop("seconds_per_1000_samples") > 0
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6)
+    assert two["provenance"]["class_accuracy"]["by class"] == one["provenance"]["class_accuracy"]["by class"]
     assert [row["step"] for row in two["history"]] == [10, 20]
-    assert (run / "eval" / "samples.png").is_file()
+    assert {p.name for p in (run / "eval").glob("*.png")} >= {"samples.png", "class_accuracy.png"}
 
     # What both refuse is said once.
     state["generator.0.weight"].fill_(torch.nan)
