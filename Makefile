@@ -7,6 +7,8 @@ BIN = $(VENV)/bin
 sweep: $(VENV)/installed
 	$(BIN)/python jobs/submit.py sweeps/dann.yaml
 
+# Two workers and the processes that they start share the cores: threads of each would wait for those of the others.
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
