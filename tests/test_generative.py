@@ -650,6 +650,8 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.M
 def test_what_one_process_finds_wrong_ends_all(tmp_path: Path, kind: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
         "from eval import processes\n"
         "from trainer.config import ConfigError\n"
         "def make():\n"
@@ -661,12 +663,13 @@ def test_what_one_process_finds_wrong_ends_all(tmp_path: Path, kind: str) -> Non
         "    try:\n"
         "        processes.together(make)\n"
         "    except Exception as error:\n"
-        "        print(type(error).__name__, error, flush=True)\n"
+        "        Path(sys.argv[1], str(processes.rank())).write_text(f'{type(error).__name__} {error}')\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command.append(str(tmp_path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     own = f"{kind} {KeyError('the second') if kind == 'KeyError' else 'the second'}"
     other = own if kind == "ConfigError" else f"RuntimeError process 1: {KeyError('the second')}"
-    assert sorted(ran.stdout.splitlines()) == sorted([own, other])
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [other, own]
