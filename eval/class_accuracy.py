@@ -38,7 +38,7 @@ def evaluate(subject: Subject) -> Result:
 
     def mine() -> tuple[NDArray[np.int64], float]:
         """Counts [class asked for, class seen] of this process's share of the samples, and the seconds they took."""
-        share = slice(processes.rank(), None, processes.count())
+        share = processes.share()
         asked, named, seconds, began = wanted.split(CHUNK)[share], [], 0.0, time.perf_counter()
         for images in draw(subject, len(wanted), number, METRIC, wanted, share=share):
             if images.is_cuda:

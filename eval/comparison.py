@@ -25,12 +25,12 @@ LIBRARIES = ("pytorch-fid", "scipy", "torchvision")
 def fakes(subject: Subject, n: int, metric: str, extractor: Extractor) -> Statistics:
     """Statistics of n samples, which all processes share in drawing: up to rounding those of a single one."""
 
-    def mine() -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        share = slice(processes.rank(), None, processes.count())
-        found = collect(draw(subject, n, subject.config.train.seed, metric, share=share), extractor)
+    def part() -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        mine = draw(subject, n, subject.config.train.seed, metric, share=processes.share())
+        found = collect(mine, extractor)
         return found.moments.sums.cpu().numpy(), found.features.cpu().numpy()
 
-    parts = processes.together(mine)
+    parts = processes.together(part)
     sums = np.sum([sums for sums, _ in parts], axis=0)
     # Each has kept its first vectors: those of its first chunks, which lie between the chunks of the others.
     chunks = [np.split(features, range(CHUNK, len(features), CHUNK)) for _, features in parts]

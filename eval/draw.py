@@ -25,10 +25,10 @@ def draw(
 ) -> Iterator[Tensor]:
     """n images, by chunks uint8 [≤ CHUNK, c, size, size] on the device, of the classes `labels` [n] if given.
 
-    `number` seeds them: equal numbers, equal noise, whichever labels, and whichever `share` of
-    the chunks is drawn here. `options` are further arguments of the method's
-    `sample`; a tensor among them has a row for each image. ConfigError if the method has no `sample`, it refuses what
-    it is given, or its images are not of the run's shape or not finite.
+    `number` seeds them: equal numbers, equal noise, whichever labels, and whichever `share` of the chunks is drawn
+    here. `options` are further arguments of the method's `sample`; a tensor among them has a row for each image.
+    ConfigError if the method has no `sample`, it refuses what it is given, or its images are not of the run's shape
+    or not finite.
     """
     function = subject.capability("sample", metric)
     channels, size, _ = subject.config.data.shape()

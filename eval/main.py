@@ -113,20 +113,22 @@ def bring_up_to_date(run: Run, wanted: list[str], force: bool) -> int:
     """
     faults: list[tuple[int, str]] = []  # exit code and what is wrong, in a line
     due: list[str] = []
+    known = (run.path / "config.yaml").is_file()
     with ExitStack() as stack:
         if processes.leads():
             with noting(faults):
-                if not (run.path / "config.yaml").is_file():
+                if not known:
                     raise ConfigError(
                         f"{run.path}: is no run directory: it has no config.yaml; give logs/<sweep>/<trial>"
                     )
-                stack.callback(tell, run, faults)
                 stack.enter_context(alone(run))
                 due = find_due(run, wanted, force)
         due = processes.agree(due)
         if due:
             with noting(faults):
                 evaluate_run(run, configured(run), due, faults)
+    if processes.leads() and known:  # not where it was interrupted: a former failure still stands
+        tell(run, faults)
     return max((code for code, _ in faults), default=0)
 
 

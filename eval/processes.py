@@ -29,6 +29,11 @@ def leads() -> bool:
     return rank() == 0
 
 
+def share() -> slice:
+    """Which of many pieces, in their order, are this process's."""
+    return slice(rank(), None, count())
+
+
 @contextmanager
 def joined() -> Iterator[None]:
     """Be in the group, if there is one."""
