@@ -89,7 +89,14 @@ LIVES: dict[str, tuple[dict[str, Any], list[Fault]]] = {
     "two_nodes_of_three": ({"nodes": 3, "slurmd_timeout": 5, "kill_wait": 10}, [requeued_by_hand, a_node_is_lost]),
     "element_sigterm_with_grace": (
         {"grace_seconds": 20, "preempt_user_signal": False},
-        [warned_while_torch_is_imported, preempted, requeued_by_hand, cancelled],
+        [
+            warned_before_the_workers_exist,
+            warned_while_torch_is_imported,
+            preempted,
+            requeued_by_hand,
+            cancelled,
+            a_torchrun_agent_is_killed,
+        ],
     ),
     "element_sigusr2_with_grace": (
         {"grace_seconds": 20, "preempt_user_signal": True, "slurmd_timeout": 5},
