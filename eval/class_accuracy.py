@@ -6,6 +6,7 @@ exceed; `seconds_per_1000_samples` with the run's own settings. class_accuracy.p
 """
 
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,11 @@ PER_CLASS = 100
 SHARED = True  # by all processes: eval/processes.py
 
 
+def stage(place: Path, device: torch.device) -> None:
+    """Train the classifier of a set, for all evaluations to come."""
+    judge(place, device)
+
+
 def evaluate(subject: Subject) -> Result:
     """Draw samples of each class and have them named; ConfigError if the method cannot draw a class."""
     subject.capability("sample", METRIC)
@@ -33,7 +39,7 @@ def evaluate(subject: Subject) -> Result:
             f"{subject.run.path}: eval.metrics: {METRIC}: {subject.config.method} learns from no labels; leave it out"
         )
     domain, number = next(iter(subject.domains)), subject.config.train.seed
-    classifier, classes = judge(subject, domain, METRIC), subject.config.data.shape()[2]
+    classifier, classes = judge(subject.place(domain), subject.device), subject.config.data.shape()[2]
     wanted = torch.arange(classes).repeat_interleave(PER_CLASS)
 
     def mine() -> tuple[NDArray[np.int64], float]:

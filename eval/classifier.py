@@ -7,24 +7,26 @@ has published.
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from eval.extractor import Extractor
 from eval.once import once
-from eval.reference import cached, fingerprint
-from eval.subject import Subject
 from models.base import DataSpec
 from models.classifier import LEAST, Classifier, build, enlarged
-from trainer.config import ConfigError
+from trainer.data import cache
 from trainer.data.batches import Batches
-from trainer.data.cache import Arrays, data_root
+from trainer.data.cache import Arrays
 from trainer.data.registry import DataError
 from trainer.loop import seed
 
@@ -43,24 +45,25 @@ class Judge:
 
     def logits(self, images: Tensor) -> Tensor:
         """Images uint8 [n, c, h, h] on the device to logits [n, classes]."""
-        logits: Tensor = self.network(enlarged(images.float() / 127.5 - 1))
+        logits: Tensor = self.network(signed(images))
         return logits
 
 
-def judge(subject: Subject, domain: str, metric: str) -> Judge:
-    """Read the classifier, trained if it is not there yet; ConfigError if the set has no two classes to tell apart."""
-    train = subject.arrays(domain, "train")
-    channels, size, classes = subject.config.data.shape()
-    name = subject.domains[domain]
+def judge(place: Path, device: torch.device) -> Judge:
+    """Read the classifier of the set in a folder of the cache, `<data root>/cache/<set>`; train it if it is not there.
+
+    DataError if the set has no two classes to tell apart, or if what is kept is damaged.
+    """
+    train, about = cache.read(place, "train"), cache.origin(place)
+    name, channels, size, classes = (about[key] for key in ("dataset", "channels", "size", "classes"))
     if train.labels.ndim != 1 or len(np.unique(train.labels)) < 2:
-        raise ConfigError(
-            f"{subject.run.path}: eval.metrics: {metric} learns to tell classes apart, and {name} has "
-            "no labels of two classes; use fid, which needs Inception's weights"
+        raise DataError(
+            f"fid_classifier and class_accuracy tell classes apart, and {name} has no labels of two classes; "
+            "use fid, which needs Inception's weights"
         )
-    place = cached(subject, domain)
-    data = [fingerprint(place, f"train_{kind}.npy") for kind in ("images", "labels")]
+    data = [about["files"][f"train_{kind}.npy"]["sha256"] for kind in ("images", "labels")]
     key = hashlib.sha256(json.dumps([data, RECIPE, SEED]).encode()).hexdigest()[:8]
-    path = data_root(subject.config.data.root) / "classifiers" / f"{place.name}-{key}.safetensors"
+    path = place.parents[1] / "classifiers" / f"{place.name}-{key}.safetensors"
     content = once(path, lambda: trained(train, channels, size, classes))
     network = build(channels, size, classes)
     try:
@@ -68,27 +71,36 @@ def judge(subject: Subject, domain: str, metric: str) -> Judge:
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: is no classifier of {name}: {reason}; remove it, and it is trained anew") from None
-    network = network.to(subject.device).eval().requires_grad_(False)
-    test = subject.arrays(domain, "test")
-    predicted = subject.over(lambda images: network(enlarged(images)), test.images).argmax(1)
+    network = network.to(device).eval().requires_grad_(False)
+    test, right = cache.read(place, "test"), 0
+    with torch.inference_mode():
+        for start in range(0, len(test.labels), BATCH):
+            images = torch.from_numpy(np.ascontiguousarray(test.images[start : start + BATCH])).to(device)
+            named = network(signed(images)).argmax(1).cpu().numpy()
+            right += int((named == test.labels[start : start + BATCH]).sum())
     facts = {
-        "test accuracy": float((predicted == np.asarray(test.labels)).mean()),
+        "test accuracy": right / len(test.labels),
         "trained": {"set": name, "split": "train", "n": len(train.labels), "steps": STEPS, "seed": SEED},
     }
     return Judge(network, hashlib.sha256(content).hexdigest(), facts)
 
 
-def extractor(subject: Subject, domain: str) -> Extractor:
-    """Features of the layer before the last; ConfigError if the set has no two classes to tell apart."""
-    found = judge(subject, domain, "fid_classifier")
+def signed(images: Tensor) -> Tensor:
+    """Images uint8 [n, c, h, h] as the network takes them: in [-1, 1], enlarged where they are small."""
+    return enlarged(images.float() / 127.5 - 1)
+
+
+def extractor(place: Path, device: torch.device) -> Extractor:
+    """Features of the layer before the last; errors as of `judge`."""
+    found = judge(place, device)
     return Extractor(
         name="classifier",
         sha256=found.sha256,
         width=WIDTH,
         batch=500,
         resize=f"bilinear to {LEAST} px if smaller, else none",
-        function=lambda images: found.network[:-1](enlarged(images.float() / 127.5 - 1)),
-        device=subject.device,
+        function=lambda images: found.network[:-1](signed(images)),
+        device=device,
         provenance=found.facts,
     )
 
@@ -103,7 +115,8 @@ def trained(train: Arrays, channels: int, size: int, classes: int) -> bytes:
         batches = Batches({"": train}, method.reads, BATCH, SEED, 0, 1, device)
         optimizer = update.optimizer(method.network.parameters())
         rate = optimizer.param_groups[0]["lr"]
-        for step in range(STEPS):
+        quiet = not sys.stderr.isatty()
+        for step in track(range(STEPS), "a classifier is trained", console=Console(stderr=True), disable=quiet):
             optimizer.param_groups[0]["lr"] = rate * update.schedule(step / STEPS)
             optimizer.zero_grad()
             update.loss(batches.at(step), step / STEPS)["label"].backward()

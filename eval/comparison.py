@@ -14,7 +14,7 @@ from eval.draw import CHUNK, draw
 from eval.extractor import KEPT, Extractor, Statistics, collect
 from eval.moments import Moments
 from eval.record import Result
-from eval.reference import reference
+from eval.reference import references
 from eval.subject import Subject
 from trainer.config import ConfigError
 
@@ -46,7 +46,7 @@ def compare(subject: Subject, domain: str, extractor: Extractor, suffix: str = "
     split; best/fid of the milestone that is nearest to the validation split. FID falls as there are more images:
     compare it between equal numbers only.
     """
-    validation, test = (reference(subject, domain, split, extractor) for split in ("validation", "test"))
+    validation, test = references(subject.place(domain), extractor)
     n, number = min(test.moments.count, LARGEST), subject.config.train.seed
     result, fid = Result(), f"fid{suffix}"
     try:

@@ -4,12 +4,23 @@ In the features of pytorch-fid's Inception network, as eval/comparison.py says; 
 evaluation fails with the remedy, and the others go on.
 """
 
+from pathlib import Path
+
+import torch
+
 from eval import inception
 from eval.comparison import compare
 from eval.record import Result
+from eval.reference import references
 from eval.subject import Subject
 
 SHARED = True  # by all processes: eval/processes.py
+
+
+def stage(place: Path, device: torch.device) -> None:
+    """Fetch the weights unless they are there, and make the statistics of a set, for all evaluations to come."""
+    inception.fetch()
+    references(place, inception.extractor(device))
 
 
 def evaluate(subject: Subject) -> Result:

@@ -1,31 +1,40 @@
-"""Statistics of a split of a set, which samples are compared with: made once, kept under the data root."""
+"""Statistics of a split of a staged set, which samples are compared with: made once, kept under the data root."""
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from eval.extractor import Extractor, Statistics, collect
 from eval.moments import Moments
 from eval.once import once
-from eval.subject import Subject
-from trainer.data.cache import data_root, folder
+from trainer.data import cache
 from trainer.data.registry import DataError
 
 RECIPE = 1  # raise it when what is kept changes
 CHUNK = 500  # images read at a time
 
 
-def reference(subject: Subject, domain: str, split: str, extractor: Extractor) -> Statistics:
-    """Statistics of all images of a split; DataError if what is kept of it is damaged or of something else."""
-    images = subject.arrays(domain, split).images
-    place = cached(subject, domain)
-    data = fingerprint(place, f"{split}_images.npy")
+def references(place: Path, extractor: Extractor) -> tuple[Statistics, Statistics]:
+    """Statistics of the validation and of the test split, in the folder of a set in the cache."""
+    return reference(place, "validation", extractor), reference(place, "test", extractor)
+
+
+def reference(place: Path, split: str, extractor: Extractor) -> Statistics:
+    """Statistics of all images of a split of the set in a folder of the cache, `<data root>/cache/<set>`.
+
+    DataError if what is kept of it is damaged or of something else.
+    """
+    images = cache.read(place, split).images
+    data = cache.origin(place)["files"][f"{split}_images.npy"]["sha256"]
     about = {
         "set": place.name,
         "split": split,
@@ -39,7 +48,9 @@ def reference(subject: Subject, domain: str, split: str, extractor: Extractor) -
     }
 
     def batches() -> Iterator[Tensor]:
-        for start in range(0, len(images), CHUNK):
+        what = f"{extractor.name} features of {place.name}, {split}"
+        quiet = not sys.stderr.isatty()
+        for start in track(range(0, len(images), CHUNK), what, console=Console(stderr=True), disable=quiet):
             yield torch.from_numpy(np.ascontiguousarray(images[start : start + CHUNK]))
 
     def make() -> bytes:
@@ -49,7 +60,7 @@ def reference(subject: Subject, domain: str, split: str, extractor: Extractor) -
         return file.getvalue()
 
     name = f"{place.name}-{split}-{data[:8]}-{extractor.name}-{extractor.sha256[:8]}-v{RECIPE}.npz"
-    path = data_root(subject.config.data.root) / "statistics" / name
+    path = place.parents[1] / "statistics" / name
     try:
         with np.load(io.BytesIO(once(path, make)), allow_pickle=False) as file:
             kept = json.loads(str(file["about"]))
@@ -61,15 +72,3 @@ def reference(subject: Subject, domain: str, split: str, extractor: Extractor) -
             raise DataError(f"{path}: {key}: is {kept.get(key)}, not {value}; remove it, and it is made anew")
     moments = Moments(extractor.width, extractor.device, sums)
     return Statistics(moments, torch.from_numpy(features).to(extractor.device))
-
-
-def cached(subject: Subject, domain: str) -> Path:
-    """The folder of a domain's set in the cache."""
-    channels, size, _ = subject.config.data.shape()
-    return folder(subject.domains[domain], data_root(subject.config.data.root), size, channels)
-
-
-def fingerprint(place: Path, file: str) -> str:
-    """The sha256 of an array of a set, as it was written down when the set was staged."""
-    digest: str = json.loads((place / "origin.json").read_text())["files"][file]["sha256"]
-    return digest

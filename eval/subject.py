@@ -15,7 +15,7 @@ from torch import Tensor
 import models
 from models.base import DataSpec, Method
 from trainer.config import Config, ConfigError
-from trainer.data.cache import Arrays, data_root, load
+from trainer.data.cache import Arrays, data_root, find, read
 from trainer.run import Run
 
 CAPABILITIES = ("predict", "features", "sample", "reconstruct")
@@ -59,10 +59,14 @@ class Subject:
             )
         return function
 
+    def place(self, domain: str) -> Path:
+        """The folder of a domain's set in the cache; DataError if it is not staged."""
+        channels, size, _ = self.config.data.shape()
+        return find(self.domains[domain], data_root(self.config.data.root), size, channels)
+
     def arrays(self, domain: str, split: str) -> Arrays:
         """The images and labels of one split, as they are on disk."""
-        channels, size, _ = self.config.data.shape()
-        return load(self.domains[domain], split, data_root(self.config.data.root), size, channels)
+        return read(self.place(domain), split)
 
     def over(self, function: Callable[[Tensor], Tensor], images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Apply a capability to images [n, c, h, w], n ≥ 1, by batches: float32 [n, …]; ConfigError if not finite."""

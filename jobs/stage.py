@@ -1,5 +1,5 @@
-"""Fetch and decode what a sweep's trials need, data and the weights of FID's Inception, where there is a network: jobs
-on Slurm do not look for one. The statistics of a set are made by the first evaluation, and kept beside it."""
+"""Fetch, decode and make what the trials of a sweep share: data, the weights of FID's Inception, and what evaluations
+keep of a set, its statistics and its classifier. Run it where there is a network: jobs on Slurm do not look for one."""
 
 import argparse
 import shlex
@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
@@ -116,6 +117,33 @@ def put(one: Needed, file: Path, console: Console, skip: bool) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def references(configs: Iterable[Config]) -> list[tuple[str, Needed]]:
+    """Each metric of the trials, and each set that samples are compared with: the only one, or the source."""
+    found: dict[tuple[str, Path], tuple[str, Needed]] = {}
+    for config in configs:
+        one = needed([config])[0]
+        found |= {(metric, one.folder): (metric, one) for metric in config.eval.metrics}
+    return list(found.values())
+
+
+def compare_with(metric: str, one: Needed, file: Path, console: Console) -> None:
+    """Let an evaluation make what it keeps of a set, if its file has a function `stage`; ConfigError where it fails."""
+    make = getattr(import_module(f"eval.{metric}"), "stage", None)
+    if make is None:
+        return
+    import torch
+
+    began = time.monotonic()
+    doing = f"staging what {metric} compares with, of {one.folder.name}"
+    console.print(doing, markup=False, highlight=False, soft_wrap=True)
+    try:
+        make(one.folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    except DataError as error:
+        raise ConfigError(f"{file}: eval.metrics: {metric}: {error}") from None
+    text = f"there, after {time.monotonic() - began:.1f} s"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Stage a sweep's data; return the exit code: 0, 2 where something cannot be had, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
@@ -138,10 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
         for one in there:
             console.print(f"there already: {one.folder}", markup=False, highlight=False, soft_wrap=True)
         make_ready(options.sweep, options.overrides, configs, True, console, options.skip_unreadable)
-        if weights(configs):
-            from eval import inception
-
-            console.print(f"there: {inception.fetch()}", markup=False, highlight=False, soft_wrap=True)
+        for metric, one in references(configs):
+            compare_with(metric, one, options.sweep, console)
     except (ConfigError, DataError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

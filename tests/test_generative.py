@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ import models
 from eval import classifier, comparison, distances, draw, face_rate, inception, main, samples, tsne
 from eval.extractor import Extractor
 from eval.moments import Gaussian
+from jobs import stage as staging_command
 from models.base import DataSpec
 from models.classifier import build, enlarged
 from trainer.config import resolve
@@ -298,6 +300,55 @@ def test_a_set_of_one_class_has_no_classifier(make: Callable[..., Path]) -> None
     run = make("a", dataset="alike")
     assert main.main([str(run), "--metrics", "fid_classifier"]) == 2
     assert "alike has no labels of two classes" in failure(run)
+
+
+def staging(run: Path, *words: str) -> int:
+    """jobs/stage.py of a sweep of this run's method; its exit code."""
+    file, told = run.parent / "x.yaml", signal.getsignal(signal.SIGTERM)
+    file.write_text(f"method: {yaml.safe_load((run / 'config.yaml').read_text())['method']}\n")
+    try:
+        return staging_command.main([str(file), *words])
+    finally:
+        signal.signal(signal.SIGTERM, told)
+
+
+def test_staging_makes_what_evaluations_compare_with(
+    make: Callable[..., Path], root: Path, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They then make none of it anew, and find what they would have found."""
+
+    def kept() -> dict[Path, int]:
+        return {
+            path: path.stat().st_mtime_ns
+            for kind in ("classifiers", "statistics")
+            for path in root.glob(f"{kind}/[!.]*")
+        }
+
+    run = make("a")
+    assert main.main([str(run), "--metrics", "fid", "fid_classifier"]) == 0
+    expected, made = found(run)["metrics"], kept()
+    assert len(made) == 5, "a classifier and, of each network's features, the statistics of two splits"
+    for path in made:
+        path.unlink()
+    words = ("data.dataset=tiny", f"data.root={root}", "eval.metrics=[samples, class_accuracy, fid, fid_classifier]")
+    assert staging(run, *words) == 0
+    staged = kept()
+    assert set(staged) == set(made)
+    monkeypatch.setattr(classifier, "trained", None)
+    assert staging(run, *words) == 0
+    assert main.main([str(run), "--metrics", "fid", "fid_classifier", "--force"]) == 0
+    assert kept() == staged
+    assert found(run)["metrics"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_staging_says_what_a_set_cannot_be_compared_by(
+    make: Callable[..., Path], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("data.dataset=alike", f"data.root={root}", "eval.metrics=[fid_classifier]")
+    assert staging(make("a"), *words) == 2
+    said = capsys.readouterr().err
+    for part in ("x.yaml: eval.metrics: fid_classifier: ", "alike has no labels of two classes", "use fid"):
+        assert part in said
 
 
 @pytest.mark.parametrize("field", ["shape", "extractor sha256", "images"])

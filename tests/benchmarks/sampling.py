@@ -146,7 +146,7 @@ def main() -> None:
         return
     if options.compile:
         compiled(method, 100, min(10, whole), how)
-    classifier = judge(subject, "", "class_accuracy")
+    classifier = judge(subject.place(""), device)
     labels = torch.arange(config.data.shape()[2]).repeat_interleave(options.samples // config.data.shape()[2])
     settings = {f"DDIM {steps}": {"steps": steps, "eta": 0.0} for steps in STEPS if steps <= whole}
     settings[f"DDPM {whole}"] = {"steps": whole, "eta": 1.0}

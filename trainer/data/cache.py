@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,10 +74,8 @@ def staged(name: str, root: Path, size: int | None = None, channels: int | None 
     DataError if files of the user's own are no longer those that were staged.
     """
     place = folder(name, root, size, channels)
-    if _complete(place) and _own(name):
-        found = json.loads((place / "origin.json").read_text()).get("fingerprint")
-        if found != fingerprint(name):
-            raise DataError(f"{name} has changed since it was staged in {place}; remove that folder, or rename the set")
+    if _complete(place) and _own(name) and origin(place).get("fingerprint") != fingerprint(name):
+        raise DataError(f"{name} has changed since it was staged in {place}; remove that folder, or rename the set")
     return _complete(place)
 
 
@@ -84,6 +83,11 @@ def load(name: str, split: str, root: Path, size: int | None = None, channels: i
     """A split (train, validation or test) of a staged set; DataError if there is no such split or it is not staged."""
     if split not in SPLITS:
         raise DataError(f"{name} has no split {split!r}; splits: {', '.join(SPLITS)}")
+    return read(find(name, root, size, channels), split)
+
+
+def find(name: str, root: Path, size: int | None = None, channels: int | None = None) -> Path:
+    """The folder of a staged set; DataError if it is not staged."""
     place = folder(name, root, size, channels)
     if not _complete(place):
         state = "is incomplete" if os.path.exists(place) else "does not exist"
@@ -91,8 +95,19 @@ def load(name: str, split: str, root: Path, size: int | None = None, channels: i
             f"{name} is not staged: {place} {state}. `python jobs/stage.py <sweep>.yaml` stages it where there is a "
             "network; data.root or TURNOUT_DATA names another data root."
         )
+    return place
+
+
+def read(place: Path, split: str) -> Arrays:
+    """A split of the staged set that lies in this folder."""
     images = np.load(place / f"{split}_images.npy", mmap_mode="c").transpose(0, 3, 1, 2)
     return Arrays(images, np.load(place / f"{split}_labels.npy", mmap_mode="c"))
+
+
+def origin(place: Path) -> dict[str, Any]:
+    """What was written down of the set in this folder when it was staged: its name, shape, classes and sha256s."""
+    found: dict[str, Any] = json.loads((place / "origin.json").read_text())
+    return found
 
 
 def folder(name: str, root: Path, size: int | None = None, channels: int | None = None) -> Path:
@@ -119,7 +134,7 @@ def _own(name: str) -> bool:
 def _complete(place: Path) -> bool:
     """Whether every file that origin.json names is there at its full length."""
     try:
-        files = json.loads((place / "origin.json").read_text())["files"]
+        files = origin(place)["files"]
         return all((place / file).stat().st_size == facts["bytes"] for file, facts in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -152,7 +167,7 @@ def _write(
             content = np.memmap(path, np.uint8, "r")
             files[path.name] = {"bytes": content.size, "sha256": hashlib.sha256(content.data).hexdigest()}
     size, channels = splits["train"][0].shape[2:]
-    origin = {
+    facts = {
         "dataset": dataset.name,
         "origin": dataset.origin,
         "size": size,
@@ -165,7 +180,7 @@ def _write(
         "fingerprint": fingerprint,
     }
     with (place / "origin.json").open("w") as file:
-        file.write(json.dumps(origin, indent=1) + "\n")
+        file.write(json.dumps(facts, indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
     _sync_folder(place)
