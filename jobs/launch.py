@@ -6,6 +6,7 @@ marker, never an exit code, tells a stop from a crash.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ PUBLISHED_WITHIN = 300.0  # seconds that a node waits for the head node to publi
 PATIENCE = 600.0  # seconds that a job which has saved waits for a controller that does not answer
 # A node that reaches no network waits long before it says so: nothing that a job runs looks for one, unless told to.
 OFFLINE = ("TURNOUT_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+SUBREAPER = 36  # of Linux' prctl: whose parent dies becomes a child of this process, not of init
 UNDECIDED = ("", "SIGNALING", "SUSPENDED", "STOPPED")  # states after which squeue is asked again
 
 
@@ -135,15 +137,16 @@ class Launch:
             # What starts a container may listen to signals again, and leave the environment or PYTHONPATH behind.
             inside = [f"{name}={value}" for name, value in (own | {"PYTHONPATH": str(ROOT)}).items()]
             python = [*self.container[:-1], *DEAF, *inside, self.container[-1]]
-        child = subprocess.Popen([*python, *command], env=os.environ | own, preexec_fn=ignore_signals)
-        told = False
-        while child.poll() is None:
-            if self.asked and not told:
-                with contextlib.suppress(OSError):  # the disk may be full for a moment
-                    # Sticky: also workers that are not up yet will see the file.
-                    stop_file.touch() if stop_file else child.kill()
-                    told = True
-            time.sleep(0.05)
+        with leaving_nothing():
+            child = subprocess.Popen([*python, *command], env=os.environ | own, preexec_fn=ignore_signals)
+            told = False
+            while child.poll() is None:
+                if self.asked and not told:
+                    with contextlib.suppress(OSError):  # the disk may be full for a moment
+                        # Sticky: also workers that are not up yet will see the file.
+                        stop_file.touch() if stop_file else child.kill()
+                        told = True
+                time.sleep(0.05)
         return child.returncode
 
     def ask_for_another_turn(self, run: Path, allocation: Allocation) -> None:
@@ -180,6 +183,37 @@ class Launch:
             error = f"reached its time limit {len(attempts)} times (resources.max_requeues: {self.max_requeues}); "
             error += "raise resources.time or max_requeues; the same command goes on from its checkpoint"
             raise TrialFailed(fail(run, allocation, error))
+
+
+@contextlib.contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """End what those that were started inside leave behind: the workers of a torchrun that was killed would train on.
+
+    Such orphans become children of this process, which starts no others meanwhile.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    before, adopt = children(), ctypes.CDLL(None).prctl
+    adopt(SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+        while orphans := children() - before:
+            for pid in orphans:
+                os.kill(pid, signal.SIGKILL)  # what it has saved is whole
+                os.waitpid(pid, 0)
+    finally:
+        adopt(SUBREAPER, 0, 0, 0, 0)
+
+
+def children() -> set[int]:
+    """The pids of this process's children."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.add(int(folder.name))
+    return found
 
 
 @contextlib.contextmanager

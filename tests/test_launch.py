@@ -44,8 +44,8 @@ def group(run: Path, attempt: str) -> "subprocess.Popen[str]":
     return start(*torchrun, "trainer/main.py", str(run), TURNOUT_ATTEMPT=attempt)
 
 
-def workers(torchrun: "subprocess.Popen[str]") -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()]
+def children(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 def until(look: Callable[[], object], process: "subprocess.Popen[str]") -> None:
@@ -85,7 +85,7 @@ def test_an_attempt_that_slurm_had_lost_leaves_without_a_trace(peer: str, tmp_pa
     finish(group(whole, "6.0"))
     lost = group(run, "7.0")
     until(lambda: len(losses(run)) > 12, lost)
-    held = workers(lost)
+    held = children(lost.pid)
     for pid in held:
         os.kill(pid, signal.SIGSTOP)
     assert Run(run).status()["attempt"] == "7.0"
@@ -93,7 +93,7 @@ def test_an_attempt_that_slurm_had_lost_leaves_without_a_trace(peer: str, tmp_pa
     after = content(run)
     os.kill(held[0], signal.SIGCONT)
     if peer == "gone":
-        until(lambda: held[0] not in workers(lost), lost)
+        until(lambda: held[0] not in children(lost.pid), lost)
     os.kill(held[1], signal.SIGCONT)
     said, _ = lost.communicate(timeout=60)
     assert "a newer attempt has taken over; 7.0 leaves" in said
@@ -171,6 +171,20 @@ def test_a_run_that_another_job_trains_is_left_in_peace(tmp_path: Path, data_roo
     other.terminate()
     assert "stopped at step" in finish(other)
     assert Run(run).state() == "stopped"
+
+
+def test_workers_end_with_their_torchrun(tmp_path: Path, data_root: str) -> None:
+    """Nobody would tell them to stop any more, and they would train what has failed, and what is started again."""
+    run = new_run(tmp_path / "orphans", data_root, steps=100000)
+    launcher = start("jobs/launch.py", "train", "2", str(run))
+    until(lambda: losses(run), launcher)
+    (torchrun,) = children(launcher.pid)
+    held = children(torchrun)
+    assert len(held) == 2
+    os.kill(torchrun, signal.SIGKILL)
+    assert "killed by SIGKILL" in finish(launcher, code=1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in held)
+    assert (Run(run).state(), "killed by SIGKILL" in Run(run).error()) == ("failed", True)
 
 
 def test_the_launcher_of_this_machine_is_not_that_of_the_job_around_it(tmp_path: Path, data_root: str) -> None:
