@@ -26,11 +26,12 @@ from trainer.run import Run
 
 @dataclass
 class Trial:
-    """The last trial of a sweep, one process on each of its nodes, and what a fault needs to know of it."""
+    """The last trial of a sweep, and what a fault needs to know of it."""
 
     sweep: Submitted
     random: random.Random
     nodes: int
+    processes: int  # on all of them
     left: int  # faults that are to come
     turn: int = 0  # how often Slurm has requeued it
     notes: list[str] = field(default_factory=list)  # printed with the test's outcome
@@ -55,7 +56,7 @@ class Trial:
         reached = begun + self.random.randint(1, max(1, (STEPS - 100 - begun) // self.left))
         self.cluster.wait(lambda: len(losses(self.run)) >= reached, PATIENCE, f"step {reached}")
         held = workers(self.run)
-        assert len(held) == self.nodes
+        assert len(held) == self.processes
         send(held, signal.SIGSTOP)
         if not self.untouched:
             for job in self.sweep.jobs("train")[:-1]:
@@ -89,7 +90,7 @@ class Trial:
 
     def launchers(self) -> list[int]:
         """Pids of what Slurm has started on its nodes."""
-        return [parent(pid) for pid in (agents(self.run) if self.nodes > 1 else workers(self.run))]
+        return [parent(pid) for pid in (agents(self.run) if self.processes > 1 else workers(self.run))]
 
     def node(self) -> str:
         """One of the nodes on which it runs, by chance."""
@@ -263,9 +264,9 @@ def a_worker_is_killed(trial: Trial) -> None:
 
 
 def a_torchrun_agent_is_killed(trial: Trial) -> None:
-    """That of the second node: its worker lives on, and lets itself be stopped as if all were well."""
+    """That of the last node."""
     with trial.held():
-        send(agents(trial.run, node=1), signal.SIGKILL)
+        send(agents(trial.run, node=trial.nodes - 1), signal.SIGKILL)
     trial.wait_for_the_end("FAILED")
     assert "killed by SIGKILL" in failure(trial)
 

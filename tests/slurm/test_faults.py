@@ -67,6 +67,8 @@ RESOURCES = DANN["resources"] | {"signal_delay": 90, "max_requeues": 1}
 TWO_NODES = DANN | {"name": "two", "resources": RESOURCES | {"nodes": 2}}
 # The last element of an array, whose raw job id is that of the array; the other one is done when the faults begin.
 ELEMENT = DANN | {"name": "element", "resources": RESOURCES, "zip": {"train.seed": [1, 0], "train.steps": [5, STEPS]}}
+ELEMENT_OF_TWO = ELEMENT | {"resources": RESOURCES | {"processes_per_node": 2}}
+KINDS = {"two_nodes": TWO_NODES, "element_of_two": ELEMENT_OF_TWO, "element": ELEMENT}
 
 # Name -> knobs of its cluster, faults. Those after which it may have gone further than it had saved stand last.
 LIVES: dict[str, tuple[dict[str, Any], list[Fault]]] = {
@@ -87,13 +89,12 @@ LIVES: dict[str, tuple[dict[str, Any], list[Fault]]] = {
         [preempted, warned, time_limit_comes, time_limit_comes_too_often],
     ),
     "two_nodes_of_three": ({"nodes": 3, "slurmd_timeout": 5, "kill_wait": 10}, [requeued_by_hand, a_node_is_lost]),
-    "element_sigterm_with_grace": (
+    "element_of_two_processes": (
         {"grace_seconds": 20, "preempt_user_signal": False},
         [
             warned_before_the_workers_exist,
             warned_while_torch_is_imported,
             preempted,
-            requeued_by_hand,
             cancelled,
             a_torchrun_agent_is_killed,
         ],
@@ -104,7 +105,7 @@ LIVES: dict[str, tuple[dict[str, Any], list[Fault]]] = {
     ),
     "element_sigterm_without_grace": (
         {"grace_seconds": 0, "preempt_user_signal": False, "accounting": True},
-        [warned_without_slurmdbd, preempted],
+        [warned_while_torch_is_imported, requeued_by_hand, warned_without_slurmdbd, preempted],
     ),
     "element_sigusr2_without_grace": (
         {"grace_seconds": 0, "preempt_user_signal": True},
@@ -116,11 +117,12 @@ LIVES: dict[str, tuple[dict[str, Any], list[Fault]]] = {
 def live(folder: Path, data_root: str, name: str) -> Trial:
     """Go through all that happens to a trial."""
     knobs, faults = LIVES[name]
-    kind = ELEMENT if name.startswith("element") else TWO_NODES
+    kind = next(kind for start, kind in KINDS.items() if name.startswith(start))
+    nodes, each = (kind["resources"].get(key, 1) for key in ("nodes", "processes_per_node"))
     # Nobody is killed for being slow on a busy machine.
     with Cluster(**{"accounting": False, "kill_wait": 20, **knobs}) as cluster:
         sweep = Submitted(cluster, folder, data_root, kind)
-        trial = Trial(sweep, random.Random(f"{SEED} {name}"), kind["resources"].get("nodes", 1), len(faults))
+        trial = Trial(sweep, random.Random(f"{SEED} {name}"), nodes, nodes * each, len(faults))
         began = time.monotonic()
         try:
             for happen in faults:
@@ -176,15 +178,15 @@ def test_a_trial_ends_as_if_undisturbed(
     trial, (_, faults) = lives[name].result(), LIVES[name]
     stopped, resumed = trial.turns()
     print(f"seed {SEED}", *trial.notes, f"stopped at {stopped}, went on from {resumed}", sep="\n")
-    reference = single if trial.siblings else whole
+    reference = single if trial.processes == 1 else whole
     assert losses(trial.run) == losses(reference)
     assert weights(trial.run) == weights(reference)
     # Told to stop, it goes on from the very step at which it stopped; only after a crash it goes back.
-    assert check_ran_once(trial.sweep.steps / trial.run.name, trial.nodes, STEPS, trial.crashed) == [0, *resumed]
+    assert check_ran_once(trial.sweep.steps / trial.run.name, trial.processes, STEPS, trial.crashed) == [0, *resumed]
     assert resumed[: len(stopped)] == stopped
     assert len(faults) - len(trial.crashed) <= len(stopped) <= len(faults)
     for sibling in trial.siblings:
-        assert check_ran_once(trial.sweep.steps / sibling.name, 1, 5) == [0]
+        assert check_ran_once(trial.sweep.steps / sibling.name, trial.processes, 5) == [0]
 
 
 ARRAY = DANN | {
