@@ -79,7 +79,9 @@ def positive(text: str) -> int:
 
 
 def draw_samples(options: argparse.Namespace) -> int:
-    """Write the samples that the command line asks for; return the exit code."""
+    """Write the samples that the command line asks for, in the first of several processes; return the exit code."""
+    if not processes.leads():
+        return 0
     faults: list[tuple[int, str]] = []
     with noting(faults):
         if not options.out or bool(options.samples) == bool(options.samples_per_class):

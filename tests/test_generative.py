@@ -167,7 +167,7 @@ def failure(run: Path) -> str:
 
 def pngs(folder: Path) -> np.ndarray:
     """Pictures in the order of their names, [n, h, w] or [n, h, w, 3]."""
-    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
+    return np.array([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
 
 
 # --- Inception
@@ -519,6 +519,10 @@ def test_samples_are_numbered_and_a_function_of_the_seed(
     np.testing.assert_array_equal(drawn("fewer", "--samples", "5"), first[:5])
     assert (drawn("other", "--samples", "12", "--seed", "4") != first).any()
     assert (drawn("former", "--samples", "12", "--step", "10") != first).any()
+    # Of several processes the first one draws.
+    for variable, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(variable, value)
+    assert len(drawn("second process", "--samples", "12")) == 0
 
 
 def test_samples_of_classes_carry_their_class_in_the_name(make: Callable[..., Path], tmp_path: Path) -> None:
