@@ -2,6 +2,7 @@
 
 from functools import partial
 from math import ceil
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.nets import descent
 
 BLOCKS = 5
 
@@ -23,7 +25,8 @@ class VAE(Method):
         kl_weight: NonNegativeFloat = 1e-5,  # of the divergence in nats per image against the mean squared error
         latent: PositiveInt = 512,  # dimensions of the code
         width: PositiveInt = 32,  # channels of the first block; each further one has twice as many
-        lr: PositiveFloat = 1e-3,
+        lr: PositiveFloat = 5e-4,  # at the start
+        decay: Literal["cooldown", "cosine", "constant"] = "cooldown",  # of lr, over the training
     ) -> None:
         super().__init__()
         sizes = [data.size]  # of the maps: 64 32 16 8 4 2, or 28 14 7 4 2 1
@@ -42,10 +45,10 @@ class VAE(Method):
         last = nn.Conv2d(width, data.channels, 3, padding=1)
         self.decoder = nn.Sequential(nn.Linear(latent, flat), nn.Unflatten(1, shape), *up, last, nn.Tanh())
         self.kl_weight, self.latent = kl_weight, latent
-        self.adam = partial(Adam, lr=lr)
+        self.adam, self.falling = partial(Adam, lr=lr), descent.schedule(decay)
 
     def updates(self) -> list[Update]:
-        return [Update("vae", ("encoder", "mean", "log_variance", "decoder"), self.loss, self.adam)]
+        return [Update("vae", ("encoder", "mean", "log_variance", "decoder"), self.loss, self.adam, self.falling)]
 
     def loss(self, batch: Batch, progress: float) -> Losses:
         """Mean squared error per value plus weighted divergence; `kl`, in nats per image, is only logged."""

@@ -1,6 +1,7 @@
 """VAEs: layers as published, and a loss that torch's own distributions agree with."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,15 @@ def test_parameters_of_the_wide_one() -> None:
     flat = 512 * 8 * 8
     assert count(method.decoder) == (128 * flat + flat) + sum(conv(*size, norm=False) for size in up)
     assert count(method.mean) == flat * 128 + 128
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [("cooldown", [1, 1, 1, 0.5, 0]), ("cosine", [1, 0.5, 0.0955, 0.0245, 0]), ("constant", [1] * 5)],
+)
+def test_the_learning_rate_falls_as_is_said(decay: Any, expected: list[float]) -> None:
+    (update,) = VAE(DIGITS, width=4, decay=decay).updates()
+    assert [update.schedule(p) for p in (0.0, 0.5, 0.8, 0.9, 1.0)] == pytest.approx(expected, abs=1e-4)
 
 
 def test_divergence_is_that_of_torch() -> None:

@@ -25,5 +25,6 @@ def schedule(name: str) -> Callable[[float], float]:
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "inverse": lambda p: float((1 + 10 * p) ** -0.75),  # from 1 to 0.166 (Ganin et al., 2016, sec. 5.2.2)
     "cosine": lambda p: (1 + cos(pi * p)) / 2,  # from 1 to 0 (Loshchilov & Hutter, ICLR 2017, without restarts)
+    "cooldown": lambda p: min(1.0, 5 * (1 - p)),  # 1, then in the last fifth to 0 (Hägele et al., NeurIPS 2024)
     "constant": lambda p: 1.0,
 }
