@@ -50,6 +50,7 @@ class Launch:
     directory: str = ""  # where the user was, which relative paths start from
     container: list[str] = field(default_factory=list)  # what starts a Python in a container; empty: none is used
     asked: list[int] = field(default_factory=list)  # signals that have come
+    ended: float = 0.0  # when the last command that was followed did
 
     def __call__(self, allocation: Allocation | None = None) -> None:
         """Work through the list. SystemExit with the reasons if a run failed; no return where it was told to stop."""
@@ -106,11 +107,12 @@ class Launch:
             ended = code == 0
         if ended and not failed:
             return (run / "done").exists()
-        if not failed:
-            if other := rival(run, allocation.attempt):
-                raise TrialFailed(f"{other} trains it already")
+        if not failed and (other := rival(run, allocation.attempt)):
+            raise TrialFailed(f"{other} trains it already")
+        if not failed or code < 0:
             cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            fail(run, allocation, f"its processes ended without a word ({cause}); see the log")
+            # The first to fail, even if others speak first: they lost a process that has been ended after that.
+            fail(run, allocation, f"its processes ended without a word ({cause}); see the log", self.ended)
         raise TrialFailed(Run(run).error())  # that of the first to fail
 
     def evaluate(self, run: Path, allocation: Allocation) -> bool:
@@ -147,6 +149,7 @@ class Launch:
                         stop_file.touch() if stop_file else child.kill()
                         told = True
                 time.sleep(0.05)
+            self.ended = time.time()
         return child.returncode
 
     def ask_for_another_turn(self, run: Path, allocation: Allocation) -> None:
@@ -254,11 +257,11 @@ def rendezvous(run: Path, allocation: Allocation) -> Iterator[tuple[str, int]]:
         yield address, port
 
 
-def fail(run: Path, allocation: Allocation, error: str) -> str:
-    """Leave a failed marker, and the reason in status.json; return it."""
+def fail(run: Path, allocation: Allocation, error: str, since: float | None = None) -> str:
+    """Leave a failed marker of now, or of an earlier time, and the reason in status.json; return it."""
     marker = run / f"failed.{allocation.attempt}.node{allocation.node}.json"
     with contextlib.suppress(OSError):  # what is raised with it reaches Slurm's log even where the disk is full
-        write_json(marker, {"error": error, "attempt": allocation.attempt, "time": time.time()})
+        write_json(marker, {"error": error, "attempt": allocation.attempt, "time": since or time.time()})
         if status := Run(run).status():
             write_json(run / "status.json", status | {"state": "failed", "error": error})
     return error
