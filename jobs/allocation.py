@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 # What starts a program as deaf as ignore_signals leaves one.
 DEAF = ("env", "--ignore-signal=USR2", "--ignore-signal=TERM")
@@ -74,6 +75,11 @@ def ignore_signals() -> None:
     """Before exec: the child starts deaf, so that a warning during its start-up does not kill it."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def parent(process: int) -> int:
+    """The pid of a process's parent; OSError if it has ended."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def seconds(clock: str) -> float:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jobs import submissions
+from jobs.allocation import parent
 from jobs.local import launchers
 from jobs.logs import choose
 from trainer.config import ConfigError
@@ -120,9 +121,9 @@ def on_this_machine(chosen: list[Run]) -> dict[int, tuple[str, str]]:
 def submitter(launcher: int) -> int:
     """The jobs/submit.py that started a launcher and would start the next; the launcher itself where there is none."""
     with suppress(OSError):
-        parent = int(Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[1])
-        if b"submit.py" in Path(f"/proc/{parent}/cmdline").read_bytes():
-            return parent
+        process = parent(launcher)
+        if b"submit.py" in Path(f"/proc/{process}/cmdline").read_bytes():
+            return process
     return launcher
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from jobs.allocation import DEAF, Allocation, ignore_signals
+from jobs.allocation import DEAF, Allocation, ignore_signals, parent
 from trainer.lock import rival, superseded
 from trainer.run import Run, read_json, write_json, write_text
 
@@ -214,7 +214,7 @@ def children() -> set[int]:
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+            if parent(int(folder.name)) == os.getpid():
                 found.add(int(folder.name))
     return found
 
