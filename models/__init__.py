@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from models.base import Method
 
 FOLDER = Path(__file__).parent
-TYPE_MODULES = ("typing", "pydantic")  # the imports whose names may stand in the annotation of a hyperparameter
+NO_METHODS = ("__init__", "base", "bounds")
+# The imports whose names may stand in the annotation of a hyperparameter; none of them imports torch.
+TYPE_MODULES = ("typing", "pydantic", "models.bounds")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Signature:
 
 
 def names() -> list[str]:
-    """All methods, sorted: the files of this folder, but for the contract itself."""
-    return sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "base"))
+    """All methods, sorted: the files of this folder, but for the contract and its types."""
+    return sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in NO_METHODS)
 
 
 def load(name: str) -> "type[Method]":

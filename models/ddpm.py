@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.bounds import at_most
 from models.nets import descent
 from models.nets.attention_unet import AttentionUNet
 from models.nets.context_unet import ContextUNet
@@ -48,7 +49,7 @@ class DDPM(Method):
         floor: Annotated[float, Field(ge=0, le=1)] = 0.01,  # share of lr at the end of the cosine
         weight_decay: NonNegativeFloat = 0.0,  # of AdamW; 0: Adam
         ema: Annotated[float, Field(ge=0, lt=1)] = 0.999,  # decay of the moving average that is exported; 0: none
-        sampling_steps: PositiveInt | None = None,  # at most T; default: all T
+        sampling_steps: Annotated[PositiveInt | None, at_most("timesteps")] = None,  # default: all T
         eta: Annotated[float, Field(ge=0, le=1)] | None = None,  # fresh noise: 0 DDIM, 1 DDPM; default: 1 at T steps
         guidance: NonNegativeFloat = 2.0,  # w
     ) -> None:

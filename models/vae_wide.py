@@ -2,6 +2,7 @@
 
 from functools import partial
 from math import ceil
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Adamax
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.nets import descent
 from models.vae import divergence
 
 
@@ -22,7 +24,8 @@ class VAEWide(Method):
         kl_weight: NonNegativeFloat = 5e-3,  # of the divergence in nats per dimension against the mean squared error
         latent: PositiveInt = 128,  # dimensions of the code
         width: PositiveInt = 128,  # channels of the first stage; each further one has twice as many
-        lr: PositiveFloat = 5e-4,
+        lr: PositiveFloat = 5e-4,  # at the start
+        decay: Literal["cooldown", "cosine", "constant"] = "cooldown",  # of lr, over the training
     ) -> None:
         super().__init__()
         base = ceil(data.size / 8)
@@ -38,10 +41,10 @@ class VAEWide(Method):
             *(double(width, data.channels), nn.Sigmoid()),
         )
         self.kl_weight, self.latent, self.size = kl_weight, latent, data.size
-        self.adamax = partial(Adamax, lr=lr)
+        self.adamax, self.falling = partial(Adamax, lr=lr), descent.schedule(decay)
 
     def updates(self) -> list[Update]:
-        return [Update("vae", ("encoder", "mean", "log_variance", "decoder"), self.loss, self.adamax)]
+        return [Update("vae", ("encoder", "mean", "log_variance", "decoder"), self.loss, self.adamax, self.falling)]
 
     def loss(self, batch: Batch, progress: float) -> Losses:
         """Both terms are means over all values; the error is that of images in [0, 1]. `kl`, in nats per image, is

@@ -23,6 +23,7 @@ from trainer.stop import LOOK
 
 ROOT = Path(__file__).parents[1]
 DANN = "method: dann\ndata: {source: mnist5k, target: mnistm5k}\n"
+DDPM = "method: ddpm\ndata: {dataset: mnistm5k}\nmodel: {sampling_steps: 50}\n"
 TINY: dict[str, Any] = {
     "name": "tiny",
     "data": {"source": "mnist5k", "target": "mnistm5k"},
@@ -154,6 +155,11 @@ WRONG: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
     "twins": ({"x.yaml": DANN + "grid: {train.seed: [1, 1]}\n"}, [], ["x.yaml", "two trials are the same", "seed=1"]),
     "no trials": ({"x.yaml": DANN + "trials: []\n"}, [], ["x.yaml", "trials", "must be a list of mappings"]),
     "axis no list": ({"x.yaml": DANN + "grid: {train.seed: 3}\n"}, [], ["x.yaml", "grid.train.seed", "must be a list"]),
+    "steps above T": (
+        {"x.yaml": DDPM + "grid: {model.timesteps: [50, 10]}\n"},
+        [],
+        ["x.yaml", "model.sampling_steps: 50", "must not be above model.timesteps: 10"],
+    ),
     "no parallel": ({"x.yaml": DANN}, ["--max-parallel", "0"], ["command line", "--max-parallel", "at least 1"]),
     "many": ({"x.yaml": DANN + f"grid: {{train.seed: {[*range(51)]}}}"}, [], ["command line", "51 trials", "--yes"]),
     "logs is a file": ({"x.yaml": DANN, "file": ""}, ["--runs", "{}/file"], ["file", "is no directory", "--runs"]),
