@@ -1,8 +1,12 @@
 """Sets of one's own: npz, a folder of pictures, CelebA as it is downloaded; and what may be wrong with them."""
 
 import io
+import json
+import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from trainer.config import Data
+from trainer.data import cache, decode
 from trainer.data.batches import Batches
 from trainer.data.cache import Arrays, load, stage, staged
 from trainer.data.registry import DataError, get
@@ -114,6 +119,105 @@ def test_a_folder_with_splits_and_a_table(tmp_path: Path) -> None:
         stage(f"folder:{folder}#male", tmp_path, size=12)
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("train", "val", "test"), ("Train", "valid", "Test"), ("training", "validation", "testing")],
+)
+def test_splits_go_by_the_names_that_people_give_them(tmp_path: Path, train: str, validation: str, test: str) -> None:
+    folders = {"train": train, "validation": validation, "test": test}
+    names = {split: [f"{folders[split]}/{kind}/{i}.png" for kind in "ab" for i in range(3)] for split in folders}
+    images = {split: fill(tmp_path / "photos", names[split], seed=seed) for seed, split in enumerate(names)}
+    arrays = {f"{folders[split]}_images": images[split] for split in images}
+    arrays |= {f"{folders[split]}_labels": np.array([*"aaabbb"]) for split in images}
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+    for name, size in ((f"folder:{tmp_path}/photos", 12), (f"npz:{tmp_path}/a.npz", None)):
+        assert get(name).classes == 2
+        stage(name, tmp_path, size)
+        for split in names:
+            found = load(name, split, tmp_path, size)
+            assert keys(found.images.transpose(0, 2, 3, 1)) == keys(images[split])
+            assert [int(label) for label in found.labels] == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["train", "validation"], "pictures are in train, validation, none in test; .* train/ and test/"),
+        (["train", "val"], "pictures are in train, val, none in test; "),
+        (["test", "validation"], "pictures are in test, validation, none in train; "),
+        (
+            ["train", "cats", "dogs"],
+            "pictures are in train, none in test, others in cats and 1 more; .*rename a folder",
+        ),
+        (["train", "test", "extra"], "pictures are in test, train, others in extra; "),
+        (["train", "test", ""], r"pictures are in test, train, others in 0\.png and 1 more; "),
+        (["train", "test", "val", "validation"], "pictures are in test, train, val, validation; .* each once"),
+        (["photos/train", "photos/test"], "train and test lie further down; give the path of the folder"),
+        (["cats/train", "cats/test", "dogs/train", "dogs/test"], "train and test lie further down"),
+    ],
+)
+@pytest.mark.parametrize("table", [False, True])
+def test_a_set_that_is_split_by_halves_is_never_shuffled(
+    tmp_path: Path, folders: list[str], message: str, table: bool
+) -> None:
+    names = [str(Path(folder) / f"{i}.png") for folder in folders for i in range(2)]
+    fill(tmp_path / "set", names)
+    if table:
+        (tmp_path / "set" / "attributes.csv").write_text("\n".join(["file,male", *(f"{name},1" for name in names)]))
+    with pytest.raises(DataError, match=rf"^{tmp_path}/set: .*{message}"):
+        get(f"folder:{tmp_path}/set")
+
+
+def test_valid_beside_invalid_is_a_class(tmp_path: Path) -> None:
+    fill(tmp_path / "set", ["valid/0.png", "invalid/0.png"])
+    assert get(f"folder:{tmp_path}/set").classes == 2
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "message"),
+    [
+        (["train_", "validation_"], "holds no 'test_images'; it has: "),
+        (["train_", "val_"], "holds no 'test_images'; it has: "),
+        (["", "test_"], "holds images, test_images; give either images, or train_images and test_images"),
+        (["train_", "test_", "val_", "validation_"], "holds .*val_images, validation_images; .* each split once"),
+    ],
+)
+def test_an_npz_that_is_split_by_halves_is_never_shuffled(tmp_path: Path, prefixes: list[str], message: str) -> None:
+    arrays = {f"{prefix}images": draw(4) for prefix in prefixes} | {
+        f"{prefix}labels": np.arange(4) for prefix in prefixes
+    }
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=rf"^{tmp_path}/a\.npz: {message}"):
+        get(f"npz:{tmp_path}/a.npz")
+
+
+def test_labels_of_an_npz_that_are_no_classes_are_refused(tmp_path: Path) -> None:
+    for number, (message, labels) in enumerate(
+        {
+            r"labels are float64 \(4, 4\); they must be \[n\], a number or a word .*argmax": np.eye(4),
+            r"labels\[2\] is nan, which is no class": np.array([0, 1, np.nan, 1]),
+            r"labels\[0\] is inf, which is no class": np.array([np.inf, 1, 0, 1]),
+            r"labels are complex128 \(4,\)": np.arange(4) * 1j,
+        }.items()
+    ):
+        file = tmp_path / f"{number}.npz"
+        np.savez(file, images=draw(4), labels=labels)
+        with pytest.raises(DataError, match=rf"^{file}: {message}"):
+            get(f"npz:{file}")
+
+
+def test_a_column_of_labels_is_taken_for_labels(tmp_path: Path) -> None:
+    """As MedMNIST has them, whose splits are called train, val and test."""
+    splits = {"train": 4, "val": 3, "test": 2}
+    images = {f"{split}_images": draw(n) for split, n in splits.items()}
+    np.savez(tmp_path / "a.npz", **images, **{f"{split}_labels": np.arange(n)[:, None] for split, n in splits.items()})  # type: ignore[arg-type]
+    name = f"npz:{tmp_path}/a.npz"
+    assert get(name).classes == 4
+    stage(name, tmp_path, size=8)
+    found = {split: load(name, split, tmp_path, 8).labels.tolist() for split in ("train", "validation", "test")}
+    assert found == {"train": [0, 1, 2, 3], "validation": [0, 1, 2], "test": [0, 1]}
+
+
 def test_what_cannot_be_read_is_named_and_left_out_only_when_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +226,9 @@ def test_what_cannot_be_read_is_named_and_left_out_only_when_asked(
     (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:50])
     (folder / "11.png").write_bytes(encoded(draw(1, 5, 40)[0]))
     name = f"folder:{folder}"
-    with pytest.raises(DataError, match=r"2 of 20 pictures cannot be used, such as 07\.png: .*--skip-unreadable"):
+    with pytest.raises(
+        DataError, match=r"2 of 20 pictures cannot be used, such as 07\.png: .*<sweep>\.yaml --skip-unreadable"
+    ):
         stage(name, tmp_path, size=12)
     assert not staged(name, tmp_path, 12)
     said = capsys.readouterr().err
@@ -131,6 +237,21 @@ def test_what_cannot_be_read_is_named_and_left_out_only_when_asked(
     assert stage(name, tmp_path, size=12, skip=True)
     assert "left out 2 of 20" in capsys.readouterr().err
     assert len(everything(name, tmp_path, 12)[0]) == 18
+    # It stays known, and is said to who comes later, once.
+    place = cache.folder(name, tmp_path, 12)
+    assert json.loads((place / "origin.json").read_text())["left_out"] == {"count": 2, "first": ["07.png", "11.png"]}
+    assert staged(name, tmp_path, 12)
+    assert not stage(name, tmp_path, size=12)
+    assert re.findall("2 pictures .* were left out .* such as 07.png", capsys.readouterr().err) == [
+        "2 pictures that could not be used were left out when it was staged, such as 07.png"
+    ]
+
+
+def test_where_no_picture_is_left_none_is_left_out(tmp_path: Path) -> None:
+    fill(tmp_path / "photos", ["0.png", "1.png"])
+    for skip in (False, True):
+        with pytest.raises(DataError, match=r"2 of 2 pictures cannot be used, such as 0\.png: .*data\.size below 13$"):
+            stage(f"folder:{tmp_path}/photos", tmp_path, size=13, skip=skip)
 
 
 def test_a_set_that_has_changed_since_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
@@ -140,8 +261,29 @@ def test_a_set_that_has_changed_since_is_not_taken_for_the_old_one(tmp_path: Pat
     stage(name, tmp_path, size=12)
     assert staged(name, tmp_path, 12)
     fill(folder, ["new.png"])
-    with pytest.raises(DataError, match=r"has changed since it was staged in .*remove that folder"):
-        staged(name, tmp_path, 12)
+    file = tmp_path / "a.npz"
+    np.savez(file, images=draw(4), labels=np.arange(4))
+    stage(f"npz:{file}", tmp_path)
+    np.savez(file, images=draw(5), labels=np.arange(5) % 4)
+    for changed, size in ((name, 12), (f"npz:{file}", None)):
+        for look in (staged, stage):  # a submission looks, and the job once more when it starts
+            with pytest.raises(DataError, match=r"has changed since it was staged in .*remove that folder"):
+                look(changed, tmp_path, size)
+
+
+def test_what_changes_while_it_is_staged_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "photos"
+    fill(folder, [f"{i}.png" for i in range(5)])
+
+    def slow(*arguments: Any) -> Any:
+        found = decode.decode(*arguments)
+        fill(folder, ["new.png"])
+        return found
+
+    monkeypatch.setattr(cache, "decode", slow)
+    stage(f"folder:{folder}", tmp_path, size=12)
+    with pytest.raises(DataError, match="has changed since it was staged"):
+        staged(f"folder:{folder}", tmp_path, 12)
 
 
 def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
@@ -171,13 +313,11 @@ def test_a_set_without_a_size_asks_for_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"celeba has no size of its own; set data\.size"):
         Data(dataset="celeba").shape()
     assert Data(dataset="celeba#Smiling", size=64).shape() == (3, 64, 2)
-    with pytest.raises(DataError, match=r"list_attr_celeba\.txt is missing"):
-        stage("celeba", tmp_path, size=16)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_celeba_as_it_is_downloaded(tmp_path: Path, zipped: bool) -> None:
-    place = tmp_path / "celeba"
+def write_celeba(root: Path, zipped: bool) -> tuple[list[str], dict[str, bytes]]:
+    """Nine photographs, 30 x 24, three a split, and their tables; returns their names, and what is in each."""
+    place = root / "celeba"
     place.mkdir()
     images = draw(9, 30, 24)
     names = [f"{i:06}.jpg" for i in range(1, 10)]
@@ -193,6 +333,12 @@ def test_celeba_as_it_is_downloaded(tmp_path: Path, zipped: bool) -> None:
     rows = [f"{name} {'1' if i % 2 else '-1'}  {'1' if i % 3 else '-1'} " for i, name in enumerate(names)]
     (place / "list_attr_celeba.txt").write_text("\n".join(["9", "Male Smiling ", *rows]) + "\n")
     (place / "list_eval_partition.txt").write_text("".join(f"{name} {i // 3}\n" for i, name in enumerate(names)))
+    return names, contents
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_celeba_as_it_is_downloaded(tmp_path: Path, zipped: bool) -> None:
+    names, contents = write_celeba(tmp_path, zipped)
     stage("celeba#Smiling", tmp_path, size=24)
     for number, split in enumerate(("train", "validation", "test")):
         found = load("celeba#Smiling", split, tmp_path, 24)
@@ -202,6 +348,47 @@ def test_celeba_as_it_is_downloaded(tmp_path: Path, zipped: bool) -> None:
             np.testing.assert_array_equal(picture.transpose(1, 2, 0), decoded)
     with pytest.raises(DataError, match="celeba#Hat: there is no such attribute; it has: Male, Smiling"):
         stage("celeba#Hat", tmp_path, size=24)
+
+
+def test_what_celeba_lacks_is_said_at_once_and_where_it_is_to_be_had(tmp_path: Path) -> None:
+    tables = ("list_attr_celeba.txt", "list_eval_partition.txt")
+    with pytest.raises(DataError) as caught:
+        stage("celeba", tmp_path, size=16)
+    assert all(f"{tmp_path}/celeba/{file}" in str(caught.value) for file in (*tables, "img_align_celeba.zip"))
+    assert "Nothing is fetched" in str(caught.value)
+    assert "Eval/list_eval_partition.txt" in str(caught.value)
+    assert "network" not in str(caught.value)
+    write_celeba(tmp_path, zipped=True)
+    (tmp_path / "celeba" / "img_align_celeba.zip").unlink()
+    for skip in (False, True):
+        with pytest.raises(DataError, match=r"^celeba: missing: \S*/img_align_celeba\.zip \(or the folder [^)]*\)\. "):
+            stage("celeba", tmp_path, size=16, skip=skip)
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "message"),
+    [
+        ("img_align_celeba.zip", lambda data: data[:500], "cannot be read as zip: "),
+        ("list_attr_celeba.txt", lambda data: data[:-4], r"the row of 000009\.jpg is not a name and 2 times 1 or -1"),
+        ("list_attr_celeba.txt", lambda data: data.replace(b"-1", b"0"), r"the row of 000001\.jpg is not a name and 2"),
+        ("list_attr_celeba.txt", lambda data: b"9\n", "has 1 lines"),
+        ("list_attr_celeba.txt", lambda data: b"\xff" + data, "cannot be read: .*decode"),
+        ("list_eval_partition.txt", lambda data: data[:-3], r"the row of 000009\.jpg is not a name and a number"),
+        (
+            "list_eval_partition.txt",
+            lambda data: data.replace(b" 2", b" 1"),
+            r"has no test \(2\) of .*list_attr_celeba",
+        ),
+    ],
+)
+def test_a_damaged_file_of_celeba_is_named(
+    tmp_path: Path, file: str, spoil: Callable[[bytes], bytes], message: str
+) -> None:
+    write_celeba(tmp_path, zipped=True)
+    path = tmp_path / "celeba" / file
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"^{path}: {message}.*; take .* of the CelebA download"):
+        stage("celeba", tmp_path, size=24)
 
 
 def test_flips_are_those_of_the_global_batch_however_many_processes_share_it() -> None:

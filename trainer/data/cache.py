@@ -5,10 +5,12 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from trainer.data.own import fingerprint, parts
 from trainer.data.registry import SPLITS, DataError, Dataset, get
 
 RECIPE = 1  # raise it when a set, a split or a conversion changes: what an older recipe staged is then not used
+RECIPE_OWN = 2  # the same for files of the user's own; 2: val and valid, too, are validation
 LARGEST = 1024  # pixels
 
 
@@ -47,22 +50,25 @@ def stage(
     """Decode and convert the dataset `name` into the cache below `root`; True if this call put it there.
 
     `size` resizes (antialiased), `channels` replicates grey or takes the luminance; None keeps the set's own.
-    Of several processes that stage the same set at once, the first to finish is kept.
-    Raises DataError on bad arguments, raw files that cannot be had or read, and a root that cannot be written.
+    Of several processes that stage the same set at once, the first to finish is kept. `skip` leaves out, and counts in
+    origin.json, pictures that cannot be read or are too small.
+    Raises DataError on bad arguments, raw files that cannot be had or read, a root that cannot be written, and a set
+    of the user's own that has changed since it was staged.
     """
     target = folder(name, root, size, channels)
-    if _complete(target):
+    if staged(name, root, size, channels):
         return False
-    dataset = get(name)
+    dataset, left_out = get(name), list[str]()
+    facts = fingerprint(name) if _own(name) else None  # before decoding: what changes meanwhile is noticed later
     size, channels = size or dataset.size or 0, channels or dataset.channels
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with _writing(target.parent):  # learn that the root is read-only before minutes of decoding, not after
             temporary.mkdir(parents=True)
-        splits = decode(name, root, download, size, skip)
+        splits = decode(name, root, download, size, left_out if skip else None)
         converted = {split: (convert(images, size, channels), labels) for split, (images, labels) in splits.items()}
         with _writing(target.parent):
-            _write(temporary, dataset, converted, fingerprint(name) if _own(name) else None)
+            _write(temporary, dataset, converted, facts, left_out)
             return _publish(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -71,12 +77,28 @@ def stage(
 def staged(name: str, root: Path, size: int | None = None, channels: int | None = None) -> bool:
     """Whether `load` would find the set complete; reads a few file sizes, no array.
 
-    DataError if files of the user's own are no longer those that were staged.
+    Says on stderr if pictures were left out of it. DataError if files of the user's own are no longer those that were
+    staged.
     """
     place = folder(name, root, size, channels)
-    if _complete(place) and _own(name) and origin(place).get("fingerprint") != fingerprint(name):
+    complete = _complete(place)
+    if complete and _own(name) and origin(place).get("fingerprint") != fingerprint(name):
         raise DataError(f"{name} has changed since it was staged in {place}; remove that folder, or rename the set")
-    return _complete(place)
+    if complete:
+        _say_left_out(place)
+    return complete
+
+
+@lru_cache  # once in a process
+def _say_left_out(place: Path) -> None:
+    """Recall on stderr what the set in this folder lacks, if it was staged without pictures that cannot be used."""
+    found = origin(place).get("left_out") or {"count": 0}
+    if found["count"]:
+        print(
+            f"{place}: {found['count']} pictures that could not be used were left out when it was staged, such as "
+            f"{found['first'][0]}; to stage it anew, mend them and remove that folder",
+            file=sys.stderr,
+        )
 
 
 def load(name: str, split: str, root: Path, size: int | None = None, channels: int | None = None) -> Arrays:
@@ -123,12 +145,17 @@ def folder(name: str, root: Path, size: int | None = None, channels: int | None 
     if _own(name):
         kind, path, _ = parts(name)
         name = f"{kind}-{path.stem}-{hashlib.sha256(dataset.name.encode()).hexdigest()[:8]}"
-    return root / "cache" / f"{name}-{size}x{size}x{channels}-v{RECIPE}"
+    return root / "cache" / f"{name}-{size}x{size}x{channels}-v{_recipe(dataset.name)}"
 
 
 def _own(name: str) -> bool:
     """Whether a set is made of files that only the user knows."""
     return name.startswith(("npz:", "folder:"))
+
+
+def _recipe(name: str) -> int:
+    """The recipe by which a set is staged."""
+    return RECIPE_OWN if _own(name) else RECIPE
 
 
 def _complete(place: Path) -> bool:
@@ -153,7 +180,11 @@ def _writing(place: Path) -> Iterator[None]:
 
 
 def _write(
-    place: Path, dataset: Dataset, splits: dict[str, tuple[np.ndarray, np.ndarray]], fingerprint: str | None
+    place: Path,
+    dataset: Dataset,
+    splits: dict[str, tuple[np.ndarray, np.ndarray]],
+    fingerprint: str | None,
+    left_out: list[str],
 ) -> None:
     """Write the arrays of every split, images [N, H, W, C] and labels [N], and where they come from."""
     files: dict[str, dict[str, int | str]] = {}
@@ -173,11 +204,12 @@ def _write(
         "size": size,
         "channels": channels,
         "classes": dataset.classes,
-        "recipe": RECIPE,
+        "recipe": _recipe(dataset.name),
         "seed": SEED,
         "splits": {split: len(labels) for split, (_, labels) in splits.items()},
         "files": files,
         "fingerprint": fingerprint,
+        "left_out": {"count": len(left_out), "first": left_out[:10]},
     }
     with (place / "origin.json").open("w") as file:
         file.write(json.dumps(facts, indent=1) + "\n")

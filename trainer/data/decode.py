@@ -14,21 +14,20 @@ SEED = 0  # of every permutation and patch: part of what a name means, hence no 
 Splits = dict[str, Labelled]
 
 
-def decode(name: str, root: Path, download: bool, size: int | None = None, skip: bool = False) -> Splits:
+def decode(name: str, root: Path, download: bool, size: int | None = None, left_out: list[str] | None = None) -> Splits:
     """Each split of the dataset `name`: images uint8 [N, C, size, size] and labels int64 [N], as the registry says.
 
     Raw files are read below `root`; missing ones are fetched if `download`. DataError if they cannot be had or read.
-    `size` is that of photographs, which have none of their own; `skip` leaves out those that cannot be read.
+    `size` is that of photographs, which have none of their own; those that cannot be used are added to `left_out`.
     """
     dataset = get(name)
     size = dataset.size or size
     if size is None:
         raise DataError(f"{name} has no size of its own; set data.size")
     if name.startswith(("npz:", "folder:")):
-        splits = _divided(name, decode_own(name, size, skip))
+        splits = _divided(name, decode_own(name, size, left_out))
     elif name.partition("#")[0] == "celeba":
-        fetch(dataset, root, download=False)  # nobody may fetch them for the user
-        splits = read_celeba(root, name.partition("#")[2] or "Male", size, skip)
+        splits = read_celeba(root, name.partition("#")[2] or "Male", size, left_out)
     elif name == "mnist5k":
         splits = _mnist5k()
     elif name == "digits":
