@@ -43,8 +43,7 @@ def evaluate(subject: Subject) -> Result:
         if "target" in subject.domains:
             rules["infomax"] = INFORMATION
         for rule, criterion in rules.items():
-            chosen = max(result.history.values(), key=lambda row: row[criterion])
-            result.metrics[f"{rule}/{name('test', last)}"] = chosen[name("test", last)]
+            result.choose(rule, name("test", last), criterion, max)
     return result
 
 

@@ -39,6 +39,7 @@ WIDTH = 100  # of the layer before the last
 class Judge:
     """The classifier of a set."""
 
+    file: Path  # where it is kept
     network: nn.Sequential  # enlarged images to logits
     sha256: str  # of its weights
     facts: dict[str, Any]  # how it was trained, and its accuracy on the test split
@@ -82,7 +83,7 @@ def judge(place: Path, device: torch.device) -> Judge:
         "test accuracy": right / len(test.labels),
         "trained": {"set": name, "split": "train", "n": len(train.labels), "steps": STEPS, "seed": SEED},
     }
-    return Judge(network, hashlib.sha256(content).hexdigest(), facts)
+    return Judge(path, network, hashlib.sha256(content).hexdigest(), facts)
 
 
 def signed(images: Tensor) -> Tensor:
@@ -101,6 +102,7 @@ def extractor(place: Path, device: torch.device) -> Extractor:
         resize=f"bilinear to {LEAST} px if smaller, else none",
         function=lambda images: found.network[:-1](signed(images)),
         device=device,
+        remedy=f"remove {found.file}, and it is trained anew",
         provenance=found.facts,
     )
 

@@ -27,7 +27,12 @@ def fakes(subject: Subject, n: int, metric: str, extractor: Extractor) -> Statis
 
     def part() -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         mine = draw(subject, n, subject.config.train.seed, metric, share=processes.share())
-        found = collect(mine, extractor)
+        try:
+            found = collect(mine, extractor)
+        except ConfigError:
+            raise
+        except ValueError as error:  # said here, where each process knows which samples
+            raise ConfigError(f"{subject.run.path}: step {subject.step}: {metric}: of samples: {error}") from None
         return found.moments.sums.cpu().numpy(), found.features.cpu().numpy()
 
     parts = processes.together(part)
@@ -69,8 +74,7 @@ def compare(subject: Subject, domain: str, extractor: Extractor, suffix: str = "
         if milestone is subject:
             result.metrics |= row
     if len(result.history) > 1:
-        best = min(result.history.values(), key=lambda row: row[f"validation/{fid}"])
-        result.metrics[f"best/{fid}"] = best[fid]
+        result.choose("best", fid, f"validation/{fid}")
     facts: dict[str, Any] = {
         "set": subject.domains[domain],
         "split": "test",

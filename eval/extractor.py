@@ -23,6 +23,7 @@ class Extractor:
     resize: str  # what is done to an image of another size
     function: Callable[[Tensor], Tensor]  # uint8 [n, c, h, w] -> float [n, width], both on the device
     device: torch.device
+    remedy: str  # where its features are not finite, which those of images are unless the network is broken
     provenance: dict[str, Any] = field(default_factory=dict)  # further facts
 
     def features(self, images: Tensor) -> Tensor:
@@ -41,12 +42,16 @@ class Statistics:
 
 
 def collect(images: Iterable[Tensor], extractor: Extractor) -> Statistics:
-    """Statistics of batches uint8 [n, c, h, w]; ValueError if a feature is not finite."""
+    """Statistics of batches uint8 [n, c, h, w]; ValueError if a feature is not finite, with the remedy."""
     moments, kept, count = Moments(extractor.width, extractor.device), [], 0
     for batch in images:
         vectors = extractor.features(batch)
-        moments.add(vectors)
-        kept.append(vectors[: max(0, KEPT - count)])
+        try:
+            moments.add(vectors)
+        except ValueError as error:
+            raise ValueError(f"{extractor.name}, on {extractor.device}: {error}; {extractor.remedy}") from None
+        if count < KEPT:  # an empty view, too, would hold the memory of all its vectors
+            kept.append(vectors[: KEPT - count])
         count += len(vectors)
     empty = torch.zeros(0, extractor.width, device=extractor.device)
     return Statistics(moments, torch.cat([empty, *kept]))

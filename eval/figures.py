@@ -17,6 +17,7 @@ CLASSES = (
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
 DOMAINS = ("#0072b2", "#d55e00")  # blue and vermilion of Okabe and Ito
+GAP = 2  # pixels between images
 LEGIBLE = 20  # classes up to which there is room for a number in each cell, and for each class in a legend
 
 
@@ -97,17 +98,23 @@ def scatter(
         axes.legend(marks, names, loc="upper center", bbox_to_anchor=(0.5, 0), frameon=False, **columns)
 
 
+def tiled(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images [rows, columns, c, h, w], grey or RGB, side by side, white between them: [height, width, 3]."""
+    (down, across), (height, width) = images.shape[:2], images.shape[3:]
+    canvas = np.full((down * (height + GAP) - GAP, across * (width + GAP) - GAP, 3), 255, np.uint8)
+    for row, column in np.ndindex(down, across):
+        top, left = row * (height + GAP), column * (width + GAP)
+        canvas[top : top + height, left : left + width] = images[row, column].transpose(1, 2, 0)
+    return canvas
+
+
 def mosaic(images: NDArray[np.uint8], rows: Sequence[str] = (), columns: Sequence[str] = (), title: str = "") -> Figure:
     """Draw images [rows, columns, c, h, w], grey or RGB, side by side, with a name before each row, below each column.
 
     A pixel is a whole number of dots, so that none looks larger than its neighbour.
     """
     (down, across), (height, width) = images.shape[:2], images.shape[3:]
-    gap = 2
-    canvas = np.full((down * (height + gap) - gap, across * (width + gap) - gap, 3), 255, np.uint8)
-    for row, column in np.ndindex(down, across):
-        top, left = row * (height + gap), column * (width + gap)
-        canvas[top : top + height, left : left + width] = images[row, column].transpose(1, 2, 0)
+    canvas = tiled(images)
     scale = max(1, round(960 / max(canvas.shape)))
     tall, wide = (scale * length / 120 for length in canvas.shape[:2])  # inches, at the 120 dpi of `save`
     left, below, above = 1.0 if rows else 0.1, 0.3 if columns else 0.1, 0.4 if title else 0.1
@@ -115,8 +122,8 @@ def mosaic(images: NDArray[np.uint8], rows: Sequence[str] = (), columns: Sequenc
     figure = Figure(figsize=whole)
     axes = figure.add_axes((left / whole[0], below / whole[1], wide / whole[0], tall / whole[1]))
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    axes.set_xticks([i * (width + gap) + width / 2 for i in range(across)] if columns else [], columns or None)
-    axes.set_yticks([i * (height + gap) + height / 2 for i in range(down)] if rows else [], rows or None)
+    axes.set_xticks([i * (width + GAP) + width / 2 for i in range(across)] if columns else [], columns or None)
+    axes.set_yticks([i * (height + GAP) + height / 2 for i in range(down)] if rows else [], rows or None)
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)
     if title:

@@ -83,6 +83,7 @@ def extractor(device: torch.device) -> Extractor:
         resize="bilinear to 299 px, not antialiased, by pytorch-fid",
         function=function,
         device=device,
+        remedy="the weights are right, so try another device (CUDA_VISIBLE_DEVICES= leaves the CPU)",
     )
 
 

@@ -37,7 +37,7 @@ class Moments:
     def __init__(self, width: int, device: torch.device | str = "cpu", sums: Array | None = None) -> None:
         """Of no vectors yet, or with the `sums` of others, float64 [1 + d + d²]; ValueError if they have another d."""
         self.width = width
-        # All in one tensor: one collective adds up processes, one array is what a file holds.
+        # All in one tensor: one sum adds up processes, one array is what a file holds.
         self.sums = torch.zeros(1 + width + width**2, dtype=torch.float64, device=device)
         if sums is not None:
             if sums.shape != self.sums.shape:
@@ -58,15 +58,6 @@ class Moments:
         self.sums[0] += len(x)
         self.sums[1 : 1 + self.width] += x.sum(0)
         self.sums[1 + self.width :].view(self.width, self.width).addmm_(x.T, x)
-
-    def merge(self, other: "Moments") -> None:
-        """Take in all that another has seen."""
-        self.sums += other.sums.to(self.sums.device)
-
-    def reduce(self) -> None:
-        """Give every process of a group, if there is one, the moments of what all of them have seen."""
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self.sums)
 
     def gaussian(self) -> Gaussian:
         """Mean [d] and unbiased covariance [d, d]; ValueError for fewer than two vectors."""

@@ -28,11 +28,11 @@ def evaluate(subject: Subject) -> Result:
             of_each = errors(milestone, subject.arrays(domain, split).images)
             row[METRIC if split == "test" else f"{split}/{METRIC}"] = float(of_each.mean())
     mean = result.metrics[METRIC] = result.history[subject.step][METRIC]
-    margin = 1.96 * float(of_each.std(ddof=1)) / len(of_each) ** 0.5 if len(of_each) > 1 else float("inf")
-    result.intervals[METRIC] = (mean - margin, mean + margin)
+    if len(of_each) > 1:  # one image says nothing of the spread
+        margin = 1.96 * float(of_each.std(ddof=1)) / len(of_each) ** 0.5
+        result.intervals[METRIC] = (mean - margin, mean + margin)
     if len(result.history) > 1:
-        best = min(result.history.values(), key=lambda row: row[f"validation/{METRIC}"])
-        result.metrics[f"best/{METRIC}"] = best[METRIC]
+        result.choose("best", METRIC, f"validation/{METRIC}")
     show(subject, domain, mean)
     how = {"set": subject.domains[domain], "split": "test", "n": len(of_each), "step": subject.step}
     result.provenance[METRIC] = how | {"range": "images in [-1, 1]"}

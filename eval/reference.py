@@ -31,7 +31,7 @@ def references(place: Path, extractor: Extractor) -> tuple[Statistics, Statistic
 def reference(place: Path, split: str, extractor: Extractor) -> Statistics:
     """Statistics of all images of a split of the set in a folder of the cache, `<data root>/cache/<set>`.
 
-    DataError if what is kept of it is damaged or of something else.
+    DataError if what is kept of it is damaged or of something else, or a feature is not finite.
     """
     images = cache.read(place, split).images
     data = cache.origin(place)["files"][f"{split}_images.npy"]["sha256"]
@@ -54,15 +54,20 @@ def reference(place: Path, split: str, extractor: Extractor) -> Statistics:
             yield torch.from_numpy(np.ascontiguousarray(images[start : start + CHUNK]))
 
     def make() -> bytes:
-        found, file = collect(batches(), extractor), io.BytesIO()
+        file = io.BytesIO()
+        try:
+            found = collect(batches(), extractor)
+        except ValueError as error:
+            raise DataError(f"{place}: {split} images: {error}") from None
         sums, features = found.moments.sums.cpu().numpy(), found.features.cpu().numpy()
         np.savez(file, about=np.array(json.dumps(about)), sums=sums, features=features)
         return file.getvalue()
 
     name = f"{place.name}-{split}-{data[:8]}-{extractor.name}-{extractor.sha256[:8]}-v{RECIPE}.npz"
     path = place.parents[1] / "statistics" / name
+    content = once(path, make)
     try:
-        with np.load(io.BytesIO(once(path, make)), allow_pickle=False) as file:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             kept = json.loads(str(file["about"]))
             sums, features = file["sums"], file["features"]
     except (BadZipFile, KeyError, ValueError, EOFError) as error:

@@ -145,7 +145,10 @@ def read_trial(run: Run, jobs: Sequence[Job] = ()) -> Trial:
     status: dict[str, Any] = _attempt(run.status, dict)
     evaluation: dict[str, Any] = _attempt(run.evaluation, dict)
     milestones = [{"step": h.get("step"), **h.get("metrics", {})} for h in evaluation.get("history") or []]
-    intervals = evaluation.get("intervals") or {}
+    intervals, provenance = evaluation.get("intervals") or {}, dict(leaves(evaluation.get("provenance") or {}))
+    metrics = {k: v for k, v in (evaluation.get("metrics") or {}).items() if type(v) in (int, float)}
+    chosen = {f"{k} step": provenance.get(f"{k}.chosen at step") for k in metrics}
+    metrics |= {k: step for k, step in chosen.items() if type(step) is int}
     state = _attempt(run.state, lambda: "pending")
     steps = int(_number(status.get("steps")) or _number(config.get("train.steps")))
     error = _attempt(run.error, str) if state == "failed" else ""
@@ -168,9 +171,9 @@ def read_trial(run: Run, jobs: Sequence[Job] = ()) -> Trial:
         error=error.replace(f"{run.path.resolve().parent}/", ""),
         curves=points(_attempt(run.metrics, list)),
         history=points(milestones) if len(milestones) > 1 else {},
-        metrics={k: v for k, v in (evaluation.get("metrics") or {}).items() if type(v) in (int, float)},
+        metrics=metrics,
         intervals={k: (_number(v[0]), _number(v[1])) for k, v in intervals.items() if len(v) == 2},
-        provenance=dict(leaves(evaluation.get("provenance") or {})),
+        provenance=provenance,
         files=tuple(sorted(files)),
     )
 

@@ -1,9 +1,9 @@
 """Samples to look at, always of the same noise: a grid, over training, by class, and next to training images.
 
-samples.png; where milestones were kept samples_by_step.png; where the method learns from labels samples_by_class.png,
-whose columns are of the same noise; samples_nearest.png, samples over the training images nearest to them by pixels:
-had the method learned these by heart, their distance would be far below that of test images from training images.
-No metric comes of it.
+samples.png; where milestones were kept samples_by_step.png, and in TensorBoard those of each at its step; where the
+method learns from labels samples_by_class.png, whose columns are of the same noise; samples_nearest.png, samples over
+the training images nearest to them by pixels: had the method learned these by heart, their distance would be far below
+that of test images from training images. No metric comes of it.
 """
 
 import numpy as np
@@ -33,6 +33,8 @@ def evaluate(subject: Subject) -> Result:
     if steps:
         figure = figures.mosaic(np.stack(list(steps.values())), rows=[f"step {step}" for step in steps])
         figures.save(figure, subject.folder / "samples_by_step.png")
+        grids = np.stack([figures.tiled(row.reshape(2, -1, *row.shape[1:])) for row in steps.values()])
+        np.savez(subject.folder / "samples_by_step.npz", steps=list(steps), pictures=grids)  # for TensorBoard
     if conditional(subject):
         classes = range(min(CLASSES, subject.config.data.shape()[2]))
         rows = [sampled(subject, SHOWN, torch.full((SHOWN,), c)) for c in classes]

@@ -160,6 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end: as with Ctrl-C
     console = Console()
+    failed: list[ValueError] = []
     try:
         configs = [trial.config for trial in load(options.sweep, options.overrides)]
         there = [one for one in needed(configs) if one.staged]
@@ -167,14 +168,18 @@ def main(arguments: list[str] | None = None) -> int:
             console.print(f"there already: {one.folder}", markup=False, highlight=False, soft_wrap=True)
         make_ready(options.sweep, options.overrides, configs, True, console, options.skip_unreadable)
         for metric, one in references(configs):
-            compare_with(metric, one, options.sweep, console)
+            try:  # what one metric lacks keeps no other from what it needs
+                compare_with(metric, one, options.sweep, console)
+            except ConfigError as error:
+                failed.append(error)
     except (ConfigError, DataError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        failed.append(error)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    return 0
+    for fault in failed:
+        print(f"error: {' '.join(str(fault).split())}", file=sys.stderr)
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Distances between sets of features, against pytorch-fid, scikit-learn and formulas for cases that have one."""
 
 import os
-import pickle
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,21 +17,18 @@ from scipy import linalg
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from eval import distances
+from eval import comparison, distances, extractor
+from eval.extractor import Extractor, Statistics
 from eval.moments import Gaussian, Moments
 
 ROOT = Path(__file__).parents[1]
 WORKER = """
-import sys, numpy as np, torch
-from eval.moments import Moments
-rank, features, store, out = int(sys.argv[1]), np.load(sys.argv[2]), sys.argv[3], sys.argv[4]
-torch.distributed.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
-moments = Moments(features.shape[1])
-for part in np.array_split(features[rank::2], 7):
-    moments.add(torch.from_numpy(part))
-moments.reduce()
-np.save(out, moments.sums.numpy())
-torch.distributed.destroy_process_group()
+import sys, numpy as np
+from eval import processes
+from tests.test_distances import sampled
+with processes.joined():
+    found = sampled(10_000)
+np.savez(f"{sys.argv[1]}/{processes.rank()}.npz", sums=found.moments.sums, features=found.features)
 """
 
 
@@ -45,6 +44,23 @@ def moments(features: torch.Tensor, parts: int = 1) -> Moments:
     for part in features.chunk(parts):
         found.add(part)
     return found
+
+
+def network(width: int = 32) -> Extractor:
+    """Features of images of 16 values that take no time: random sums of them."""
+    weights = cloud(16, width)
+    function = lambda images: images.flatten(1).float() / 255 @ weights  # noqa: E731
+    return Extractor("sums", "", width, 500, "none", function, torch.device("cpu"), "")
+
+
+def sampled(n: int) -> Statistics:
+    """What an evaluation has of n samples, drawn by this process and those that it is joined with, if any."""
+    shape = SimpleNamespace(data=SimpleNamespace(shape=lambda: (1, 4, 2)), train=SimpleNamespace(seed=3))
+    noise = lambda name, metric: lambda n: torch.randn(n, 1, 4, 4)  # noqa: E731
+    subject: Any = SimpleNamespace(
+        run=SimpleNamespace(path=Path("run")), config=shape, step=10, device=torch.device("cpu"), capability=noise
+    )
+    return comparison.fakes(subject, n, "fid", network())
 
 
 def gaussian(features: torch.Tensor) -> Gaussian:
@@ -76,46 +92,61 @@ def test_mean_and_covariance_are_numpys_however_the_features_are_cut(parts: int)
     np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-7, atol=1e-9)
 
 
-def test_moments_of_parts_merge_into_those_of_the_whole() -> None:
-    features = cloud(101, 8)
-    first, second = moments(features[:40]), moments(features[40:])
-    first.merge(second)
-    assert first.count == 101
-    np.testing.assert_allclose(first.sums, moments(features).sums, rtol=1e-13)
-
-
-def test_two_processes_see_what_one_sees(tmp_path: Path) -> None:
-    features = cloud(10_000, 32)
-    np.save(tmp_path / "features.npy", features.numpy())
-    arguments = [str(tmp_path / "features.npy"), str(tmp_path / "store")]
+def test_two_processes_find_what_one_finds_of_10_000_samples(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    (tmp_path / "worker.py").write_text(WORKER)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    group = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(r), *arguments, str(tmp_path / f"{r}.npy")], env=environment
-        )
-        for r in range(2)
-    ]
-    assert [process.wait(timeout=300) for process in group] == [0, 0]
-    one = moments(features)
-    for rank in range(2):
-        both = Moments(32, sums=np.load(tmp_path / f"{rank}.npy"))
-        assert both.count == 10_000
-        np.testing.assert_allclose(both.sums, one.sums, rtol=1e-12)
-    other = moments(cloud(300, 32, seed=1)).gaussian()
-    assert distances.frechet(both.gaussian(), other) == pytest.approx(
-        distances.frechet(one.gaussian(), other), rel=1e-9
+    subprocess.run(
+        [*command, str(tmp_path / "worker.py"), str(tmp_path)], cwd=ROOT, env=environment, check=True, timeout=300
     )
+    one, other = sampled(10_000), moments(cloud(300, 32, seed=1)).gaussian()
+    assert one.moments.count == 10_000
+    assert len(one.features) == extractor.KEPT
+    for rank in range(2):
+        with np.load(tmp_path / f"{rank}.npz") as file:
+            both, features = Moments(32, sums=file["sums"]), file["features"]
+        assert both.count == 10_000
+        np.testing.assert_allclose(both.sums, one.moments.sums, rtol=1e-12)
+        np.testing.assert_array_equal(features, one.features)  # the same images, in their order
+        assert distances.frechet(both.gaussian(), other) == pytest.approx(
+            distances.frechet(one.moments.gaussian(), other), rel=1e-9
+        )
 
 
-def test_what_is_kept_does_not_grow_with_the_number_of_images() -> None:
-    def held(batches: int) -> int:
-        found = Moments(64)
-        for seed in range(batches):
-            found.add(torch.zeros(100, 64) + seed)
-        assert found.count == 100 * batches
-        return len(pickle.dumps(found))
+def test_what_is_held_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moments, and the KEPT first features, which the distances of single images look at; else a batch at a time.
 
-    assert held(100) == held(1) < 2 * 8 * 64**2
+    A tensor made of an array keeps it alive as long as any view of its memory is there.
+    """
+    held: dict[str, list[weakref.ref[np.ndarray]]] = {}
+    right = Extractor.features
+
+    def noted(kind: str, array: np.ndarray) -> torch.Tensor:
+        held[kind].append(weakref.ref(array))
+        return torch.from_numpy(array)
+
+    monkeypatch.setattr(extractor, "KEPT", 250)
+    monkeypatch.setattr(Extractor, "features", lambda *given: noted("features", right(*given).numpy().copy()))
+
+    def most(batches: int) -> dict[str, int]:
+        """How many batches of images, and of features, are held at once."""
+        held.update(images=[], features=[])
+        found = dict.fromkeys(held, 0)
+
+        def images() -> Iterator[torch.Tensor]:
+            for number in range(batches):
+                yield noted("images", np.full((100, 1, 4, 4), number % 256, np.uint8))
+                for kind, arrays in held.items():
+                    found[kind] = max(found[kind], sum(array() is not None for array in arrays))
+
+        kept = extractor.collect(images(), network())
+        assert kept.moments.count == 100 * batches
+        assert len(kept.features) == 250
+        return found
+
+    assert most(100) == most(10)
+    assert most(100)["images"] <= 2
+    assert most(100)["features"] <= 3 + 1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -210,6 +210,8 @@ def test_the_oracle_is_the_test_value_of_the_milestone_that_target_validation_la
     for rule, criterion in criteria.items():
         chosen = max(history, key=lambda step: history[step][f"validation/{criterion}"])
         assert metrics[f"{rule}/accuracy/target"] == share(run, chosen, "target")
+        said = {"chosen at step": chosen, "chosen by": f"validation/{criterion}"}
+        assert found(run)["provenance"][f"{rule}/accuracy/target"] == said
     assert metrics["oracle/accuracy/target"] != metrics["accuracy/target"]
     plain = {"accuracy/source", "accuracy/target"}
     assert set(metrics) == plain | {f"{rule}/accuracy/target" for rule in criteria}
@@ -591,6 +593,17 @@ def test_a_failed_repetition_leaves_the_files_as_they_were(run: Path, monkeypatc
     assert "No space left on device" in failure(run)
     (run / "eval" / "failed.json").unlink()
     assert {path.name: path.read_bytes() for path in (run / "eval").iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("where", ["metrics", "intervals", "history"])
+def test_a_number_that_is_none_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    odd: dict[str, Any] = {"metrics": {"a": float("nan")}, "intervals": {"a": (0.0, float("inf"))}}
+    result = Result(**{where: odd.get(where, {10: {"a": -float("inf")}})})
+    monkeypatch.setattr(accuracy, "evaluate", lambda subject: result)
+    assert main.main([str(run), "--metrics", "accuracy"]) == 2
+    for word in ("eval/accuracy.py: ", "a", "inf" if where != "metrics" else "nan", "leave that out"):
+        assert word in failure(run)
+    assert not found(run)
 
 
 def test_data_that_is_not_there_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

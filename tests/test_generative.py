@@ -1,6 +1,8 @@
 """Evaluation of what makes images: distances to the data, reconstruction, figures, and samples as files."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -21,11 +23,13 @@ from PIL import Image
 from pytorch_fid import fid_score
 from pytorch_fid import inception as reference_inception
 from safetensors.torch import load, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import models
-from eval import classifier, comparison, distances, draw, face_rate, inception, main, samples, tsne
+from eval import classifier, comparison, distances, draw, face_rate, inception, main, report, samples, tsne
 from eval.extractor import Extractor
 from eval.moments import Gaussian
+from eval.subject import Subject
 from jobs import stage as staging_command
 from models.base import DataSpec
 from models.classifier import build, enlarged
@@ -351,6 +355,28 @@ def test_staging_says_what_a_set_cannot_be_compared_by(
         assert part in said
 
 
+def test_staging_goes_on_after_a_metric_that_fails_and_says_all_that_did(
+    make: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def offline(url: str, path: str, hash_prefix: str) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setenv("TURNOUT_INCEPTION", str(root / "absent.pth"))
+    run = make("a")
+    words = (f"data.root={root}", "eval.metrics=[fid, fid_classifier]")
+    assert staging(run, "data.dataset=tiny", *words) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "x.yaml: eval.metrics: fid: " in said
+    assert len(list((root / "statistics").glob("*-classifier-*.npz"))) == 2
+    assert staging(run, "data.dataset=alike", *words) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ")
+    assert "absent.pth" in first
+    assert second.startswith("error: ")
+    assert "alike has no labels of two classes" in second
+
+
 @pytest.mark.parametrize("field", ["shape", "extractor sha256", "images"])
 def test_reference_statistics_of_something_else_are_refused(make: Callable[..., Path], root: Path, field: str) -> None:
     run = make("a")
@@ -405,6 +431,13 @@ def test_best_is_of_the_milestone_nearest_to_the_validation_split(make: Callable
         assert metrics[f"best/{name}"] == history[best][name]
         assert metrics[name] == history[30][name]
         assert len({row[name] for row in history.values()}) == 3
+        chosen = {"chosen at step": best, "chosen by": f"validation/{name}"}
+        assert found(run)["provenance"][f"best/{name}"] == chosen
+        report.write_report(run.parent)
+        with (run.parent / "report" / "results.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert row[f"best/{name} step"] == str(best)
+        assert f"best/{name} step" in (run.parent / "report" / "index.html").read_text()
 
 
 # --- reconstruction and figures
@@ -423,6 +456,43 @@ def test_the_error_of_reconstruction_is_that_of_a_computation_by_hand(make: Call
     kept = np.load(run / "eval" / "reconstruction.npz")
     assert kept["given"].shape == kept["again"].shape == (8, 1, 8, 8)
     np.testing.assert_allclose(kept["mse"], of_each[kept["images"]], rtol=1e-4)
+
+
+def test_one_test_image_has_an_error_but_no_interval(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Subject.arrays
+
+    def one(subject: Subject, domain: str, split: str) -> Arrays:
+        arrays = right(subject, domain, split)
+        return Arrays(arrays.images[:1], arrays.labels[:1])
+
+    monkeypatch.setattr(Subject, "arrays", one)
+    run = make("a")
+    assert main.main([str(run), "--metrics", "reconstruction"]) == 0
+    assert found(run)["metrics"]["reconstruction_mse"] > 0
+    assert found(run)["intervals"] == {}
+    for word in ("Infinity", "NaN"):
+        assert word not in (run / "eval" / "metrics.json").read_text()
+
+
+def test_tensorboard_shows_the_samples_of_each_milestone_at_its_step(make: Callable[..., Path]) -> None:
+    run = make("a", steps=(10, 20))
+    assert main.main([str(run), "--metrics", "samples"]) == 0
+    assert main.main([str(run), "--metrics", "reconstruction"]) == 0  # which has TensorBoard written anew
+    events = EventAccumulator(str(run / "tensorboard" / "eval"), size_guidance={"images": 0}).Reload()
+    steps = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+    pictures = ("samples_last", "samples_by_step", "samples_nearest", "reconstruction")
+    assert steps == {"samples": [10, 20], **{name: [20] for name in pictures}}
+    method = trained_method(run)  # at step 10
+    seed(3, "samples", 0)
+    with torch.no_grad():
+        images = draw.to_bytes(method.sample(samples.SHOWN))[:, 0].numpy()
+    shown = np.asarray(Image.open(io.BytesIO(events.Images("samples")[0].encoded_image_string)))
+    assert shown.shape == (18, 48, 3)  # two rows of five images of 8 pixels, 2 pixels between them
+    np.testing.assert_array_equal(shown[:8, :8, 0], images[0])
+    np.testing.assert_array_equal(shown[10:, 40:, 0], images[9])
+    assert events.Images("samples")[0].encoded_image_string != events.Images("samples")[1].encoded_image_string
 
 
 def test_every_figure_is_there_and_of_the_same_noise(
@@ -473,14 +543,23 @@ def test_samples_that_are_none_are_refused(make: Callable[..., Path], was: str, 
     assert not found(run)
 
 
-def test_features_that_are_not_finite_are_refused(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_are_not_finite_are_refused(
+    make: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make("a")
     assert main.main([str(run), "--metrics", "fid_classifier"]) == 0
 
     right = Extractor.features
     monkeypatch.setattr(Extractor, "features", lambda self, images: right(self, images) + torch.nan)
     assert main.main([str(run), "--metrics", "fid_classifier", "--force"]) == 2
-    assert "step 10: fid_classifier: the features are not finite" in failure(run)
+    said = "step 10: fid_classifier: of samples: classifier, on cpu: the features are not finite; remove "
+    assert f"{said}{root / 'classifiers'}" in failure(run)
+    for path in (root / "statistics").glob("*.npz"):
+        path.unlink()
+    assert main.main([str(run), "--metrics", "fid_classifier", "--force"]) == 2
+    said = f"{root / 'cache' / 'tiny-8x8x1-v1'}: validation images: classifier, on cpu: the features are not finite; "
+    assert f"{said}remove {root / 'classifiers'}" in failure(run)
+    assert ".npz" not in failure(run)
 
 
 def test_a_method_that_makes_no_images_is_told_so(make: Callable[..., Path]) -> None:
