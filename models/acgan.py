@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.bounds import Share
 from models.nets.convolutional import as_map, discriminator, generator
 
 
@@ -22,8 +23,8 @@ class ACGAN(Method):
         width: PositiveInt = 64,  # channels next to the image; each stage away from it has twice as many
         class_weight: NonNegativeFloat = 1.0,  # of L_C against L_S, eq. 2 and 3
         lr: PositiveFloat = 2e-4,
-        beta1: NonNegativeFloat = 0.5,  # of Adam
-        ema: NonNegativeFloat = 0.0,  # decay of the moving average of the generator that is exported; 0: none
+        beta1: Share = 0.5,  # of Adam
+        ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: none
     ) -> None:
         super().__init__()
         self.generator = generator(latent + data.classes, data.channels, data.size, width)
@@ -40,21 +41,28 @@ class ACGAN(Method):
         ]
 
     def discriminate(self, batch: Batch, progress: float) -> Losses:
-        """Tell real from generated, and the class of both."""
+        """Tell real from generated, and the class of both; `real_class` and `fake_class` are only logged."""
         real, real_class = self.judge(batch["images"], batch["labels"], 1)
         fake, fake_class = self.judge(*self.draw(batch["images"]), 0)
-        return {"real": real, "fake": fake, "real_class": real_class, "fake_class": fake_class}
+        return {
+            "real": real,
+            "fake": fake,
+            "weighted_real_class": self.class_weight * real_class,
+            "weighted_fake_class": self.class_weight * fake_class,
+            "real_class": real_class.detach(),
+            "fake_class": fake_class.detach(),
+        }
 
     def generate(self, batch: Batch, progress: float) -> Losses:
-        """Be taken for real and for the class that was asked for."""
+        """Be taken for real and for the class that was asked for; `class` is only logged."""
         real, named = self.judge(*self.draw(batch["images"]), 1)
-        return {"adversarial": real, "class": named}
+        return {"adversarial": real, "weighted_class": self.class_weight * named, "class": named.detach()}
 
     def judge(self, images: Tensor, labels: Tensor, real: float) -> tuple[Tensor, Tensor]:
-        """Losses of the two heads: binary cross-entropy with `real`, weighted cross-entropy with labels [n]."""
+        """Losses of the two heads: binary cross-entropy with `real`, cross-entropy with labels [n]."""
         logits = self.discriminator(images)
         source = F.binary_cross_entropy_with_logits(logits[:, 0], torch.full_like(logits[:, 0], real))
-        return source, self.class_weight * F.cross_entropy(logits[:, 1:], labels)
+        return source, F.cross_entropy(logits[:, 1:], labels)
 
     def draw(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """As many images as in `like` of classes drawn at random, and these classes."""

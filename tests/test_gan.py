@@ -1,6 +1,9 @@
 """GANs: layers as published, losses as written down by hand, the penalty against another way to compute it."""
 
 import math
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
+from torch.optim import SGD, Adam, Optimizer
 
 import models
 from models.acgan import ACGAN
@@ -17,6 +21,7 @@ from models.dcgan import DCGAN
 from models.dcgan_resize import DCGANResize, noisy_verdict
 from models.nets.convolutional import stages
 from models.wgan_gp import WGANGP, gradient_penalty
+from tests.test_methods import trainer
 from trainer.config import Train
 from trainer.loop import Trainer, seed
 
@@ -143,7 +148,9 @@ def test_the_two_heads_of_acgan() -> None:
         assert logits.shape == (6, 11)
         assert losses[kind].item() == pytest.approx(-log_sigmoid(sign * logits[:, 0]).mean().item(), rel=1e-5)
         named = F.log_softmax(logits[:, 1:], dim=1)[torch.arange(6), truth]
-        assert losses[f"{kind}_class"].item() == pytest.approx(-0.5 * named.mean().item(), rel=1e-5)
+        assert losses[f"weighted_{kind}_class"].item() == pytest.approx(-0.5 * named.mean().item(), rel=1e-5)
+        assert losses[f"{kind}_class"].item() == pytest.approx(-named.mean().item(), rel=1e-5)
+        assert not losses[f"{kind}_class"].requires_grad
 
 
 def test_acgan_draws_pairs_from_the_same_noise() -> None:
@@ -166,6 +173,107 @@ def test_soft_and_noisy_labels() -> None:
     assert noisy_verdict(logits, 0.7, 1.03).item() == pytest.approx(expected.item(), rel=1e-3)
     spread = torch.stack([noisy_verdict(logits[:1], 0.7, 1.03) for _ in range(200)]).std().item()
     assert spread == pytest.approx(0.7 * (1.03 - 0.7) / math.sqrt(12), rel=0.2)
+
+
+# Whole steps, as written by hand: the terms of each update of an iteration, in float64
+
+
+def cross_entropy(logits: Tensor, truth: Tensor | float) -> Tensor:
+    return -(truth * log_sigmoid(logits) + (1 - truth) * log_sigmoid(-logits)).mean()
+
+
+noise = partial(torch.randn, 6, 100, 1, 1, dtype=torch.float64)
+uniform = partial(torch.rand, 6, 1, dtype=torch.float64)
+
+
+def dcgan(method: DCGAN, real: Tensor, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+    D, G = method.discriminator, method.generator
+    yield {"real": cross_entropy(D(real), 0.9), "fake": cross_entropy(D(G(noise())), 0)}
+    yield {"adversarial": cross_entropy(D(G(noise())), 1)}
+
+
+def dcgan_resize(method: DCGANResize, real: Tensor, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+    D, G = method.discriminator, method.generator
+    yield {
+        "real": cross_entropy(D(real), 0.7 + (1.03 - 0.7) * uniform()),
+        "fake": cross_entropy(D(G(noise())), 0.33 * uniform()),
+    }
+    yield {"adversarial": cross_entropy(D(G(noise())), 1)}
+
+
+def wgan_gp(method: WGANGP, real: Tensor, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+    D, G = method.critic, method.generator
+    fake = G(noise()).detach()
+    distance = (D(real) - D(fake)).mean()
+    mix = uniform()[:, :, None, None]
+    penalty = penalty_by_jacobians(D, mix * real + (1 - mix) * fake)
+    yield {"difference": -distance, "penalty": 10 * penalty, "distance": distance.detach()}
+    yield {"adversarial": -D(G(noise())).mean()}
+
+
+def acgan(method: ACGAN, real: Tensor, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+    D, G = method.discriminator, method.generator
+
+    def judged(pictures: Tensor, truth: float, named: Tensor) -> tuple[Tensor, Tensor]:
+        logits = D(pictures)
+        return cross_entropy(logits[:, 0], truth), -F.log_softmax(logits[:, 1:], 1)[range(6), named].mean()
+
+    def drawn() -> tuple[Tensor, Tensor]:
+        asked = torch.randint(10, (6,))
+        return G(torch.cat([noise(), torch.eye(10)[asked, :, None, None]], 1)), asked
+
+    (real_source, real_class), (pictures, asked) = judged(real, 1, labels), drawn()
+    fake_source, fake_class = judged(pictures, 0, asked)
+    classes = {"real_class": real_class, "fake_class": fake_class}
+    weighted = {f"weighted_{name}": 0.5 * loss for name, loss in classes.items()}
+    logged = {name: loss.detach() for name, loss in classes.items()}
+    yield {"real": real_source, "fake": fake_source, **weighted, **logged}
+    pictures, asked = drawn()
+    source, named = judged(pictures, 1, asked)
+    yield {"adversarial": source, "weighted_class": 0.5 * named, "class": named.detach()}
+
+
+ADAM = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "build", "optimizers", "every"),
+    [
+        (dcgan, partial(DCGAN, smoothing=0.1), (ADAM, ADAM), 1),
+        (dcgan_resize, DCGANResize, (partial(SGD, lr=1e-3, momentum=0.5), partial(ADAM, lr=1e-4)), 1),
+        (wgan_gp, WGANGP, [partial(Adam, lr=1e-4, betas=(0.0, 0.9))] * 2, 5),
+        (acgan, partial(ACGAN, class_weight=0.5), (ADAM, ADAM), 1),
+    ],
+)
+def test_steps_are_those_written_by_hand_with_the_published_optimizers(
+    by_hand: Callable[[Method, Tensor, Tensor], Iterator[dict[str, Tensor]]],
+    build: Callable[..., Method],
+    optimizers: list[Callable[..., Optimizer]],
+    every: int,
+) -> None:
+    seed(0, "weights")
+    method = build(DIGITS, width=4).double()
+    expected = deepcopy(method).to(memory_format=torch.channels_last)  # as trained: dropout draws in memory's order
+    training = trained(method, steps=6)
+    rows = training.settle()
+    networks = [getattr(expected, update.trains[0]) for update in training.updates]
+    hand = [make(network.parameters()) for make, network in zip(optimizers, networks, strict=True)]
+    for ours, theirs in zip(training.optimizers.values(), hand, strict=True):
+        assert type(ours) is type(theirs)
+        assert ours.defaults == theirs.defaults
+    for step in range(6):
+        seed(0, step, 0)
+        row = {}
+        due = [0] if step % every else [0, 1]
+        for number, terms in zip(due, by_hand(expected, images().double(), torch.arange(6)), strict=False):
+            hand[number].zero_grad()
+            sum(terms.values(), torch.zeros(())).backward()
+            hand[number].step()
+            row.update({f"{training.updates[number].name}/{name}": term.item() for name, term in terms.items()})
+        assert rows[step] == pytest.approx(row, rel=1e-5, abs=1e-7)
+    found = method.state_dict()
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(found[key], value, rtol=1e-7, atol=1e-9)
 
 
 # The gradient penalty
@@ -201,6 +309,42 @@ def test_gradient_penalty_and_its_gradient(dtype: torch.dtype | None) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "gp_weight", "tolerance"),
+    [
+        (torch.bfloat16, 10, 0.05),
+        (torch.float16, 10, 2e-3),
+        # So heavy a penalty hides that the distance is in half precision, and shows that the penalty is not.
+        (torch.bfloat16, 1000, 1e-3),
+        (torch.float16, 1000, 1e-4),
+    ],
+)
+def test_a_step_of_the_critic_in_half_precision(dtype: torch.dtype, gp_weight: float, tolerance: float) -> None:
+    """Its gradient is that in float64 at the same points; fp16, which Accelerate denies to a CPU, as on a GPU."""
+    seed(0, "weights")
+    method, real = WGANGP(DIGITS, width=4, gp_weight=gp_weight), images(4)
+    for parameter in method.critic.parameters():  # as trained: with slopes that matter
+        parameter.data.mul_(5)
+    training = trainer(method)
+    training.accelerator.autocast = lambda: torch.autocast("cpu", dtype)
+    if dtype is torch.float16:
+        training.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    seed(0)
+    with torch.no_grad(), training.accelerator.autocast():
+        fake, mix = method.sample(4).double(), torch.rand(4, 1, 1, 1)
+    critic = deepcopy(method.critic).double().requires_grad_()
+    difference = critic(fake).mean() - critic(real.double()).mean()
+    (difference + gp_weight * penalty_by_jacobians(critic, mix * real + (1 - mix) * fake)).backward()
+    seed(0)
+    training.apply(training.updates[0], {"images": real})
+    # With a beta1 of 0 Adam keeps the gradient as it was, unscaled.
+    kept = [state["exp_avg"] for state in training.optimizers["critic"].state.values()]
+    for found, parameter in zip(kept, critic.parameters(), strict=True):
+        assert parameter.grad is not None
+        assert found.dtype == torch.float32
+        assert (found - parameter.grad).norm() < tolerance * parameter.grad.norm()
+
+
 def test_gradient_penalty_of_parts_is_that_of_the_whole() -> None:
     critic, real = WGANGP(DIGITS, width=4).critic, images(4)
     mix = torch.rand(4, 1, 1, 1)
@@ -229,7 +373,7 @@ def test_a_moving_average_of_the_generator_is_exported_where_asked(name: str) ->
 def trained(method: Method, steps: int) -> Trainer:
     AcceleratorState._reset_state(reset_partial_state=True)
     training = Trainer(method, Accelerator(cpu=True), Train(steps=steps, batch_size=6))
-    batch = {"images": images(), "labels": torch.arange(6)}
+    batch = {"images": images().to(next(method.parameters()).dtype), "labels": torch.arange(6)}
     for _ in training.fit(batch for _ in range(steps)):
         pass
     return training

@@ -6,15 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import models
-from tests.processes import build, draws_noise
+from tests.processes import BATCH, batches, build, draws_noise
+from tests.test_methods import trainer
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -61,6 +66,51 @@ def test_two_processes_train_as_one(name: str, trained: Path) -> None:
     assert any(not torch.allclose(fresh[key], one[key]) for key in one)
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-6)
+
+
+def dealt(rows: Tensor) -> Callable[..., Tensor]:
+    """In place of torch.rand or torch.randn: the next rows, and after the last the first again."""
+    deck = cycle(rows)
+    return lambda n, *shape, **options: torch.stack(list(islice(deck, n)))
+
+
+def penalised(out: Path, micro_batches: int = 1) -> None:
+    """Keep the gradients of an iteration of WGAN-GP; each process has its part of given images, noise and mixtures."""
+    method = build("wgan_gp", independent=True).double()
+    for parameter in method.get_submodule("critic").parameters():  # as trained: with slopes that matter
+        parameter.data.mul_(5)
+    training = trainer(method, micro_batches=micro_batches)
+    rank, world = training.accelerator.process_index, training.accelerator.num_processes
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(BATCH, 100, generator=generator, dtype=torch.float64).chunk(world)[rank]
+    mix = torch.rand(BATCH, 1, 1, 1, generator=generator, dtype=torch.float64).chunk(world)[rank]
+    batch = {"images": next(batches("wgan_gp", rank, world))["images"].double()}
+    with patch.object(torch, "randn", dealt(noise)), patch.object(torch, "rand", dealt(mix)):
+        for _ in training.fit([batch]):
+            pass
+    # With a beta1 of 0 Adam keeps the gradient as it was.
+    kept = {
+        f"{name}.{i}": state["exp_avg"].contiguous()
+        for name, optimizer in training.optimizers.items()
+        for i, state in enumerate(optimizer.state.values())
+    }
+    terms = {name: torch.tensor(value) for name, value in training.settle()[0].items()}
+    save_file({**kept, **terms}, out / f"{world}.{rank}.{micro_batches}")
+
+
+def test_micro_batches_and_processes_share_one_gradient_penalty(tmp_path: Path) -> None:
+    """From the same draws parts of a batch have, in the mean, the gradients and terms of the whole."""
+    pair = torchrun(2, "-m", "tests.test_processes", str(tmp_path))
+    for micro_batches in (1, 2, 3):
+        penalised(tmp_path, micro_batches)
+    finish(pair)
+    whole = load_file(tmp_path / "1.0.1")
+    assert "critic/penalty" in whole
+    for parts in (load_file(tmp_path / name) for name in ("1.0.2", "1.0.3", "2.0.1", "2.1.1")):
+        assert parts.keys() == whole.keys()
+        for key, value in whole.items():
+            # Terms are kept in single precision.
+            assert (parts[key] - value).norm() < (1e-5 if "/" in key else 1e-6) * value.norm(), key
 
 
 def test_a_group_that_is_told_to_stop_saves_at_one_step_and_goes_on_as_if_it_had_not(
@@ -121,3 +171,10 @@ def wait_for(look: Any, process: "subprocess.Popen[str]") -> Any:
 def losses(run: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("time", "rate")} for line in lines]
+
+
+if __name__ == "__main__":  # in each process of a group: `torchrun … -m tests.test_processes OUT`
+    penalised(Path(sys.argv[1]))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    os._exit(0)  # the threads of gloo sometimes abort an interpreter that takes its time to leave
