@@ -44,7 +44,7 @@ class Signature:
 
 
 def names() -> list[str]:
-    """All methods, sorted: the files of this folder, but for the contract and its types."""
+    """All methods, sorted: the files of this folder, but for the contract and the bounds."""
     return sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in NO_METHODS)
 
 

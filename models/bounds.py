@@ -1,6 +1,10 @@
-"""Bounds of a hyperparameter that are not numbers, checked where a sweep is submitted: nothing here imports torch."""
+"""Bounds of hyperparameters, checked where a sweep is submitted: nothing here imports torch."""
 
-from pydantic import AfterValidator, ValidationInfo
+from typing import Annotated, TypeAlias
+
+from pydantic import AfterValidator, Field, ValidationInfo
+
+Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]  # none or some, but not all
 
 
 def at_most(other: str) -> AfterValidator:

@@ -9,6 +9,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.bounds import Share
 from models.nets import descent, digits
 from models.nets.layers import reverse_gradient
 
@@ -29,7 +30,7 @@ class DANN(Method):
         schedule: Literal[
             "inverse", "cosine", "constant"
         ] = "inverse",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
-        momentum: NonNegativeFloat = 0.9,  # beta_1 of Adam
+        momentum: Share = 0.9,  # beta_1 of Adam
         weight_decay: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__()

@@ -4,11 +4,12 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.optim import Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.bounds import Share
 from models.nets.convolutional import discriminator, generator
 
 
@@ -21,9 +22,9 @@ class DCGAN(Method):
         latent: PositiveInt = 100,  # dimensions of the noise
         width: PositiveInt = 64,  # channels next to the image; each stage away from it has twice as many
         lr: PositiveFloat = 2e-4,
-        beta1: NonNegativeFloat = 0.5,  # of Adam
-        smoothing: NonNegativeFloat = 0.0,  # taken from the label 1 of real images (Salimans et al., 2016, sec. 3.4)
-        ema: NonNegativeFloat = 0.0,  # decay of the moving average of the generator that is exported; 0: none
+        beta1: Share = 0.5,  # of Adam
+        smoothing: Share = 0.0,  # taken from the label 1 of real images (Salimans et al., 2016, sec. 3.4)
+        ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: none
     ) -> None:
         super().__init__()
         self.generator = generator(latent, data.channels, data.size, width)

@@ -4,12 +4,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import SGD, Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.bounds import Share
 from models.nets.convolutional import Generator, discriminator, draw_weights, stages
 
 
@@ -21,12 +22,12 @@ class DCGANResize(Method):
         data: DataSpec,
         latent: PositiveInt = 100,  # dimensions of the noise
         width: PositiveInt = 64,  # channels of the discriminator next to the image, half of the generator's widest map
-        dropout: NonNegativeFloat = 0.2,  # in the generator
+        dropout: Share = 0.2,  # in the generator
         lr: PositiveFloat = 1e-4,  # of the generator's Adam
-        beta1: NonNegativeFloat = 0.5,
+        beta1: Share = 0.5,
         discriminator_lr: PositiveFloat = 1e-3,  # of the discriminator's SGD
-        momentum: NonNegativeFloat = 0.5,
-        ema: NonNegativeFloat = 0.0,  # decay of the moving average of the generator that is exported; 0: none
+        momentum: Share = 0.5,
+        ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: none
     ) -> None:
         super().__init__()
         self.generator = resizing(latent, data.channels, data.size, width, dropout)

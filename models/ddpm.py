@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.bounds import at_most
+from models.bounds import Share, at_most
 from models.nets import descent
 from models.nets.attention_unet import AttentionUNet
 from models.nets.context_unet import ContextUNet
@@ -39,7 +39,7 @@ class DDPM(Method):
         timesteps: PositiveInt = 400,  # T that the network is trained at; sampling may take fewer steps
         net: Literal["context_unet", "attention_unet"] = "context_unet",  # the file in models/nets/
         width: PositiveInt | None = None,  # channels of the first block; default: as published, 128 or 64
-        drop: Annotated[float, Field(ge=0, lt=1)] = 0.1,  # share of images trained without their class, for guidance
+        drop: Share = 0.1,  # share of images trained without their class, for guidance
         schedule: Literal["linear", "cosine"] = "linear",  # of the noise
         beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4,  # of the linear schedule, variance added at time 0
         beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02,  # and at T - 1
@@ -48,7 +48,7 @@ class DDPM(Method):
         decay: Literal["cosine", "constant"] = "cosine",  # of lr, over the training
         floor: Annotated[float, Field(ge=0, le=1)] = 0.01,  # share of lr at the end of the cosine
         weight_decay: NonNegativeFloat = 0.0,  # of AdamW; 0: Adam
-        ema: Annotated[float, Field(ge=0, lt=1)] = 0.999,  # decay of the moving average that is exported; 0: none
+        ema: Share = 0.999,  # decay of the moving average that is exported; 0: none
         sampling_steps: Annotated[PositiveInt | None, at_most("timesteps")] = None,  # default: all T
         eta: Annotated[float, Field(ge=0, le=1)] | None = None,  # fresh noise: 0 DDIM, 1 DDPM; default: 1 at T steps
         guidance: NonNegativeFloat = 2.0,  # w
@@ -106,8 +106,10 @@ class DDPM(Method):
         eta = self.eta if eta is None else eta
         eta = float(steps == self.diffusion.timesteps) if eta is None else eta
         guidance = self.guidance if guidance is None else guidance
-        if guidance < 0 or not 0 <= eta <= 1:
-            raise ValueError(f"guidance: {guidance} must be 0, none, or more, and eta: {eta} between 0 and 1")
+        if not guidance >= 0:
+            raise ValueError(f"guidance: {guidance} must be 0, none, or more")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta: {eta} must be 0, DDIM, to 1, DDPM")
         x, labels = self.start(n, noise, labels)
         network = torch.compile(self.network) if compile else self.network
 
@@ -156,6 +158,8 @@ class DDPM(Method):
             labels = torch.randint(max(1, self.classes), (n,), device=like.device)
         elif not self.classes:
             raise ValueError("labels: this method learns from none; leave them out")
-        elif tuple(labels.shape) != (n,) or bool(((labels < 0) | (labels >= self.classes)).any()):
-            raise ValueError(f"labels: {n} images want {n} of the classes 0 to {self.classes - 1}")
+        elif tuple(labels.shape) != (n,):
+            raise ValueError(f"labels: have the shape {tuple(labels.shape)}; {n} images want {n}")
+        elif (wrong := (labels < 0) | (labels >= self.classes)).any():
+            raise ValueError(f"labels: {labels[wrong][0].item()} is none of the classes 0 to {self.classes - 1}")
         return x.contiguous(memory_format=torch.channels_last), labels.to(like.device)

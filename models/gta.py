@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.bounds import Share
 from models.nets.translation import Discriminator, Embedding, Generator, classifier
 
 
@@ -28,7 +29,7 @@ class GTA(Method):
         adversarial: NonNegativeFloat = 0.1,  # alpha: weight of D's terms in F's loss
         target: NonNegativeFloat = 0.3,  # beta: weight of the target's term among these
         lr: PositiveFloat = 5e-4,
-        beta1: NonNegativeFloat = 0.8,  # of Adam
+        beta1: Share = 0.8,  # of Adam
     ) -> None:
         super().__init__()
         self.embedding = Embedding(data.channels, width)

@@ -7,6 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.bounds import Share
 from models.nets import descent, digits
 
 
@@ -22,7 +23,7 @@ class SourceOnly(Method):
         schedule: Literal[
             "inverse", "cosine", "constant"
         ] = "inverse",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
-        momentum: NonNegativeFloat = 0.9,  # beta_1 of Adam
+        momentum: Share = 0.9,  # beta_1 of Adam
         weight_decay: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.bounds import Share
 from models.nets.convolutional import discriminator, generator
 
 
@@ -22,9 +23,9 @@ class WGANGP(Method):
         latent: PositiveInt = 100,  # dimensions of the noise
         width: PositiveInt = 64,  # channels next to the image; each stage away from it has twice as many
         lr: PositiveFloat = 1e-4,
-        beta1: NonNegativeFloat = 0.0,  # of Adam, algorithm 1
-        beta2: NonNegativeFloat = 0.9,
-        ema: NonNegativeFloat = 0.0,  # decay of the moving average of the generator that is exported; 0: none
+        beta1: Share = 0.0,  # of Adam, algorithm 1
+        beta2: Share = 0.9,
+        ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: none
     ) -> None:
         super().__init__()
         self.generator = generator(latent, data.channels, data.size, width)

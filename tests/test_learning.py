@@ -50,6 +50,17 @@ def test_a_short_run_improves(
     assert last[metric] < share * first[metric]
 
 
+def test_a_short_run_of_diffusion_draws_the_digits_that_it_is_asked_for(tmp_path: Path, data_root: str) -> None:
+    """Of 1,000 samples a classifier recognises more than .35, where chance gives .1."""
+    model = "model={predicts: velocity, width: 16, lr: 0.004, sampling_steps: 10, eta: 1.0, guidance: 4.0}"
+    train = "train={steps: 800, batch_size: 32, precision: bf16}"
+    path = trained(tmp_path, "method=ddpm", model, train, f"data.root={data_root}")
+    assert main.main([str(path), "--metrics", "class_accuracy"]) == 0
+    metrics = Run(path).evaluation()["metrics"]
+    print(metrics)
+    assert metrics["class_accuracy"] > 0.35
+
+
 @pytest.mark.skipif("TURNOUT_TEST_LONG" not in os.environ, reason="trains for minutes: set TURNOUT_TEST_LONG=1")
 def test_a_vae_of_the_published_size_reconstructs(tmp_path: Path, data_root: str) -> None:
     """At a KL weight of 1e-5, with a mean squared error below .03 of test images in [-1, 1]."""

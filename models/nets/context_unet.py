@@ -1,7 +1,6 @@
 """A U-Net for small images in which class and time modulate the maps on their way up: eps(x_t, t, class)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -43,7 +42,8 @@ class ContextUNet(nn.Module):
         down2 = self.down2(down1)
         hidden = self.up0(self.to_vector(down2))
         if self.classes:
-            context = F.one_hot(labels, self.classes + 1)[:, : self.classes].to(x.dtype)  # no class: zeros
+            # No class: zeros. (one_hot would look at the labels, and have the host wait for the device.)
+            context = (labels[:, None] == torch.arange(self.classes, device=labels.device)).to(x.dtype)
             hidden = self.context1(context) * hidden
         hidden = self.up1(torch.cat([hidden + self.time1(time), down2], 1))
         if self.classes:

@@ -79,22 +79,24 @@ def lerp(start: Tensor, end: Tensor, share: float) -> Tensor:
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     """A point on the arc between two noises of one shape (Shoemake, SIGGRAPH 1985); share from 0, start, to 1, end.
 
-    Where they are equal there is no arc, and it is the straight line; where they are opposite there are many, and it
-    is the one through the noise that has the values of each pair swapped, and the first of them negated.
+    Where they are equal there is no arc, nor is there for a single value, and it is the straight line; where they are
+    opposite there are many, and it is the one through the noise that has the values of each pair swapped, and the first
+    of them negated.
     """
+    if share in (0, 1):
+        return (end if share else start).clone()
     a, b = start.double().flatten(), end.double().flatten()
     length, other = a.norm(), b.norm()
     cosine = float((a / length) @ (b / other)) if length > 0 and other > 0 else 1.0
-    if cosine > 1 - 1e-12:
+    if cosine > 1 - 1e-12 or a.numel() == 1:
         point = lerp(a, b, share)
-    elif cosine < -1 + 1e-12 and a.numel() > 1:
+    elif cosine < -1 + 1e-12:
         even = a.numel() // 2 * 2
         aside = torch.zeros_like(a)
         aside[0:even:2], aside[1:even:2] = -a[1:even:2], a[0:even:2]
         aside = aside / aside.norm() if aside.norm() > 0 else torch.eye(1, a.numel(), dtype=a.dtype, device=a.device)[0]
         size = lerp(length, other, share)
         point = size * (math.cos(math.pi * share) * a / length + math.sin(math.pi * share) * aside)
-        point = b if share == 1 else point
     else:
         angle = math.acos(cosine)
         point = (math.sin((1 - share) * angle) * a + math.sin(share * angle) * b) / math.sin(angle)

@@ -49,18 +49,29 @@ def seconds(work: Callable[[], object]) -> float:
 def theirs(method: DDPM, noise: Tensor, labels: Tensor, steps: int, autocast: torch.autocast) -> Tensor:
     """The denoising loop of diffusers' pipelines: their scheduler, guidance as they write it, both halves in a call."""
     scheduler = DDIMScheduler(
-        method.diffusion.timesteps, trained_betas=betas(method), timestep_spacing="trailing", clip_sample=True
+        method.diffusion.timesteps,
+        trained_betas=betas(method),
+        timestep_spacing="trailing",
+        clip_sample=True,
+        prediction_type={"noise": "epsilon", "velocity": "v_prediction"}[method.predicts],
     )
     scheduler.set_timesteps(steps, device=noise.device)
-    both = torch.cat([torch.full_like(labels, method.classes), labels])
+    halves = parts(method)
+    labels = torch.cat([torch.full_like(labels, method.classes), labels][-halves:])
     x = noise
     for t in scheduler.timesteps:
         with autocast:
-            made = method.network(torch.cat([x, x]), t.expand(2 * len(x)), both).to(x.dtype)
-        free, known = made.chunk(2)
-        made = free + (1 + method.guidance) * (known - free)
+            made = method.network(torch.cat([x] * halves), t.expand(halves * len(x)), labels).to(x.dtype)
+        if halves == 2:
+            free, known = made.chunk(2)
+            made = free + (1 + method.guidance) * (known - free)
         x = scheduler.step(made, t, x, eta=0.0, use_clipped_model_output=True).prev_sample
     return x
+
+
+def parts(method: DDPM) -> int:
+    """How many images go through the network for one: that of its class, and with guidance that of none."""
+    return 2 if method.classes and method.guidance else 1
 
 
 def betas(method: DDPM) -> list[float]:
@@ -75,7 +86,8 @@ def overhead(method: DDPM, n: int, steps: int, rounds: int, how: dict[str, Any])
     """Print how long the network takes, what is added to it, and how that compares with diffusers' loop."""
     device = method.diffusion.share.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=how["precision"] == "bf16")
-    noise, labels = torch.randn(n, *method.shape, device=device), torch.arange(n, device=device) % method.classes
+    noise = torch.randn(n, *method.shape, device=device)
+    labels = torch.arange(n, device=device) % max(1, method.classes)
     inside: list[float] = []
     hooks = (
         method.network.register_forward_pre_hook(lambda *_: inside.append(-now())),
@@ -83,7 +95,7 @@ def overhead(method: DDPM, n: int, steps: int, rounds: int, how: dict[str, Any])
     )
 
     def ours() -> Tensor:
-        return method.sample(n, labels, noise=noise, steps=steps, eta=0.0, **how)
+        return method.sample(n, labels if method.classes else None, noise=noise, steps=steps, eta=0.0, **how)
 
     works = {"ours": ours, "diffusers": lambda: theirs(method, noise, labels, steps, autocast)}
     apart = (ours() - works["diffusers"]()).abs()
@@ -100,7 +112,8 @@ def overhead(method: DDPM, n: int, steps: int, rounds: int, how: dict[str, Any])
         ratio.append(times["ours"] / times["diffusers"])
     for hook in hooks:
         hook.remove()
-    print(f"a call of the network, 2 × {n} images: {statistics.median(calls):.1f} ms (median of {rounds})")
+    call = statistics.median(calls)
+    print(f"a call of the network, {parts(method)} × {n} images: {call:.1f} ms (median of {rounds})")
     print(f"outside it: {100 * statistics.median(outside):.1f} % of the time; goal under 5 %")
     print(f"ratio to the loop of diffusers: {statistics.median(ratio):.3f} ({min(ratio):.3f} … {max(ratio):.3f})")
     print(f"images apart from those of diffusers: mean {apart.mean():.1e}, at most {apart.max():.1e}")
@@ -139,6 +152,8 @@ def main() -> None:
     method = read_method(config, files[max(files)], device)
     assert isinstance(method, DDPM)
     subject = Subject(Run(options.run), config, files, max(files), method, device, Path())
+    if 0 < options.samples < method.classes:
+        parser.error(f"--samples: {options.samples} must be 0, or one of each of {method.classes} classes at least")
     how, whole = {"precision": options.precision}, method.diffusion.timesteps
     print(f"{options.run.name}: {device}, precision {options.precision}, {torch.get_num_threads()} threads")
     overhead(method, 100, min(10, whole), options.rounds, how)
@@ -146,15 +161,18 @@ def main() -> None:
         return
     if options.compile:
         compiled(method, 100, min(10, whole), how)
+    if not method.classes:
+        print("no accuracy: the method learns no classes that a classifier could recognise")
+        return
     classifier = judge(subject.place(""), device)
     labels = torch.arange(config.data.shape()[2]).repeat_interleave(options.samples // config.data.shape()[2])
     settings = {f"DDIM {steps}": {"steps": steps, "eta": 0.0} for steps in STEPS if steps <= whole}
     settings[f"DDPM {whole}"] = {"steps": whole, "eta": 1.0}
     for name, setting in settings.items():
-        parts: list[Tensor] = []
-        took = seconds(lambda: parts.extend(draw(subject, len(labels), 0, "benchmark", labels, how | setting)))  # noqa: B023
+        made: list[Tensor] = []
+        took = seconds(lambda: made.extend(draw(subject, len(labels), 0, "benchmark", labels, how | setting)))  # noqa: B023
         with torch.inference_mode():
-            named = torch.cat([classifier.logits(part).argmax(1).cpu() for part in parts])
+            named = torch.cat([classifier.logits(images).argmax(1).cpu() for images in made])
         correct = int((named == labels).sum())
         interval = binomtest(correct, len(labels)).proportion_ci(0.95, method="wilson")
         print(
