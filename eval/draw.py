@@ -1,12 +1,16 @@
-"""Samples of a trained method, as bytes: a function of the seed and the place in the row, whoever asks for them."""
+"""Samples of a trained method, as bytes: a function of the seed, of how many, and of the place in the row."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
+from eval import processes
+from eval.options import WATCH, watched
 from eval.subject import Subject
 from trainer.config import ConfigError
 from trainer.loop import seed
@@ -28,30 +32,43 @@ def draw(
     `number` seeds them: equal numbers, equal noise, whichever labels, and whichever `share` of the chunks is drawn
     here. `options` are further arguments of the method's `sample`; a tensor among them has a row for each image.
     ConfigError if the method has no `sample`, it refuses what it is given, or its images are not of the run's shape
-    or not finite.
+    or not finite. On a terminal a bar shows how far the first process is.
     """
     function = subject.capability("sample", metric)
     channels, size, _ = subject.config.data.shape()
-    for start in range(0, n, CHUNK)[share]:
-        count = min(CHUNK, n - start)
-        seed(number, "samples", start)
-        where = f"{subject.run.path}: step {subject.step}: sample()"
-        rows = {key: value for key, value in options.items() if isinstance(value, Tensor)}
-        rows |= {} if labels is None else {"labels": labels}
-        for key, value in rows.items():
-            if len(value) != n:
-                raise ConfigError(f"{where}: {key}: has {len(value)} rows for {n} images; give as many")
-            rows[key] = value[start : start + count].to(subject.device)
-        try:
-            with torch.inference_mode():
-                images = function(count, **{**options, **rows})
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from None
-        if tuple(images.shape) != (count, channels, size, size):
-            raise ConfigError(f"{where} made {tuple(images.shape)}, not {(count, channels, size, size)}")
-        if not images.isfinite().all():
-            raise ConfigError(f"{where} made values that are not finite; train it anew")
-        yield to_bytes(images)
+    starts, console = range(0, n, CHUNK)[share], Console(stderr=True)
+    bar = Progress(console=console, transient=True, disable=not (console.is_terminal and processes.leads()))
+    task, done, first = bar.add_task(f"{metric}: samples", total=sum(min(CHUNK, n - start) for start in starts)), 0, [0]
+
+    def watch(t: int, x: Tensor) -> None:
+        """Count images in the making as the part of them that their times have come down."""
+        first[0] = max(first[0], t)
+        bar.update(task, completed=done + (1 - (t + 1) / (first[0] + 1)) * len(x))
+
+    watching = {} if bar.disable or not watched(function) else {WATCH: watch}
+    with bar:
+        for start in starts:
+            count = min(CHUNK, n - start)
+            seed(number, "samples", start)
+            where = f"{subject.run.path}: step {subject.step}: sample()"
+            rows = {key: value for key, value in options.items() if isinstance(value, Tensor)}
+            rows |= {} if labels is None else {"labels": labels}
+            for key, value in rows.items():
+                if len(value) != n:
+                    raise ConfigError(f"{where}: {key}: has {len(value)} rows for {n} images; give as many")
+                rows[key] = value[start : start + count].to(subject.device)
+            try:
+                with torch.inference_mode():
+                    images = function(count, **{**watching, **options, **rows})
+            except ValueError as error:
+                raise ConfigError(f"{where}: {error}") from None
+            if tuple(images.shape) != (count, channels, size, size):
+                raise ConfigError(f"{where} made {tuple(images.shape)}, not {(count, channels, size, size)}")
+            if not images.isfinite().all():
+                raise ConfigError(f"{where} made values that are not finite; train it anew")
+            done += count
+            bar.update(task, completed=done)
+            yield to_bytes(images)
 
 
 def conditional(subject: Subject) -> bool:

@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from eval import record
 from eval.draw import conditional, draw
-from eval.options import WATCH, read_options, watched
+from eval.options import read_options
 from eval.subject import Subject, read_method
 from trainer.config import ConfigError, resolve
 from trainer.document import read
@@ -74,26 +72,13 @@ def write(
     subject: Subject, out: Path, names: list[str], seed: int, labels: torch.Tensor | None, options: dict[str, Any]
 ) -> None:
     """Draw as many samples as there are names and write each as a PNG, grey or RGB, into the new folder `out`."""
-    scratch, began = out.with_name(f".{out.name}.{os.getpid()}"), time.monotonic()
-    console, left = Console(stderr=True), list(reversed(names))
-    bar = Progress(console=console, disable=not console.is_terminal)
-    task, first = bar.add_task("samples", total=len(names)), [0]
-
-    def watch(t: int, x: torch.Tensor) -> None:
-        """Count images in the making as the part of them that their times have come down."""
-        first[0] = max(first[0], t)
-        share = 1 - (t + 1) / (first[0] + 1)
-        bar.update(task, completed=len(names) - len(left) + share * len(x))
-
-    options |= {WATCH: watch} if watched(subject.capability("sample", "--samples")) else {}
+    scratch, began, left = out.with_name(f".{out.name}.{os.getpid()}"), time.monotonic(), iter(names)
     try:
         scratch.mkdir(parents=True)
-        with bar:
-            for chunk in draw(subject, len(names), seed, "--samples", labels, options):
-                for image in chunk.cpu().numpy():
-                    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-                    Image.fromarray(pixels).save(scratch / left.pop())
-                bar.update(task, completed=len(names) - len(left))
+        for chunk in draw(subject, len(names), seed, "--samples", labels, options):
+            for image in chunk.cpu().numpy():
+                pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+                Image.fromarray(pixels).save(scratch / next(left))
         os.rename(scratch, out)  # takes the place of an empty folder
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 import models
@@ -59,6 +60,30 @@ def test_options_of_sampling_reach_the_method(make: Callable[..., Path], tmp_pat
     expected = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)[:, 0].numpy()
     assert np.abs(pngs(tmp_path / "out").astype(int) - expected).max() <= 1, "but for rounding"
     assert [path.name for path in sorted((tmp_path / "out").iterdir())][::3] == ["0_001.png", "1_001.png"]
+
+
+def test_a_terminal_sees_how_far_the_samples_are(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make(**MODEL)
+    assert main.main([str(run), "--metrics", "class_accuracy"]) == 0
+    assert "%" not in capsys.readouterr().err, "a file sees none of it"
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which rich takes for a terminal
+    monkeypatch.setattr(Progress, "update", seen := Updates())
+    assert main.main([str(run), "--metrics", "class_accuracy", "--force"]) == 0
+    assert "class_accuracy: samples" in capsys.readouterr().err
+    assert seen.completed == sorted(seen.completed)
+    assert {0, 25, 50, 75, 100, 200} < set(seen.completed), "by the steps of a chunk, too"
+
+
+class Updates:
+    """Stands in for the method that moves a bar, and keeps to where."""
+
+    def __init__(self) -> None:
+        self.completed: list[float] = []
+
+    def __call__(self, task: int, completed: float) -> None:
+        self.completed.append(completed)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "pt"])
