@@ -61,9 +61,10 @@ def of_noises(subject: Subject, noises: Tensor) -> None:
         return
     shares = [i / (POINTS - 1) for i in range(POINTS)]
     rows, names = [], []
-    for pair in range(len(noises) // 2):
+    for pair, first in enumerate(range(0, len(noises), 2)):
+        start, end = noises[min(first, len(noises) - 2) :][:2]  # of an odd number the last two, too
         for way in (slerp, lerp):
-            between = torch.stack([way(noises[2 * pair], noises[2 * pair + 1], share) for share in shares])
+            between = torch.stack([way(start, end, share) for share in shares])
             rows.append(sampled(subject, POINTS, same=pair, noise=between, steps=few, eta=0.0))
             names.append(way.__name__)
     title = f"between two noises, {few} steps, eta 0; below: share of the second noise"
@@ -161,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device, step = torch.device("cuda" if torch.cuda.is_available() else "cpu"), max(weights)
         method = read_method(config, weights[step], device)
         subject = Subject(Run(options.run), config, weights, step, method, device, options.out)
-        noises = read_tensor("noise", options.noise)
+        noises = read_tensor(options.noise, f"--noise {options.noise}")
         if tuple(noises.shape[1:]) != image_shape(subject):
             raise ConfigError(
                 f"--noise {options.noise}: has the shape {tuple(noises.shape)}; (n, %d, %d, %d) is wanted"

@@ -32,7 +32,10 @@ def read_options(method: str, function: Callable[..., Tensor], words: list[str])
         raise ConfigError(f"--with {key}: {problem}") from None
     kinds = {name: kind for name, (kind, _) in accepted(function).items()}
     tensors = {name for name, kind in kinds.items() if Tensor in (kind, *get_args(kind))}
-    return {name: read_tensor(name, given[name]) if name in tensors else getattr(values, name) for name in given}
+    return {
+        name: read_tensor(given[name], f"--with {name}={given[name]}") if name in tensors else getattr(values, name)
+        for name in given
+    }
 
 
 def accepted(function: Callable[..., Tensor]) -> dict[str, tuple[Any, Any]]:
@@ -52,8 +55,8 @@ def watched(function: Callable[..., Tensor]) -> bool:
     return WATCH in inspect.signature(function).parameters
 
 
-def read_tensor(name: str, path: str) -> Tensor:
-    """The one array of a .npy or .pt file, float32; nothing in it is run. ConfigError."""
+def read_tensor(path: str, option: str) -> Tensor:
+    """The one array of a .npy or .pt file, float32; nothing in it is run. ConfigError, which begins with `option`."""
     try:
         if Path(path).suffix == ".npy":
             found = torch.from_numpy(np.load(path, allow_pickle=False))
@@ -61,7 +64,7 @@ def read_tensor(name: str, path: str) -> Tensor:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - numpy, zipfile and pickle each have errors of their own
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"--with {name}={path}: cannot be read as .npy or .pt: {reason}") from None
+        raise ConfigError(f"{option}: cannot be read as .npy or .pt: {reason}") from None
     if not isinstance(found, Tensor) or not found.ndim or not bool(found.float().isfinite().all()):
-        raise ConfigError(f"--with {name}={path}: must hold one array of finite numbers")
+        raise ConfigError(f"{option}: must hold one array of finite numbers")
     return found.float()

@@ -186,7 +186,7 @@ def test_training_images_are_recognised(make: Callable[..., Path], root: Path, m
     assert found(run)["metrics"]["class_accuracy"] == found(run)["metrics"]["class_accuracy/of_test_images"] == 1
 
 
-def test_figures_of_diffusion(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_figures_of_diffusion(make: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make(**MODEL)
     assert main.main([str(run), "--metrics", "diffusion"]) == 0
     drawn = {path.name for path in (run / "eval").glob("*.png")}
@@ -197,8 +197,17 @@ def test_figures_of_diffusion(make: Callable[..., Path], tmp_path: Path) -> None
     for name in ("eta.png", "interpolation.png"):
         with Image.open(tmp_path / "figures" / name) as image, Image.open(run / "eval" / name) as of_four:
             assert image.height < of_four.height
-    np.save(tmp_path / "faces.npy", np.zeros((2, 3, 8, 8)))
-    assert diffusion.main(command) == 2
+    with Image.open(run / "eval" / "interpolation.png") as of_four:
+        height = of_four.height
+    capsys.readouterr()
+    np.save(tmp_path / "faces.npy", np.random.default_rng(0).standard_normal((3, 1, 8, 8)))
+    assert diffusion.main(command) == 0
+    with Image.open(tmp_path / "figures" / "interpolation.png") as of_three:
+        assert of_three.height == height, "two pairs, as of four"
+    for content in (np.zeros((2, 3, 8, 8)), np.full((2, 1, 8, 8), np.nan)):
+        np.save(tmp_path / "faces.npy", content)
+        assert diffusion.main(command) == 2
+        assert capsys.readouterr().err.startswith(f"error: --noise {tmp_path}/faces.npy: ")
 
 
 def test_metrics_that_a_method_cannot_have_are_refused(make: Callable[..., Path]) -> None:
