@@ -38,12 +38,13 @@ def draw(
     channels, size, _ = subject.config.data.shape()
     starts, console = range(0, n, CHUNK)[share], Console(stderr=True)
     bar = Progress(console=console, transient=True, disable=not (console.is_terminal and processes.leads()))
-    task, done, first = bar.add_task(f"{metric}: samples", total=sum(min(CHUNK, n - start) for start in starts)), 0, [0]
+    task, done, first = bar.add_task(f"{metric}: samples", total=sum(min(CHUNK, n - start) for start in starts)), 0, 0
 
     def watch(t: int, x: Tensor) -> None:
         """Count images in the making as the part of them that their times have come down."""
-        first[0] = max(first[0], t)
-        bar.update(task, completed=done + (1 - (t + 1) / (first[0] + 1)) * len(x))
+        nonlocal first
+        first = max(first, t)
+        bar.update(task, completed=done + (1 - (t + 1) / (first + 1)) * len(x))
 
     watching = {} if bar.disable or not watched(function) else {WATCH: watch}
     with bar:
