@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-FACES = ["opencv-python-headless>=4.8,<5"]  # for eval/face_rate.py: OpenCV 5 ships no cascades
+FACES = ["opencv-python-headless>=4.8,<5"]  # for eval/metrics/face_rate.py: OpenCV 5 ships no cascades
 
 setup(
     name="turnout",
@@ -11,7 +11,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["eval*", "jobs*", "models*", "trainer*"]),
-    package_data={"eval": ["report.html.jinja"]},
+    package_data={"eval": ["reporting/*.jinja"]},
     install_requires=[
         "accelerate>=1.0",
         "jinja2>=3.1",

@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 
 from eval import record
-from eval.draw import conditional, draw
-from eval.options import read_options
-from eval.subject import Subject, read_method
-from trainer.config import ConfigError, resolve
-from trainer.document import read
-from trainer.run import Run
+from eval.sampling import conditional, draw
+from eval.sampling_options import read_options
+from eval.trial import Subject, read_method
+from trainer.config.document import read
+from trainer.config.schema import resolve
+from trainer.errors import ConfigError
+from trainer.runs.directory import RunDirectory
 
 
 def export(
-    run: Run,
+    run: RunDirectory,
     out: Path,
     n: int,
     per_class: int,

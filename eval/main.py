@@ -12,12 +12,13 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 
-from eval import processes, record
-from trainer.checkpoint import describe
-from trainer.config import Config, ConfigError, metrics, nearest, resolve
-from trainer.data.registry import DataError
-from trainer.document import read
-from trainer.run import Run, runs, write_json
+from eval import distributed, record
+from trainer.config.document import read
+from trainer.config.schema import Config, metrics, resolve
+from trainer.errors import ConfigError, DataError, check_known
+from trainer.runs.atomic import write_json
+from trainer.runs.checkpoints import describe
+from trainer.runs.directory import RunDirectory, find_runs
 
 EXAMPLES = """examples:
   python eval/main.py logs/dann/dann,gamma=10,seed=0-1a2b3c4d
@@ -62,12 +63,14 @@ def main(arguments: list[str] | None = None) -> int:
     if any(wishes) or options.seed is not None or options.step is not None:
         return draw_samples(options)
     try:
-        wanted = [nearest(name, metrics(), "metric") for name in options.metrics or []]
+        wanted = [check_known(name, metrics(), "metric") for name in options.metrics or []]
     except ValueError as error:
         print(f"error: --metrics: {error}", file=sys.stderr)
         return 2
-    with processes.joined():
-        chosen = processes.agree([run for path in options.runs for run in trained(path)] if processes.leads() else [])
+    with distributed.joined():
+        chosen = distributed.agree(
+            [run for path in options.runs for run in trained(path)] if distributed.leads() else []
+        )
         return max([bring_up_to_date(run, wanted, options.force) for run in chosen], default=0)
 
 
@@ -80,7 +83,7 @@ def positive(text: str) -> int:
 
 def draw_samples(options: argparse.Namespace) -> int:
     """Write the samples that the command line asks for, in the first of several processes; return the exit code."""
-    if not processes.leads():
+    if not distributed.leads():
         return 0
     faults: list[tuple[int, str]] = []
     with noting(faults):
@@ -94,21 +97,21 @@ def draw_samples(options: argparse.Namespace) -> int:
 
         per_class, labels = options.samples_per_class, options.labels
         step, how = options.step, options.options
-        export(Run(options.runs[0]), options.out, options.samples, per_class, labels, options.seed, step, how)
+        export(RunDirectory(options.runs[0]), options.out, options.samples, per_class, labels, options.seed, step, how)
     return max((code for code, _ in faults), default=0)
 
 
-def trained(path: Path) -> list[Run]:
+def trained(path: Path) -> list[RunDirectory]:
     """The run of a directory or, of a sweep's, those that have been trained to their end."""
-    found = runs(path)
+    found = find_runs(path)
     if not found:
-        return [Run(path)]
+        return [RunDirectory(path)]
     done = [run for run in found if run.state() == "done"]
     print(f"{path}: {len(done)} of {len(found)} trials are done", file=sys.stderr)
     return done
 
 
-def bring_up_to_date(run: Run, wanted: list[str], force: bool) -> int:
+def bring_up_to_date(run: RunDirectory, wanted: list[str], force: bool) -> int:
     """Make every evaluation that is missing or out of date; return the exit code.
 
     What fails is said on stderr and in eval/failed.json; it keeps no other evaluation, and no other run, from its own.
@@ -117,7 +120,7 @@ def bring_up_to_date(run: Run, wanted: list[str], force: bool) -> int:
     due: list[str] = []
     known = (run.path / "config.yaml").is_file()
     with ExitStack() as stack:
-        if processes.leads():
+        if distributed.leads():
             with noting(faults):
                 if not known:
                     raise ConfigError(
@@ -125,21 +128,21 @@ def bring_up_to_date(run: Run, wanted: list[str], force: bool) -> int:
                     )
                 stack.enter_context(alone(run))
                 due = find_due(run, wanted, force)
-        due = processes.agree(due)
+        due = distributed.agree(due)
         if due:
             with noting(faults):
                 evaluate_run(run, configured(run), due, faults)
-    if processes.leads() and known:  # not where it was interrupted: a former failure still stands
+    if distributed.leads() and known:  # not where it was interrupted: a former failure still stands
         tell(run, faults)
     return max((code for code, _ in faults), default=0)
 
 
-def configured(run: Run) -> Config:
+def configured(run: RunDirectory) -> Config:
     """The run's settings; ConfigError."""
     return resolve(read(run.path / "config.yaml"), str(run.path / "config.yaml"))
 
 
-def find_due(run: Run, wanted: list[str], force: bool) -> list[str]:
+def find_due(run: RunDirectory, wanted: list[str], force: bool) -> list[str]:
     """Which evaluations are to be made; ConfigError if none is named."""
     config = configured(run)
     names = wanted or config.eval.metrics
@@ -151,7 +154,7 @@ def find_due(run: Run, wanted: list[str], force: bool) -> list[str]:
     return due
 
 
-def tell(run: Run, faults: list[tuple[int, str]]) -> None:
+def tell(run: RunDirectory, faults: list[tuple[int, str]]) -> None:
     """Leave what failed in eval/failed.json, for the report."""
     failed = run.path / "eval" / "failed.json"
     if faults:
@@ -167,18 +170,18 @@ def noting(faults: list[tuple[int, str]]) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as error:
-        if processes.leads():
+        if distributed.leads():
             print(f"error: {error}", file=sys.stderr, flush=True)
         faults.append((2, " ".join(str(error).split())))
     except Exception as error:
-        if not processes.leads():
+        if not distributed.leads():
             raise  # the first one may be waiting for this one: the launcher ends it
         traceback.print_exc()
         faults.append((1, " ".join(f"{type(error).__name__}: {error}".split())))
 
 
 @contextmanager
-def alone(run: Run) -> Iterator[None]:
+def alone(run: RunDirectory) -> Iterator[None]:
     """Have a run's eval/ to oneself, once whoever else evaluates it is through."""
     folder = run.path / "eval"
     folder.mkdir(exist_ok=True)
@@ -190,11 +193,11 @@ def alone(run: Run) -> Iterator[None]:
             shutil.rmtree(folder / ".new", ignore_errors=True)
 
 
-def evaluate_run(run: Run, config: Config, names: list[str], faults: list[tuple[int, str]]) -> None:
+def evaluate_run(run: RunDirectory, config: Config, names: list[str], faults: list[tuple[int, str]]) -> None:
     """Make the evaluations `names` of the newest weights, one by one, each kept as soon as it is there."""
     import torch
 
-    from eval.subject import Subject, read_method
+    from eval.trial import Subject, read_method
 
     weights = record.exported(run)
     if not weights:
@@ -207,9 +210,9 @@ def evaluate_run(run: Run, config: Config, names: list[str], faults: list[tuple[
     device = torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
     method = read_method(config, weights[step], device)
     subject = Subject(run, config, weights, step, method, device, run.path / "eval" / ".new")
-    if not processes.leads():
+    if not distributed.leads():
         for name in names:
-            module = import_module(f"eval.{name}")
+            module = import_module(f"eval.metrics.{name}")
             if getattr(module, "SHARED", False):
                 with noting(faults):
                     torch.manual_seed(config.train.seed)
@@ -225,7 +228,7 @@ def evaluate_run(run: Run, config: Config, names: list[str], faults: list[tuple[
             # Each evaluation draws the same numbers, whichever others are asked for.
             torch.manual_seed(config.train.seed)
             began = time.monotonic()
-            result: record.Result = import_module(f"eval.{name}").evaluate(subject)
+            result: record.Result = import_module(f"eval.metrics.{name}").evaluate(subject)
             how = {"device": device.type, "seconds": round(time.monotonic() - began, 2)}
             how["versions"] = {library: metadata.version(library) for library in LIBRARIES}
             found = record.keep(run, subject.folder, record.merge(found, step, file, name, result, how))
@@ -233,7 +236,7 @@ def evaluate_run(run: Run, config: Config, names: list[str], faults: list[tuple[
             print(f"{run.name}: {name}: {told or 'done'}", file=sys.stderr, flush=True)
 
 
-def current(run: Run, config: Config, names: list[str]) -> bool:
+def current(run: RunDirectory, config: Config, names: list[str]) -> bool:
     """Whether the newest evaluation is of the last step's weights, as they are, and answers all that is asked."""
     found = run.evaluation()
     if found.get("step") != config.train.steps:

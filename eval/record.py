@@ -9,8 +9,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ConfigError
-from trainer.run import Run, write_text
+from trainer.errors import ConfigError
+from trainer.runs.atomic import write_text
+from trainer.runs.directory import RunDirectory
 
 
 @dataclass
@@ -35,13 +36,13 @@ class Result:
         return [*self.metrics.items(), *bounds, *rows]
 
 
-def exported(run: Run) -> dict[int, Path]:
+def exported(run: RunDirectory) -> dict[int, Path]:
     """Step -> exported weights, oldest first."""
     files = (run.path / "weights").glob("step-*.safetensors")
     return dict(sorted((int(p.stem.removeprefix("step-")), p) for p in files))
 
 
-def former(run: Run, weights: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def former(run: RunDirectory, weights: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """The record to add to: of the same weights (file, size, sha256), unless `names` makes all that it has anew."""
     found = run.evaluation()
     provenance = found.get("provenance", {})
@@ -57,7 +58,9 @@ def merge(
     """
     for key, value in result.numbers():
         if not isfinite(value):
-            raise ConfigError(f"eval/{name}.py: {key}: is {value}, which JSON cannot hold; have it leave that out")
+            raise ConfigError(
+                f"eval/metrics/{name}.py: {key}: is {value}, which JSON cannot hold; have it leave that out"
+            )
     provenance = found.get("provenance", {})
     evaluations = provenance.get("evaluations", {}) | {name: how}
     history = {row["step"]: row["metrics"] for row in found.get("history", [])}
@@ -72,7 +75,7 @@ def merge(
     }
 
 
-def keep(run: Run, scratch: Path, found: dict[str, Any]) -> dict[str, Any]:
+def keep(run: RunDirectory, scratch: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Put an evaluation's files, TensorBoard and then metrics.json in place, each as a whole; return the record."""
     folder, text = run.path / "eval", json.dumps(found, indent=1, allow_nan=False) + "\n"
     if len(found["provenance"]["evaluations"]) == 1:  # no former result is kept: no file of one may stay

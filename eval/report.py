@@ -17,12 +17,12 @@ from urllib.parse import quote
 import jinja2
 from PIL import Image
 
-from eval.cells import cell, deviation, digits, duration, oracle, shown
-from eval.curves import LIMIT, Points, draw
-from eval.results import Setting, Sweep, Trial, read_sweep
-from eval.scenario import Scenario, mean, scenarios
-from trainer.config import ConfigError
-from trainer.run import write_text
+from eval.reporting.curves import LIMIT, Points, draw
+from eval.reporting.domain_pairs import Scenario, mean, scenarios
+from eval.reporting.formatting import cell, deviation, digits, duration, oracle, shown
+from eval.reporting.results import Setting, Sweep, Trial, read_sweep
+from trainer.errors import ConfigError
+from trainer.runs.atomic import write_text
 
 PICTURE_WIDTH = 1200  # pixels; a wider picture is embedded smaller
 PICTURES = 24  # embedded of one name; the page stays quick, the others are links
@@ -86,7 +86,7 @@ def markdown(sweep: Sweep, pairs: Sequence[Scenario]) -> str:
 def page(sweep: Sweep, folder: Path, pairs: Sequence[Scenario]) -> str:
     """index.html: one file that asks for nothing over the network; everything in it is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from jobs import submissions
-from jobs.allocation import parent
-from jobs.local import launchers
+from jobs.backends.local import launchers
+from jobs.backends.slurm.allocation import parent
 from jobs.logs import choose
-from trainer.config import ConfigError
-from trainer.run import Run, runs
+from jobs.tracking import submissions
+from trainer.errors import ConfigError
+from trainer.runs.directory import RunDirectory, find_runs
 
 EXAMPLES = """examples:
   python jobs/cancel.py logs/dann                             # all of it, after a question
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="do not ask before cancelling a whole sweep")
     options = parser.parse_args(arguments)
     try:
-        chosen = choose(options.sweep, options.trials) if options.trials else runs(options.sweep)
+        chosen = choose(options.sweep, options.trials) if options.trials else find_runs(options.sweep)
         if not chosen:
             raise ConfigError(f"{options.sweep}: no trials there; give a sweep's directory, such as logs/dann")
         return cancel(options.sweep, chosen, whole=not options.trials, yes=options.yes)
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def cancel(sweep: Path, chosen: list[Run], whole: bool, yes: bool) -> int:
+def cancel(sweep: Path, chosen: list[RunDirectory], whole: bool, yes: bool) -> int:
     """Cancel the jobs and processes of the chosen trials, and wait for their end; return the exit code."""
     jobs = on_slurm(sweep, {run.name for run in chosen}, whole)
     here = on_this_machine(chosen)
@@ -112,7 +112,7 @@ def on_slurm(sweep: Path, trials: set[str], whole: bool) -> dict[str, str]:
     return {job: stages[job] for job in submissions.queue(sweep) if job in stages}
 
 
-def on_this_machine(chosen: list[Run]) -> dict[int, tuple[str, str]]:
+def on_this_machine(chosen: list[RunDirectory]) -> dict[int, tuple[str, str]]:
     """Pid -> stage and run directory of the launchers of this machine that are at work on these trials."""
     paths = {str(run.path.absolute()) for run in chosen}
     return {process: what for process, what in launchers().items() if what[1] in paths}
@@ -127,7 +127,7 @@ def submitter(launcher: int) -> int:
     return launcher
 
 
-def stop_file(run: Run) -> Path | None:
+def stop_file(run: RunDirectory) -> Path | None:
     """What stops a trial that was started without Slurm, perhaps by hand or on another machine; None for others."""
     attempt = str(run.status().get("attempt", ""))
     return run.path / f"stop.{attempt}" if attempt == "direct" or attempt.startswith("local-") else None
@@ -156,7 +156,7 @@ def scancel(sweep: Path, jobs: list[str]) -> None:
             raise ConfigError(f"{sweep}: {' '.join(done.stderr.split())[:400]}")
 
 
-def outcome(run: Run) -> str:
+def outcome(run: RunDirectory) -> str:
     """How far a trial is kept that was running."""
     if run.state() in ("done", "failed"):
         return run.state()

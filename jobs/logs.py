@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from jobs import submissions
-from jobs.local import launchers
-from jobs.output import end, newest
-from trainer.config import ConfigError
-from trainer.run import Run, runs
+from jobs.backends.local import launchers
+from jobs.tracking import submissions
+from jobs.tracking.log_files import end, newest
+from trainer.errors import ConfigError
+from trainer.runs.directory import RunDirectory, find_runs
 
 EXAMPLES = """examples:
   python jobs/logs.py logs/dann gamma=5,seed=0          # any part of the name that no other trial has
@@ -55,10 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if seen else 1
 
 
-def choose(sweep: Path, parts: Sequence[str]) -> list[Run]:
+def choose(sweep: Path, parts: Sequence[str]) -> list[RunDirectory]:
     """The trials of a sweep that are named, each by its whole name or by a part that no other has; ConfigError lists
     the candidates where there are none or several."""
-    everything = runs(sweep)
+    everything = find_runs(sweep)
     if not everything:
         raise ConfigError(f"{sweep}: no trials there; give a sweep's directory, such as logs/dann")
     chosen = []
@@ -107,7 +107,7 @@ def show(tails: list[Tail], last: list[Path] | None = None) -> None:
     sys.stdout.flush()
 
 
-def follow(sweep: Path, run: Run, stage: str, seen: dict[Path, Tail]) -> int:
+def follow(sweep: Path, run: RunDirectory, stage: str, seen: dict[Path, Tail]) -> int:
     """Print what is added by this job and by those that follow it, until the stage has ended; return the exit code."""
     last = list(seen)[-1:]
     asked, job, said = 0.0, "", ""
@@ -131,7 +131,7 @@ def follow(sweep: Path, run: Run, stage: str, seen: dict[Path, Tail]) -> int:
         time.sleep(PAUSE)
 
 
-def queued(sweep: Path, run: Run, stage: str) -> str:
+def queued(sweep: Path, run: RunDirectory, stage: str) -> str:
     """A trial's job in Slurm's queue, `<id> <state>`, or 'here' if a process of this machine is at work on it; else ''.
 
     ConfigError where the queue does not answer.
@@ -145,7 +145,7 @@ def queued(sweep: Path, run: Run, stage: str) -> str:
     return submissions.queued(sweep, stage).get(run.name, "")
 
 
-def ended(run: Run, stage: str, job: str) -> str:
+def ended(run: RunDirectory, stage: str, job: str) -> str:
     """How a stage of a trial has ended; '' if it goes on. `job`: as `queued` says."""
     state = run.state()
     if stage == "train":

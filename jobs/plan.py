@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from eval.main import current
-from jobs import status, submissions
-from jobs.clusters import KINDS
-from jobs.slurm import Plan
+from jobs import status
+from jobs.backends.slurm.arrays import Plan
+from jobs.backends.slurm.presets import KINDS
 from jobs.snapshot import Snapshot
-from jobs.sweep import Trial, place
-from trainer.config import Config, ConfigError
-from trainer.lock import locked
-from trainer.run import Run
+from jobs.tracking import submissions
+from trainer.config.schema import Config
+from trainer.config.sweep import Trial
+from trainer.errors import ConfigError
+from trainer.runs.directory import RunDirectory
+from trainer.runs.lock import locked
+from trainer.runs.placement import place
 
 PATIENCE = 600.0  # seconds that a command waits for another one to have queued its jobs
 
@@ -33,7 +36,7 @@ class Submission:
     sweep: Path  # its directory
     on_slurm: bool
     trials: list[Trial]
-    runs: list[Run]  # of the trials, in their order
+    runs: list[RunDirectory]  # of the trials, in their order
     states: list[str]  # likewise
     to_train: list[int]  # positions in `trials`
     to_evaluate: list[int]  # trained before
@@ -56,7 +59,7 @@ class Submission:
 def plan(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, queue: bool) -> Submission:
     """Compare what is wanted with what is there, on disk and (`queue`) in Slurm's queue. Writes nothing."""
     sweep = options.runs / trials[0].config.name
-    runs = [Run(path) for path in place(sweep, trials, write=False)]
+    runs = [RunDirectory(path) for path in place(sweep, trials, write=False)]
     training, evaluating = ({}, {})
     if queue and sweep.is_dir():
         training, evaluating = submissions.queued(sweep, "train"), submissions.queued(sweep, "eval")
@@ -83,7 +86,7 @@ def plan(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, queue
     )
 
 
-def wants_evaluation(config: Config, run: Run) -> bool:
+def wants_evaluation(config: Config, run: RunDirectory) -> bool:
     """Whether a trained run's evaluation is missing, or does not answer what the file asks for."""
     return bool(config.eval.metrics) and not current(run, config, config.eval.metrics)
 

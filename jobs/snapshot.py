@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ConfigError
+from trainer.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("eval", "jobs", "models", "sweeps", "trainer")  # what there is to copy where git does not say

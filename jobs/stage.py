@@ -14,11 +14,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.sweep import load
-from trainer.config import Config, ConfigError
+from trainer.config.schema import Config
+from trainer.config.sweep import load
 from trainer.data import cache
 from trainer.data.raw import locate
-from trainer.data.registry import DataError, get
+from trainer.data.registry import get
+from trainer.errors import ConfigError, DataError
 
 EXAMPLES = """examples:
   python jobs/stage.py sweeps/dann.yaml
@@ -93,7 +94,7 @@ def weights(configs: Iterable[Config]) -> Path | None:
     """Where the weights that evaluations need are looked for, there or not; None where none are needed."""
     if not any("fid" in config.eval.metrics for config in configs):
         return None
-    from eval import inception  # imports torch, which takes seconds: only where it must
+    from eval.features import inception  # imports torch, which takes seconds: only where it must
 
     return inception.place()
 
@@ -128,7 +129,7 @@ def references(configs: Iterable[Config]) -> list[tuple[str, Needed]]:
 
 def compare_with(metric: str, one: Needed, file: Path, console: Console) -> None:
     """Let an evaluation make what it keeps of a set, if its file has a function `stage`; ConfigError where it fails."""
-    make = getattr(import_module(f"eval.{metric}"), "stage", None)
+    make = getattr(import_module(f"eval.metrics.{metric}"), "stage", None)
     if make is None:
         return
     import torch

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from jobs import history
-from jobs.history import Job
-from jobs.listing import count, draw, fit
-from jobs.standing import Row, stand
-from trainer.run import Run, runs
+from jobs.backends.slurm import accounting
+from jobs.backends.slurm.accounting import Job
+from jobs.tracking.state import Row, stand
+from jobs.tracking.table import count, draw, fit
+from trainer.runs.directory import RunDirectory, find_runs
 
 EXAMPLES = """examples:
   python jobs/status.py logs/dann
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--watch", action="store_true", help="renew every two seconds until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="a JSON object per trial")
     options = parser.parse_args(arguments)
-    if not runs(options.sweep):
+    if not find_runs(options.sweep):
         beside = sorted({str(path.parent.parent) for path in options.sweep.glob("*/*/config.yaml")})
         remedy = (
             f"give one of: {', '.join(beside)}"
@@ -64,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show(sweep: Path, only_failed: bool, as_json: bool) -> None:
     """Print all rows once, each on a line of its own where nobody looks at a terminal."""
-    jobs, notes = history.read(sweep)
-    rows = standings(runs(sweep), jobs)
+    jobs, notes = accounting.read(sweep)
+    rows = standings(find_runs(sweep), jobs)
     chosen = failed(rows) if only_failed else rows
     if as_json:
         for row in chosen:
@@ -87,13 +87,13 @@ def watch(sweep: Path, only_failed: bool) -> None:
     with Live(auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             if time.monotonic() - asked > ASK:
-                (jobs, notes), asked = history.read(sweep), time.monotonic()
-            rows = standings(runs(sweep), jobs)
+                (jobs, notes), asked = accounting.read(sweep), time.monotonic()
+            rows = standings(find_runs(sweep), jobs)
             live.update(fit(failed(rows) if only_failed else rows, rows, notes), refresh=True)
             time.sleep(RENEW)
 
 
-def standings(trials: list[Run], jobs: Mapping[str, list[Job]]) -> list[Row]:
+def standings(trials: list[RunDirectory], jobs: Mapping[str, list[Job]]) -> list[Row]:
     """Where each of the trials stands; `jobs` as history.read finds them."""
     return [stand(run, jobs.get(run.name, ())) for run in trials]
 
@@ -103,19 +103,19 @@ def failed(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.state == "failed" or row.cause == "evaluation"]
 
 
-def describe(trials: list[Run], jobs: Mapping[str, str]) -> list[dict[str, Any]]:
+def describe(trials: list[RunDirectory], jobs: Mapping[str, str]) -> list[dict[str, Any]]:
     """A row per trial as a dictionary; `jobs` as submissions.queued finds them."""
     known = {name: [Job(job.split()[0], "train", job.split()[1])] for name, job in jobs.items()}
     return [asdict(row) for row in standings(trials, known)]
 
 
-def table(trials: list[Run]) -> Text:
+def table(trials: list[RunDirectory]) -> Text:
     """The live table of a sweep on this machine."""
     rows = standings(trials, {})
     return fit(rows, rows, [])
 
 
-def summary(trials: list[Run]) -> str:
+def summary(trials: list[RunDirectory]) -> str:
     """One line of progress for a log file."""
     rows = standings(trials, {})
     running = [f"{row.trial} {row.step}/{row.steps}" for row in rows if row.state == "running"]

@@ -18,13 +18,19 @@ from rich.console import Console
 from rich.markup import escape
 
 import models
-from jobs import clusters, local, slurm, snapshot, stage, status, submissions
+from jobs import snapshot, stage, status
+from jobs.backends import local
+from jobs.backends.slurm import arrays, presets
 from jobs.plan import Submission, alone, group, plan, prune, wants_evaluation
-from jobs.sweep import load, origin, place
-from trainer.config import Config, ConfigError, metrics
-from trainer.data.registry import DATASETS, DataError
-from trainer.document import parse_overrides
-from trainer.run import Run, read_json
+from jobs.tracking import submissions
+from trainer.config.document import parse_overrides
+from trainer.config.schema import Config, metrics
+from trainer.config.sweep import load, origin
+from trainer.data.registry import DATASETS
+from trainer.errors import ConfigError, DataError
+from trainer.runs.atomic import read_json
+from trainer.runs.directory import RunDirectory
+from trainer.runs.placement import place
 
 EXAMPLES = """examples:
   python jobs/submit.py sweeps/dann.yaml
@@ -54,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--cluster",
         metavar="NAME",
         help="local, slurm, or a preset: a file of sweeps/clusters/, or a path; "
-        f"default: ${clusters.VARIABLE}, else slurm where its controller answers, else local",
+        f"default: ${presets.VARIABLE}, else slurm where its controller answers, else local",
     )
     parser.add_argument(
         "--max-parallel", type=int, metavar="K", help="trials at the same time; here: GPUs, else half the cores"
@@ -92,9 +98,9 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     """Plan and start; ConfigError or DataError before anything is queued or overwritten."""
     if options.max_parallel is not None and options.max_parallel < 1:
         raise ConfigError(f"command line: --max-parallel: {options.max_parallel}: must be at least 1")
-    by = "command line: --cluster" if options.cluster else clusters.VARIABLE
-    options.cluster = options.cluster or os.environ.get(clusters.VARIABLE) or None
-    kind, options.preset = clusters.choose(options.cluster)
+    by = "command line: --cluster" if options.cluster else presets.VARIABLE
+    options.cluster = options.cluster or os.environ.get(presets.VARIABLE) or None
+    kind, options.preset = presets.choose(options.cluster)
     trials = load(options.sweep, options.overrides, options.preset.defaults())
     reason = f"asked by {by.removeprefix('command line: ')}" if kind == "local" else submissions.unavailable()
     on_slurm = reason is None or (options.dry_run and kind == "slurm")
@@ -103,7 +109,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     if on_slurm:
         words = parse_overrides(options.overrides)
         for asked in {str(trial.config.resources.slurm): trial.config.resources.slurm for trial in trials}.values():
-            clusters.check_options(asked, lambda key: origin(options.sweep, "", words, [], key))
+            presets.check_options(asked, lambda key: origin(options.sweep, "", words, [], key))
     submission = plan(options, trials, on_slurm, queue=reason is None)
     say(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'here ({reason})'}")
     if options.dry_run:
@@ -162,7 +168,7 @@ def here(submission: Submission, console: Console) -> int:
     return 1 if any(problems.values()) else 0
 
 
-def shortfall(config: Config, run: Run) -> str:
+def shortfall(config: Config, run: RunDirectory) -> str:
     """Why a trial is not yet what was asked for; empty if it is, or if another command is at it."""
     state, log = run.state(), run.path / "train.log"
     if state == "failed":
@@ -181,8 +187,8 @@ def to_slurm(submission: Submission, console: Console) -> int:
     if not plans or not submission.code:
         say(console, "nothing to do")
         return 0
-    site = clusters.Site(submission.options.preset, submission.code.folder)
-    record = slurm.submit(submission.sweep, plans, site, submission.notes())
+    site = presets.Site(submission.options.preset, submission.code.folder)
+    record = arrays.submit(submission.sweep, plans, site, submission.notes())
     for array in record["arrays"]:
         packed = f", up to {array['each']} in each job" if array["each"] > 1 else ""
         say(console, f"{array['stage']:>6}  job {array['id']}  {len(array['trials'])} trials{packed}")
@@ -208,8 +214,8 @@ def show_plan(submission: Submission) -> int:
         print(f"{state:>8}  {run.name}")
     if submission.on_slurm:
         code = snapshot.take(submission.sweep, write=False).folder
-        site = clusters.Site(submission.options.preset, code)
-        for script in slurm.scripts(submission.sweep, group(submission), site):
+        site = presets.Site(submission.options.preset, code)
+        for script in arrays.scripts(submission.sweep, group(submission), site):
             print(f"\n{script}")
         if site.container():
             print(f"\n# Inside, trainings, evaluations and reports are started by: {shlex.join(site.container())}")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from models.base import Method
 
 FOLDER = Path(__file__).parent
-NO_METHODS = ("__init__", "base", "bounds")
+NO_METHODS = ("__init__", "base", "optim", "types")
 # The imports whose names may stand in the annotation of a hyperparameter; none of them imports torch.
-TYPE_MODULES = ("typing", "pydantic", "models.bounds")
+TYPE_MODULES = ("typing", "pydantic", "models.types")
 
 
 @dataclass(frozen=True)

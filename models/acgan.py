@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.bounds import Share
 from models.nets.convolutional import as_map, discriminator, generator
+from models.types import Share
 
 
 class ACGAN(Method):

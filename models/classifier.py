@@ -7,8 +7,8 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.nets import descent
 from models.nets.digits import lenet
 
 LEAST = 28  # pixels; smaller images are enlarged to it
@@ -27,7 +27,7 @@ class Classifier(Method):
         self.adam = partial(Adam, lr=lr)
 
     def updates(self) -> list[Update]:
-        return [Update("supervised", ("network",), self.loss, self.adam, descent.schedule("cosine"))]
+        return [Update("supervised", ("network",), self.loss, self.adam, optim.schedule("cosine"))]
 
     def loss(self, batch: Batch, progress: float) -> Losses:
         return {"label": F.cross_entropy(self.predict(batch["images"]), batch["labels"])}

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.bounds import Share
-from models.nets import descent, digits
+from models.nets import digits
 from models.nets.layers import reverse_gradient
+from models.types import Share
 
 
 class DANN(Method):
@@ -36,8 +37,8 @@ class DANN(Method):
         super().__init__()
         self.extractor, self.classifier, self.domain, _ = digits.build(net, data.channels, data.size, data.classes)
         self.strength, self.gamma, self.weight, self.together = strength, gamma, weight, batch_norm == "both"
-        self.optimizer = descent.optimizer(optimizer, lr, momentum, weight_decay)
-        self.schedule = descent.schedule(schedule)
+        self.optimizer = optim.optimizer(optimizer, lr, momentum, weight_decay)
+        self.schedule = optim.schedule(schedule)
 
     def updates(self) -> list[Update]:
         return [Update("joint", ("extractor", "classifier", "domain"), self.loss, self.optimizer, self.schedule)]

@@ -10,8 +10,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import SGD, Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.bounds import Share
 from models.nets.convolutional import Generator, discriminator, draw_weights, stages
+from models.types import Share
 
 
 class DCGANResize(Method):

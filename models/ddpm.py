@@ -10,12 +10,12 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.optim import AdamW
 
+from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.bounds import Share, at_most
-from models.nets import descent
 from models.nets.attention_unet import AttentionUNet
 from models.nets.context_unet import ContextUNet
 from models.nets.diffusion import Diffusion, spaced
+from models.types import Share, at_most
 
 NETS: dict[str, type[ContextUNet] | type[AttentionUNet]] = {
     "context_unet": ContextUNet,
@@ -64,7 +64,7 @@ class DDPM(Method):
         self.steps(sampling_steps, "model.sampling_steps")
         self.averaged = {"network": ema} if ema else {}
         self.adam = partial(AdamW, lr=lr, weight_decay=weight_decay)
-        falling = descent.schedule(decay)
+        falling = optim.schedule(decay)
         self.falling = lambda progress: floor + (1 - floor) * falling(progress)
 
     def updates(self) -> list[Update]:

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.bounds import Share
-from models.nets import descent, digits
+from models.nets import digits
 from models.nets.layers import running_statistics_kept
+from models.types import Share
 
 
 class MCD(Method):
@@ -32,8 +33,8 @@ class MCD(Method):
         self.extractor, self.first, _, _ = digits.build(net, data.channels, data.size, data.classes)
         _, self.second, _, _ = digits.build(net, data.channels, data.size, data.classes)
         self.rounds = rounds
-        self.optimizer = descent.optimizer(optimizer, lr, momentum, weight_decay)
-        self.schedule = descent.schedule(schedule)
+        self.optimizer = optim.optimizer(optimizer, lr, momentum, weight_decay)
+        self.schedule = optim.schedule(schedule)
 
     def updates(self) -> list[Update]:
         how = (self.optimizer, self.schedule)

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.bounds import Share
-from models.nets import descent, digits
+from models.nets import digits
+from models.types import Share
 
 
 class SourceOnly(Method):
@@ -28,8 +29,8 @@ class SourceOnly(Method):
     ) -> None:
         super().__init__()
         self.extractor, self.classifier, _, _ = digits.build(net, data.channels, data.size, data.classes)
-        self.optimizer = descent.optimizer(optimizer, lr, momentum, weight_decay)
-        self.schedule = descent.schedule(schedule)
+        self.optimizer = optim.optimizer(optimizer, lr, momentum, weight_decay)
+        self.schedule = optim.schedule(schedule)
 
     def updates(self) -> list[Update]:
         return [Update("supervised", ("extractor", "classifier"), self.loss, self.optimizer, self.schedule)]

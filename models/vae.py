@@ -10,8 +10,8 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.nets import descent
 
 BLOCKS = 5
 
@@ -45,7 +45,7 @@ class VAE(Method):
         last = nn.Conv2d(width, data.channels, 3, padding=1)
         self.decoder = nn.Sequential(nn.Linear(latent, flat), nn.Unflatten(1, shape), *up, last, nn.Tanh())
         self.kl_weight, self.latent = kl_weight, latent
-        self.adam, self.falling = partial(Adam, lr=lr), descent.schedule(decay)
+        self.adam, self.falling = partial(Adam, lr=lr), optim.schedule(decay)
 
     def updates(self) -> list[Update]:
         return [Update("vae", ("encoder", "mean", "log_variance", "decoder"), self.loss, self.adam, self.falling)]

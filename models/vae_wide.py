@@ -10,8 +10,8 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Adamax
 
+from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.nets import descent
 from models.vae import divergence
 
 
@@ -41,7 +41,7 @@ class VAEWide(Method):
             *(double(width, data.channels), nn.Sigmoid()),
         )
         self.kl_weight, self.latent, self.size = kl_weight, latent, data.size
-        self.adamax, self.falling = partial(Adamax, lr=lr), descent.schedule(decay)
+        self.adamax, self.falling = partial(Adamax, lr=lr), optim.schedule(decay)
 
     def updates(self) -> list[Update]:
         return [Update("vae", ("encoder", "mean", "log_variance", "decoder"), self.loss, self.adamax, self.falling)]

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.bounds import Share
 from models.nets.convolutional import discriminator, generator
+from models.types import Share
 
 
 class WGANGP(Method):

@@ -12,8 +12,9 @@ from torch import nn
 
 import models
 from models.base import Batch, DataSpec, Method
-from trainer.config import Train
-from trainer.loop import Trainer, seed
+from trainer.config.schema import Train
+from trainer.loop import Trainer
+from trainer.seeds import seed_torch
 
 SPEC = DataSpec(channels=3, size=28, classes=10)
 STEPS, BATCH = 5, 12
@@ -53,7 +54,7 @@ def small(name: str, spec: DataSpec) -> Method:
 
 def build(name: str, independent: bool) -> Method:
     """The method as it is, or with samples made independent of each other."""
-    seed(0, "weights")
+    seed_torch(0, "weights")
     method = small(name, SPEC)
     if independent:
         without_batch_statistics(method)

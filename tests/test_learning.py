@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eval import classifier, main
-from trainer.run import Run
+from eval import main
+from eval.features import classifier
+from trainer.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 FIRST = 10  # step of the weights to compare with: all but untrained
@@ -44,7 +45,7 @@ def test_a_short_run_improves(
         if weights.name not in (f"step-{FIRST:06d}.safetensors", f"step-{steps:06d}.safetensors"):
             weights.unlink()
     assert main.main([str(path), "--metrics", metric.removesuffix("_mse")]) == 0
-    first, last = (row["metrics"] for row in Run(path).evaluation()["history"])
+    first, last = (row["metrics"] for row in RunDirectory(path).evaluation()["history"])
     print(settings[0], first[metric], last[metric], last[metric] / first[metric])
     assert last[metric] < share * first[metric]
 
@@ -55,7 +56,7 @@ def test_a_short_run_of_diffusion_draws_the_digits_that_it_is_asked_for(tmp_path
     train = "train={steps: 800, batch_size: 32, precision: bf16}"
     path = trained(tmp_path, "method=ddpm", model, train, f"data.root={data_root}")
     assert main.main([str(path), "--metrics", "class_accuracy"]) == 0
-    metrics = Run(path).evaluation()["metrics"]
+    metrics = RunDirectory(path).evaluation()["metrics"]
     print(metrics)
     assert metrics["class_accuracy"] > 0.35
 
@@ -77,7 +78,7 @@ def test_at_a_small_weight_of_the_divergence_images_come_back(
     settings = ["model.kl_weight=1e-5", "data.size=64", f"train={{steps: {steps}, batch_size: 64, precision: bf16}}"]
     path = trained(tmp_path, *method, *settings, f"data.root={data_root}")
     assert main.main([str(path), "--metrics", "reconstruction"]) == 0
-    assert Run(path).evaluation()["metrics"]["reconstruction_mse"] < 0.03
+    assert RunDirectory(path).evaluation()["metrics"]["reconstruction_mse"] < 0.03
 
 
 def test_the_weight_of_the_divergence_trades_it_for_reconstructions(tmp_path: Path, data_root: str) -> None:
@@ -88,7 +89,10 @@ def test_the_weight_of_the_divergence_trades_it_for_reconstructions(tmp_path: Pa
         settings = ["method=vae", f"model={{width: 8, latent: 32, kl_weight: {weight}}}", train]
         path = trained(tmp_path / weight, *settings, f"data.root={data_root}")
         assert main.main([str(path), "--metrics", "reconstruction"]) == 0
-        error, kl = Run(path).evaluation()["metrics"]["reconstruction_mse"], Run(path).metrics()[-1]["vae/kl"]
+        error, kl = (
+            RunDirectory(path).evaluation()["metrics"]["reconstruction_mse"],
+            RunDirectory(path).metrics()[-1]["vae/kl"],
+        )
         print(weight, error, kl)
         found.append((error, kl))
     (low_error, high_kl), (high_error, low_kl) = found

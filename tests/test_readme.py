@@ -57,7 +57,9 @@ def test_a_method_is_one_file_and_one_yaml(checkout: Path) -> None:
 
 
 def test_the_properties_of_all_methods_are_proven_for_it_too(checkout: Path) -> None:
-    said = run(checkout, "-m", "pytest", "-q", "tests/test_methods.py", "-k", "autoencoder", "-p", "no:cacheprovider")
+    said = run(
+        checkout, "-m", "pytest", "-q", "tests/models/test_methods.py", "-k", "autoencoder", "-p", "no:cacheprovider"
+    )
     assert re.search(r"(\d{2,}) passed", said), said
 
 

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.loop import Row
-from trainer.run import Run, naming, write_json, write_text
+from trainer.runs.atomic import naming_file, write_json, write_text
+from trainer.runs.directory import RunDirectory
 
 BEAT = 2.0  # seconds between heartbeats
 
@@ -28,7 +29,7 @@ class Log:
         self.began, self.beaten, self.last = time.monotonic(), 0.0, {}  # type: float, float, Row
         self.lined = (step, self.began)  # step and time of the last line
         # Drop what a run that died wrote after its checkpoint: these steps come again.
-        kept = [line for line in Run(run).metrics() if line["step"] <= step]
+        kept = [line for line in RunDirectory(run).metrics() if line["step"] <= step]
         write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         self.lines = (run / "metrics.jsonl").open("a", buffering=1)
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
@@ -57,11 +58,11 @@ class Log:
         now = time.monotonic()
         rate = (step - self.lined[0]) / max(now - self.lined[1], 1e-9)
         self.lined, self.last = (step, now), means
-        with naming(self.run / "metrics.jsonl"):
+        with naming_file(self.run / "metrics.jsonl"):
             self.lines.write(
                 json.dumps({"step": step, "time": round(time.time(), 3), "rate": round(rate, 3), **means}) + "\n"
             )
-        with naming(self.run / "tensorboard"):
+        with naming_file(self.run / "tensorboard"):
             for name, value in means.items():
                 self.board.add_scalar(name, value, step)
         text = "  ".join(f"{name} {value:.4g}" for name, value in means.items())

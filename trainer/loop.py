@@ -1,7 +1,6 @@
 """The training loop: the only place that steps an optimizer, and ignorant of every method."""
 
 import ctypes
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.base import Batch, Method, Update
-from trainer.config import Train
+from trainer.config.schema import Train
+from trainer.parallel import broadcast, mean_over_processes
+from trainer.seeds import seed_torch
 
 Row = dict[str, float]  # the loss terms of one iteration, "<update>/<term>"
 
@@ -50,7 +51,7 @@ class Trainer:
     def fit(self, batches: Iterable[Batch]) -> Iterator[int]:
         """Take one iteration per batch, yielding the number of iterations done; the caller logs and saves."""
         for batch in batches:
-            seed(self.train.seed, self.step, self.accelerator.process_index)
+            seed_torch(self.train.seed, self.step, self.accelerator.process_index)
             for update in self.updates:
                 if self.step % update.every == 0:
                     self.apply(update, batch)
@@ -164,15 +165,6 @@ def parameters(method: Method, update: Update) -> dict[str, nn.Parameter]:
     return found
 
 
-def seed(*numbers: int | str) -> None:
-    """Seed torch, on the CPU and on this process's GPU, as a pure function of the numbers."""
-    value = int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1
-    # torch.manual_seed would, where CUDA is not in use, keep a stack trace of every call.
-    torch.default_generator.manual_seed(value)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed(value)
-
-
 def split(batch: Batch, parts: int) -> Iterator[Batch]:
     """Cut a batch into equal parts along its first axis."""
     chunks = {key: value.chunk(parts) for key, value in batch.items()}
@@ -190,21 +182,6 @@ def trainable(params: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for p in params:
             p.requires_grad_(False)
-
-
-def broadcast(module: nn.Module) -> None:
-    """Start every process from the weights of process zero."""
-    if torch.distributed.is_initialized():
-        for tensor in module.state_dict().values():
-            torch.distributed.broadcast(tensor, src=0)
-
-
-def mean_over_processes(accelerator: Accelerator, parts: list[Tensor]) -> None:
-    """Replace each tensor by its mean over processes, in place and in one collective."""
-    if parts:
-        flat = accelerator.reduce(torch.cat([t.flatten() for t in parts]), "mean")
-        for tensor, mean in zip(parts, flat.split([t.numel() for t in parts]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
 
 
 def keep_freed_memory() -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from trainer.checkpoint import CheckpointError, clear_scraps, newest, refusal, synchronise
-from trainer.checkpoint import save as save_checkpoint
-from trainer.config import Config, ConfigError, check_divides, resolve
-from trainer.data.registry import DataError
-from trainer.document import read
-from trainer.lock import LOOK, Lock, superseded, take
-from trainer.run import Run, write_json
+from trainer.config.document import read
+from trainer.config.schema import Config, check_divides, resolve
+from trainer.errors import CheckpointError, ConfigError, DataError
+from trainer.runs.atomic import write_json
+from trainer.runs.checkpoints import clear_scraps, newest, refusal, synchronise
+from trainer.runs.checkpoints import save as save_checkpoint
+from trainer.runs.directory import RunDirectory
+from trainer.runs.lock import LOOK, Lock, superseded, take
 from trainer.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def locate(path: Path, overrides: list[str], runs: Path, write: bool) -> tuple[P
         if overrides:
             raise ConfigError(f"{run}: {overrides[0]}: a run keeps its config; give the sweep file to change a setting")
         return run, resolve(read(run / "config.yaml"), str(run / "config.yaml"))
-    from jobs.sweep import place, single
+    from trainer.config.sweep import single
+    from trainer.runs.placement import place
 
     trial = single(path, overrides)
     return place(runs / trial.config.name, [trial], write)[0], trial.config
@@ -109,7 +111,7 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
     main_process, world = accelerator.is_main_process, accelerator.num_processes
     lock = take(run, attempt) if main_process else None
     if not accelerator.reduce(torch.tensor(float(lock is not None), device=accelerator.device)).item():
-        status = Run(run).status()
+        status = RunDirectory(run).status()
         raise Busy(f"{run}: process {status.get('pid')} on {status.get('host')} trains it; wait for it or stop it")
     if lock:
         lock.watch()
@@ -178,14 +180,15 @@ def build(run: Path, config: Config, accelerator: "Accelerator") -> "tuple[Train
     from models.base import DataSpec
     from trainer.data.batches import Batches
     from trainer.data.cache import data_root, load, stage
-    from trainer.loop import Trainer, seed
+    from trainer.loop import Trainer
+    from trainer.seeds import seed_torch
 
     channels, size, classes = config.data.shape()
     root, sets = data_root(config.data.root), config.data.sets()
     for name in sets.values() if accelerator.is_main_process else ():
         stage(name, root, size, channels)
     accelerator.wait_for_everyone()
-    seed(config.train.seed, "weights")
+    seed_torch(config.train.seed, "weights")
     try:
         method = models.load(config.method)(DataSpec(channels, size, classes), **config.model)
     except ValueError as error:

@@ -23,14 +23,15 @@ from PIL import Image
 from pytorch_fid import fid_score
 from pytorch_fid import inception as theirs
 
-from eval import inception, record
-from eval.draw import draw
-from eval.extractor import collect
-from eval.subject import Subject, read_method
-from trainer.config import resolve
+from eval import record
+from eval.features import inception
+from eval.features.extractor import collect
+from eval.sampling import draw
+from eval.trial import Subject, read_method
+from trainer.config.document import read
+from trainer.config.schema import resolve
 from trainer.data.cache import load, stage
-from trainer.document import read
-from trainer.run import Run
+from trainer.runs.directory import RunDirectory
 
 EXAMPLE = "example:\n  python tests/benchmarks/features.py --images 200 --run logs/dcgan/dcgan,seed=0-1a2b3c4d"
 
@@ -106,9 +107,9 @@ def main() -> None:
     print(f"features: {mine:.1f} images/s, {ratio:.2f} times the {other:.1f} of pytorch-fid ({device.type})")
     if options.run:
         config = resolve(read(options.run / "config.yaml"), str(options.run))
-        files = record.exported(Run(options.run))
+        files = record.exported(RunDirectory(options.run))
         method = read_method(config, files[max(files)], device)
-        subject = Subject(Run(options.run), config, files, max(files), method, device, Path())
+        subject = Subject(RunDirectory(options.run), config, files, max(files), method, device, Path())
         drawn = [seconds(lambda: list(draw(subject, 1000, 0, "benchmark"))) for _ in range(options.rounds)]
         print(f"generation: {1000 / statistics.median(drawn):.0f} images/s of {config.method} ({device.type})")
 

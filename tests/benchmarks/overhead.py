@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from models.base import DataSpec
 from models.dann import DANN
-from trainer.config import Train
+from trainer.config.schema import Train
 from trainer.data.batches import Batches, prefetch
 from trainer.data.cache import data_root, load, stage
 from trainer.loop import Trainer

@@ -18,14 +18,14 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from eval import record
-from eval.classifier import judge
-from eval.draw import draw
-from eval.subject import Subject, read_method
+from eval.features.classifier import judge
+from eval.sampling import draw
+from eval.trial import Subject, read_method
 from models.ddpm import DDPM
-from trainer.config import resolve
-from trainer.document import read
-from trainer.loop import seed
-from trainer.run import Run
+from trainer.config.document import read
+from trainer.config.schema import resolve
+from trainer.runs.directory import RunDirectory
+from trainer.seeds import seed_torch
 
 EXAMPLE = "example:\n  python tests/benchmarks/sampling.py logs/ddpm/*timesteps=400* --samples 1000 --precision bf16"
 STEPS = (10, 20, 50, 100)
@@ -127,7 +127,7 @@ def compiled(method: DDPM, n: int, steps: int, how: dict[str, Any]) -> None:
         how = how | {"compile": compile, "eta": 0.0, "steps": steps}
 
         def work(how: dict[str, Any] = how) -> Tensor:
-            seed(0)
+            seed_torch(0)
             return method.sample(n, **how)
 
         made.append((work(), seconds(work)))
@@ -147,11 +147,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     config = resolve(read(options.run / "config.yaml"), str(options.run))
-    files = record.exported(Run(options.run))
+    files = record.exported(RunDirectory(options.run))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     method = read_method(config, files[max(files)], device)
     assert isinstance(method, DDPM)
-    subject = Subject(Run(options.run), config, files, max(files), method, device, Path())
+    subject = Subject(RunDirectory(options.run), config, files, max(files), method, device, Path())
     if 0 < options.samples < method.classes:
         parser.error(f"--samples: {options.samples} must be 0, or one of each of {method.classes} classes at least")
     how, whole = {"precision": options.precision}, method.diffusion.timesteps

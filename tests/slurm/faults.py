@@ -21,7 +21,7 @@ from tests.slurm.submitted import (
     send,
     workers,
 )
-from trainer.run import Run
+from trainer.runs.directory import RunDirectory
 
 
 @dataclass
@@ -244,7 +244,7 @@ def cancelled(trial: Trial) -> None:
         trial.cluster.run("scancel", trial.job)
         trial.wait_until_told()
     trial.wait_for_the_end("CANCELLED")
-    assert Run(trial.run).state() == "stopped"
+    assert RunDirectory(trial.run).state() == "stopped"
 
 
 def time_limit_comes_too_often(trial: Trial) -> None:
@@ -253,7 +253,7 @@ def time_limit_comes_too_often(trial: Trial) -> None:
         trial.wait_until_told()
     trial.wait_for_the_end("FAILED")
     assert "reached its time limit 2 times (resources.max_requeues: 1)" in failure(trial)
-    assert Run(trial.run).status()["error"] == failure(trial)
+    assert RunDirectory(trial.run).status()["error"] == failure(trial)
 
 
 def a_worker_is_killed(trial: Trial) -> None:
@@ -273,9 +273,9 @@ def a_torchrun_agent_is_killed(trial: Trial) -> None:
 
 def failure(trial: Trial) -> str:
     """Why it failed, as it says itself."""
-    assert Run(trial.run).state() == "failed"
-    assert Run(trial.run).error()
-    return Run(trial.run).error()
+    assert RunDirectory(trial.run).state() == "failed"
+    assert RunDirectory(trial.run).error()
+    return RunDirectory(trial.run).error()
 
 
 Fault = Callable[[Trial], None]

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 from safetensors.numpy import load_file
 
-from jobs.sweep import load
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import RECORDER
-from trainer.run import Run
+from trainer.config.sweep import load
+from trainer.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds: what is tested is that something happens, not how busy the machine is
@@ -64,9 +64,9 @@ class Submitted:
         arrays = [array for line in self.submissions() for array in line["arrays"] if array["stage"] == stage]
         return [job for a in arrays for job in elements(a["id"], len(a["trials"]))]
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[RunDirectory]:
         """The run directories, in the order of the trials."""
-        return [Run(self.folder / trial.name) for trial in load(self.file, [])]
+        return [RunDirectory(self.folder / trial.name) for trial in load(self.file, [])]
 
     def state(self, job: str) -> str:
         """What Slurm says of a job or element."""
@@ -159,7 +159,7 @@ def weights(run: Path, steps: int = STEPS) -> dict[str, bytes]:
 
 def losses(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
-    return [{k: v for k, v in line.items() if k not in ("time", "rate")} for line in Run(run).metrics()]
+    return [{k: v for k, v in line.items() if k not in ("time", "rate")} for line in RunDirectory(run).metrics()]
 
 
 def undisturbed(folder: Path, data_root: str, content: dict[str, Any], processes: int, *overrides: str) -> Path:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from jobs import limits, submissions
-from jobs.clusters import Preset
-from jobs.slurm import Plan, arrays
+from jobs.backends.slurm import limits
+from jobs.backends.slurm.arrays import Plan, arrays
+from jobs.backends.slurm.presets import Preset
+from jobs.tracking import submissions
 from tests.slurm.cluster import Cluster
 from tests.slurm.submitted import DANN, ROOT, Submitted
-from trainer.config import Resources
-from trainer.run import Run
+from trainer.config.schema import Resources
+from trainer.runs.directory import RunDirectory
 
 HELD: dict[str, Any] = DANN | {
     "grid": {"train.seed": [0, 1, 2]},
@@ -111,7 +112,7 @@ def test_a_sweep_with_more_trials_than_a_user_may_have_jobs(slurm: None, tmp_pat
 
 
 def test_a_job_carries_as_many_trials_as_it_must() -> None:
-    runs = [Run(Path(str(number))) for number in range(10)]
+    runs = [RunDirectory(Path(str(number))) for number in range(10)]
     plan = Plan(Resources(max_parallel=20), runs, runs, [])
     parts = arrays([plan], largest=3, each=2)
     assert [(p.stage, [[run.name for run in job] for job in p.jobs()]) for p in parts[::2]] == [

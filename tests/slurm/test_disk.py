@@ -14,8 +14,8 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.steps import check_ran_once
 from tests.slurm.submitted import DANN, PATIENCE, STEPS, Submitted, losses, restarts, send, weights, workers
 from tests.slurm.test_faults import SEED
-from trainer import checkpoint
-from trainer.run import Run
+from trainer.runs import checkpoints
+from trainer.runs.directory import RunDirectory
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def test_a_full_disk_fails_a_trial_and_costs_nothing_that_was_saved(
         cluster.wait(lambda: len(losses(run)) > 50, PATIENCE, "the first checkpoint")
         held = workers(run)
         send(held, signal.SIGSTOP)
-        (saved,) = checkpoint.steps(run)
+        (saved,) = checkpoints.steps(run)
         before = content(saved)
         size = sum(map(len, before.values()))
         # Somewhere in the middle of the next checkpoint, or at once, whatever is written.
@@ -71,27 +71,27 @@ def test_a_full_disk_fails_a_trial_and_costs_nothing_that_was_saved(
         filler = fill(disk, room)
         send(held, signal.SIGCONT)
         sweep.wait_for(job, "FAILED")
-        print(f"seed {SEED}: {room} of {size} bytes free; {Run(run).error()}")
+        print(f"seed {SEED}: {room} of {size} bytes free; {RunDirectory(run).error()}")
         assert restarts(cluster, job) == 0
         cluster.wait(lambda: not workers(run), PATIENCE, "the end of its processes")
-        said = Run(run).error() if full == "checkpoints" else sweep.output(10**6)
+        said = RunDirectory(run).error() if full == "checkpoints" else sweep.output(10**6)
         place = f"{run}/checkpoints/step-000100: checkpoint not written: " if full == "checkpoints" else ""
         assert f"{place}No space left on device" in said
         assert str(run) in said
         # What was good is untouched, and what was begun is gone.
-        assert checkpoint.steps(run) == [saved]
-        assert (content(saved), checkpoint.damage(saved)) == (before, "")
+        assert checkpoints.steps(run) == [saved]
+        assert (content(saved), checkpoints.damage(saved)) == (before, "")
         assert not list(run.rglob("*.tmp"))
         # Without room it fails again, and still does no harm.
         if full == "all of the run":
             sweep.submit()
             sweep.wait_for(sweep.jobs("train")[-1], "FAILED")
-            assert (content(saved), checkpoint.damage(saved)) == (before, "")
+            assert (content(saved), checkpoints.damage(saved)) == (before, "")
         filler.unlink()
         sweep.submit()
         last = sweep.jobs("train")[-1]
         sweep.wait_for(last, "COMPLETED")
-        assert Run(run).state() == "done"
+        assert RunDirectory(run).state() == "done"
         assert losses(run) == losses(whole)
         assert weights(run) == weights(whole)
         starts = check_ran_once(sweep.steps / run.name, 2, STEPS, crashed=[f"{job}.0"])

@@ -59,7 +59,7 @@ from tests.slurm.submitted import (
     weights,
     workers,
 )
-from trainer.run import Run
+from trainer.runs.directory import RunDirectory
 
 SEED = int(os.environ.get("TURNOUT_TEST_SEED", time.time_ns() % 10**6))
 # So that a shorter time limit is warned of at once.
@@ -235,9 +235,9 @@ def test_each_element_of_an_array_goes_its_own_way(slurm: None, tmp_path: Path, 
         assert [sweep.state(job) for job in jobs] == expected
         assert [restarts(cluster, job) for job in (*jobs, evaluation)] == [1, 1, 0, 0, 0, 1, 1]
         sweep.wait_for(sweep.submissions()[-1]["report"], "COMPLETED")
-    assert [Run(run).state() for run in runs] == ["done", "done", "failed", "stopped", "done", "done"]
+    assert [RunDirectory(run).state() for run in runs] == ["done", "done", "failed", "stopped", "done", "done"]
     page = (sweep.folder / "report" / "results.md").read_text()
-    assert Run(runs[2]).error().partition(";")[0] in page
+    assert RunDirectory(runs[2]).error().partition(";")[0] in page
     for position in (0, 1, 4, 5):
         assert (runs[position] / "eval" / "metrics.json").exists()
         alone = undisturbed(tmp_path / str(position), data_root, ARRAY, 1, f"train.seed={position}")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.submitted import DANN, ROOT, Submitted, command, send, workers
-from trainer.run import Run
+from trainer.runs.directory import RunDirectory
 
 RESOURCES = DANN["resources"] | {"mem_gb": 3, "signal_delay": 60, "max_requeues": 1, "slurm": {"nodelist": "n1"}}
 LONG = {"train.steps": 10**6, "train.log_every": 100}
@@ -71,7 +71,7 @@ def differences(sweep: Submitted) -> dict[str, Any]:
     return wrong
 
 
-def hold(cluster: Cluster, attempts: dict[str, Run]) -> None:
+def hold(cluster: Cluster, attempts: dict[str, RunDirectory]) -> None:
     """Wait until each attempt trains, and have it stand still then, so that it leaves others the processor."""
     free = dict(attempts)
 
@@ -161,7 +161,7 @@ def test_with_accounting_every_reason_is_told(fates: Fates) -> None:
         lambda: by_name(fates.sweep)["cancelled"]["reason"] == "cancelled by root", 30, "sacct to know who cancelled it"
     )
     assert found["good"]["node"] == "n1"
-    assert Run(fates.runs["cancelled"].path).state() == "stopped"
+    assert RunDirectory(fates.runs["cancelled"].path).state() == "stopped"
     failed = {row["trial"] for row in rows(fates.sweep, "--failed")}
     assert failed == {fates.runs[name].name for name, (state, _, _) in EXPECTED.items() if state == "failed"}
     shown = command(fates.sweep, "status")

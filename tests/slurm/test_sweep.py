@@ -14,11 +14,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import models
-from jobs.slurm import Plan, arrays
+from jobs.backends.slurm.arrays import Plan, arrays
 from tests.slurm.cluster import Cluster
 from tests.slurm.submitted import DANN, ROOT, STEPS, Submitted, elements, losses, weights
-from trainer.config import Resources
-from trainer.run import Run
+from trainer.config.schema import Resources
+from trainer.runs.directory import RunDirectory
 
 TINY: dict[str, Any] = DANN | {
     "train": {"steps": 20, "batch_size": 8, "log_every": 5},
@@ -159,7 +159,7 @@ def test_a_sweep_of_thousands_is_one_submission_per_chunk(tmp_path: Path, data_r
 
 def test_parts_of_an_array_share_its_throttle() -> None:
     def plan(count: int, lanes: int, evaluated: bool = True) -> Plan:
-        runs = [Run(Path(str(number))) for number in range(count)]
+        runs = [RunDirectory(Path(str(number))) for number in range(count)]
         return Plan(Resources(max_parallel=lanes), runs, runs if evaluated else [], [])
 
     parts = arrays([plan(10, lanes=5)], largest=4)

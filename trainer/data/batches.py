@@ -8,8 +8,8 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from trainer.data.augment import jitter as jittered
 from trainer.data.cache import Arrays
-from trainer.data.jitter import jitter as jittered
 
 SHARE_OF_MEMORY = 0.25  # of the free device memory that the arrays of a run may take
 

@@ -19,7 +19,8 @@ import numpy as np
 from trainer.data.convert import convert
 from trainer.data.decode import SEED, decode
 from trainer.data.own import fingerprint, parts
-from trainer.data.registry import SPLITS, DataError, Dataset, get
+from trainer.data.registry import SPLITS, Dataset, get
+from trainer.errors import DataError
 
 RECIPE = 1  # raise it when a set, a split or a conversion changes: what an older recipe staged is then not used
 RECIPE_OWN = 2  # the same for files of the user's own; 2: val and valid, too, are validation

@@ -7,7 +7,8 @@ import numpy as np
 from trainer.data.own import decode_own, read_celeba
 from trainer.data.patches import Photographs, blend, bsds500, embedded_photographs
 from trainer.data.raw import Labelled, fetch, read_mnist, read_svhn, read_usps
-from trainer.data.registry import SPLITS, DataError, get
+from trainer.data.registry import SPLITS, get
+from trainer.errors import DataError
 
 SEED = 0  # of every permutation and patch: part of what a name means, hence no option
 

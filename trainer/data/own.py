@@ -15,7 +15,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from trainer.data.registry import DataError, Dataset
+from trainer.data.registry import Dataset
+from trainer.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.raw import reading
-from trainer.data.registry import SPLITS, DataError
+from trainer.data.registry import SPLITS
+from trainer.errors import DataError
 
 SIDE = 28  # pixels of a digit
 FOLDERS = {"train": "train", "val": "validation", "test": "test"}  # of BSDS500 -> split that its photographs serve

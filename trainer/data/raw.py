@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.registry import DataError, Dataset
+from trainer.data.registry import Dataset
+from trainer.errors import DataError
 
 Labelled = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, H, W], labels int64 [N]
 

@@ -3,11 +3,9 @@
 import difflib
 from dataclasses import dataclass, replace
 
+from trainer.errors import DataError
+
 SPLITS = ("train", "validation", "test")
-
-
-class DataError(ValueError):
-    """Data that cannot be had or used; the message names the set or the file and the remedy."""
 
 
 @dataclass(frozen=True)

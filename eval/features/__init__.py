@@ -1,0 +1,1 @@
+"""Feature extractors, and the statistics and distances of feature vectors."""

@@ -1,0 +1,1 @@
+"""Metrics: each file of this folder defines one, and nothing else."""

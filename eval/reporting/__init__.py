@@ -1,0 +1,1 @@
+"""The report of a sweep: the page and its tables."""

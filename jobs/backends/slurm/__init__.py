@@ -1,0 +1,1 @@
+"""Everything that knows a Slurm command, option or state."""

@@ -1,0 +1,1 @@
+"""What became of submitted trials: their state, tables, log files and submissions."""

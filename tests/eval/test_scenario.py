@@ -1,0 +1,154 @@
+"""Sweeps over pairs of digit sets: bad pairs are refused, and the report puts their rows beside public reports."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval import report
+from tests.eval.test_report import evaluate, trial
+from trainer.config.schema import resolve
+from trainer.data import registry
+from trainer.data.cache import load, stage
+from trainer.data.registry import Dataset
+from trainer.errors import ConfigError, DataError
+
+PAIR = {"source": "mnist5k", "target": "mnistm5k"}
+
+
+def config(**data: Any) -> Any:
+    return resolve({"name": "s", "method": "dann", "data": {**PAIR, **data}}, "s.yaml")
+
+
+# --- bad pairs
+
+
+def test_a_target_that_is_the_source_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"s\.yaml: data\.target: 'mnist5k' is the source, too, so there is nothing"):
+        config(target="mnist5k")
+
+
+def test_sets_of_different_classes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    letters = Dataset("letters", size=28, channels=1, classes=26, origin="a test")
+    monkeypatch.setitem(registry.DATASETS, "letters", letters)
+    with pytest.raises(
+        ConfigError, match=r"data: mnist5k \(28 px, 10 classes\) and letters \(28 px, 26 classes\) have"
+    ):
+        config(target="letters")
+
+
+def test_sets_of_different_size_ask_for_one() -> None:
+    with pytest.raises(ConfigError, match=r"mnist5k \(28 px, .* and usps \(16 px, .* differ in size; set data\.size"):
+        config(target="usps")
+    assert config(target="usps", size=28).data.shape() == (1, 28, 10)
+    assert config(target="usps", size=28, channels=3).data.shape() == (3, 28, 10)
+    assert config(channels=1).data.shape() == (1, 28, 10), "colour is turned to grey on demand"
+
+
+def test_a_missing_domain_and_a_missing_split_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data: dann reads 'target_images': give data\.target"):
+        config(target=None)
+    stage("digits", tmp_path, 8, 1)
+    with pytest.raises(DataError, match="digits has no split 'valid'; splits: train, validation, test"):
+        load("digits", "valid", tmp_path, 8, 1)
+    (lost,) = tmp_path.glob("cache/digits-*/test_images.npy")
+    lost.unlink()
+    with pytest.raises(DataError, match=r"digits is not staged: .* is incomplete"):
+        load("digits", "train", tmp_path, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ({"dan": [0.1, 0.2]}, "unknown method 'dan'; did you mean 'dann'"),
+        ({"dann": [0.2, 0.1]}, r"must be \[lowest, highest\]"),
+        ({"dann": 0.5}, r"eval\.reference\.dann: 0\.5: "),
+    ],
+)
+def test_a_reference_is_a_range_of_a_method_that_exists(reference: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve({"name": "s", "method": "dann", "data": PAIR, "eval": {"reference": reference}}, "s.yaml")
+
+
+def test_what_is_drawn_how_is_a_part_of_the_identity() -> None:
+    found = {config(**more).identity() for more in ({}, {"jitter": 0.2}, {"balanced": True}, {"channels": 1})}
+    assert len(found) == 4
+    with pytest.raises(ConfigError, match=r"data\.jitter: 1\.0: "):
+        config(jitter=1.0)
+
+
+# --- the report
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Three rows, two seeds each, in an order that is not that of the table; a lone set beside them."""
+    folder = tmp_path / "logs" / "pairs"
+    reference = {"dann": [0.72, 0.92], "source_only": [0.52, 0.52], "target_only": [0.96, 0.96]}
+    random = np.random.RandomState(0)
+    for method, found in (("dann", (0.8, 0.9)), ("source_only", (0.5, 0.6)), ("target_only", (0.97, 0.97))):
+        for seed, value in enumerate(found):
+            path = trial(folder, f"{method},seed={seed}", method, seed, eval={"reference": reference})
+            metrics = {"accuracy/target": value, "proxy_a_distance": 1.5 - seed}
+            metrics |= {
+                f"{rule}/accuracy/target": value - 0.1 * (rule == "best") for rule in ("best", "infomax", "oracle")
+            }
+            evaluate(path, metrics)
+            np.savez(path / "eval" / "confusion_target.npz", counts=np.array([[3, 1], [seed, 2 - seed]]))
+            points, labels = random.normal(size=(40, 2)).astype(np.float32), np.arange(40) % 2
+            np.savez(path / "eval" / "tsne.npz", points=points, labels=labels, domains=np.repeat([0, 1], 20))
+    return folder
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells of the first row of markdown that starts like that."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {first}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_rows_run_from_the_lower_to_the_upper_bound_beside_public_reports(sweep: Path) -> None:
+    report.write_report(sweep)
+    text = (sweep / "report" / "results.md").read_text().partition("## mnist5k → mnistm5k")[2]
+    head = cells(text, "setting")
+    assert head[:4] == ["setting", "n", "last weights", "chosen by source labels"]
+    assert head[4:] == ["chosen by information", "chosen by target labels (oracle)", "proxy A-distance", "reported"]
+    starts = [text.index(f"| {method} ") for method in ("source_only", "dann", "target_only")]
+    assert starts == sorted(starts)
+    row = dict(zip(head, cells(text, "dann"), strict=True))
+    assert row["last weights"] == "0.8500 ± 0.0707"
+    assert row["chosen by source labels"] == "0.7500 ± 0.0707"
+    assert row["proxy A-distance"] == "1.000 ± 0.707"
+    assert row["reported"] == "0.72 to 0.92"
+    by_class = text.partition("share found of class")[2]
+    assert cells(by_class, "dann")[1:] == ["0.750", "0.750"]  # the mean of 3/4, 3/4 and of 2/2, 1/2
+
+
+def test_the_page_shows_the_rows_and_one_picture_of_all_methods(sweep: Path) -> None:
+    page = report.write_report(sweep).read_text()
+    assert 'id="scenarios"' in page
+    assert "0.72 to 0.92" in page
+    with Image.open(sweep / "report" / "tsne_mnist5k_mnistm5k.png") as image:
+        assert image.height > 1.2 * image.width, "a row for each of three methods, a panel by class and one by domain"
+    assert page.count('alt="t-SNE of mnist5k and mnistm5k, a row per method"') == 1
+
+
+def test_arrays_that_cannot_be_read_are_left_out(sweep: Path) -> None:
+    for file in sweep.glob("*/eval/tsne.npz"):
+        file.write_bytes(b"PK\x03\x04 torn")
+    for file in sweep.glob("dann*/eval/confusion_target.npz"):
+        file.unlink()
+    text = report.write_report(sweep).read_text()
+    assert not (sweep / "report" / "tsne_mnist5k_mnistm5k.png").exists()
+    assert "a row per method" not in text
+    by_class = (sweep / "report" / "results.md").read_text().partition("share found of class")[2].partition("##")[0]
+    assert "| source_only " in by_class
+    assert "| dann " not in by_class
+
+
+def test_a_sweep_over_one_set_has_no_such_section(tmp_path: Path) -> None:
+    folder = tmp_path / "logs" / "lone"
+    trial(folder, "dann,seed=0", data={"dataset": "digits"}, accuracy=0.5)
+    assert 'id="scenarios"' not in report.write_report(folder).read_text()
+    assert "→" not in (folder / "report" / "results.md").read_text()

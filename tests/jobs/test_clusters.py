@@ -1,0 +1,159 @@
+"""Cluster presets without any Slurm: how one is chosen, what may stand in it, and what it makes of a sweep."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.backends.slurm import presets
+from jobs.backends.slurm.presets import Preset, Site, choose
+from tests.jobs.test_submit import DANN, check_refused, command
+from trainer.config.sweep import load
+from trainer.errors import ConfigError
+
+
+def preset(folder: Path, **content: Any) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lab.yaml").write_text(yaml.safe_dump(content))
+    return str(folder / "lab.yaml")
+
+
+def test_the_example_is_one() -> None:
+    kind, example = choose("example")
+    assert kind == "slurm"
+    assert example.resources.gres == "gpu:a100"
+    text = (presets.FOLDER / "example.yaml").read_text()
+    for name in Preset.model_fields:
+        assert f"\n{name}:" in text or f"\n# {name}:" in text, f"the example does not show {name}"
+
+
+def test_what_is_commented_out_in_the_example_is_valid_too(tmp_path: Path) -> None:
+    lines = (presets.FOLDER / "example.yaml").read_text().splitlines()
+    keys = tuple(f"# {name}:" for name in Preset.model_fields)
+    bare = [line[2:] if line.startswith((*keys, "#   - ")) else re.sub("^    # ", "    ", line) for line in lines]
+    (tmp_path / "all.yaml").write_text("\n".join(bare))
+    _, found = choose(str(tmp_path / "all.yaml"))
+    assert found.model_fields_set == set(Preset.model_fields)
+    assert found.container[:2] == ["apptainer", "exec"]
+    assert found.resources.slurm["constraint"] == "a100&nvme"
+
+
+@pytest.mark.parametrize("name", [None, "local", "slurm"])
+def test_without_a_preset_nothing_is_particular(name: str | None) -> None:
+    assert choose(name) == (name, Preset())
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"containr": "x"}, r"lab.yaml: containr: unknown key 'containr'; did you mean 'container'"),
+    "unknown resource": ({"resources": {"gpus": 2}}, r"lab.yaml: resources.gpus: unknown key 'gpus'; .*gpus_per_node"),
+    "an option that is ours": ({"resources": {"slurm": {"time": 5}}}, r"resources.slurm: .*use resources.time"),
+    "a count in gres": ({"resources": {"gres": "gpu:a100:2"}}, r"resources.gres: 'gpu:a100:2': .*without a count"),
+    "a count alone": ({"resources": {"gres": "gpu:2"}}, r"resources.gres: 'gpu:2': .*without a count"),
+    "no list": ({"setup": "module load cuda"}, r"lab.yaml: setup: 'module load cuda': .*list"),
+    "an open quote": ({"container": "run 'x"}, r'lab.yaml: container: "run \'x": no closing quotation'),
+    "no number": ({"max_array": 0}, r"lab.yaml: max_array: 0: .*greater than 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_bad_preset_is_refused_by_file_and_key(case: str, tmp_path: Path) -> None:
+    content, said = WRONG[case]
+    with pytest.raises(ConfigError, match=said):
+        choose(preset(tmp_path, **content))
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path, data_root: str) -> None:
+    (tmp_path / "x.yaml").write_text(DANN)
+    words = [str(tmp_path / "x.yaml"), "--dry-run", "--runs", str(tmp_path / "logs")]
+    result = command(data_root, *words, "--cluster", "exampel")
+    check_refused(result, "--cluster", "'exampel'", "did you mean 'example'", "sweeps/clusters/")
+    result = command(data_root, *words, TURNOUT_CLUSTER="./nowhere.yaml")
+    check_refused(result, "nowhere.yaml", "No such file")
+    # The command line wins over the variable, and a preset is for Slurm.
+    assert command(data_root, *words, "--cluster", "local", TURNOUT_CLUSTER="exampel").returncode == 0
+    result = command(data_root, *words, TURNOUT_CLUSTER="local")
+    assert "here (asked by TURNOUT_CLUSTER)" in result.stdout
+    result = command(data_root, words[0], "--runs", words[3], PATH=str(tmp_path), TURNOUT_CLUSTER="example")
+    check_refused(result, "TURNOUT_CLUSTER: example", "no sbatch", "--cluster local")
+
+
+def test_a_preset_may_build_on_another(tmp_path: Path) -> None:
+    preset(tmp_path, resources={"mem_gb": 8, "slurm": {"partition": "gpu"}}, max_jobs=5)
+    (tmp_path / "big.yaml").write_text("base: lab.yaml\nresources: {slurm: {account: vision}}\n")
+    _, found = choose(str(tmp_path / "big.yaml"))
+    assert found.resources.slurm == {"partition": "gpu", "account": "vision"}
+    assert found.max_jobs == 5
+
+
+def test_a_file_wins_key_by_key_and_no_trial_becomes_another(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(DANN + "resources: {mem_gb: 1, slurm: {account: own}}\ngrid: {train.seed: [0, 1]}\n")
+    resources = {"mem_gb": 8, "cpus_per_gpu": 2, "slurm": {"account": "lab", "partition": "gpu"}}
+    _, lab = choose(preset(tmp_path / "presets", resources=resources))
+    plain, trials = load(file, []), load(file, ["resources.slurm.qos=fast"], lab.defaults())
+    assert [t.identity for t in trials] == [t.identity for t in plain]
+    assert [t.name for t in trials] == [t.name for t in plain]
+    found = trials[0].config.resources
+    assert (found.mem_gb, found.cpus_per_gpu, found.gpus_per_node) == (1, 2, 1)
+    assert found.slurm == {"account": "own", "partition": "gpu", "qos": "fast"}
+
+
+def test_a_dry_run_shows_what_a_preset_makes_of_it(tmp_path: Path, data_root: str) -> None:
+    """Also where there is no Slurm."""
+    (tmp_path / "x.yaml").write_text(DANN)
+    asked = {"gres": "gpu:a100", "gpus_per_node": 2, "slurm": {"gres": "lscratch:10", "account": "vision"}}
+    lab = preset(
+        tmp_path,
+        resources=asked,
+        setup=["module load cuda  # twice"],
+        container=["apptainer", "exec", "/a b.sif"],
+        srun="--mpi=none",
+    )
+    words = ["--dry-run", "--runs", str(tmp_path / "logs"), "--cluster", lab]
+    result = command(data_root, str(tmp_path / "x.yaml"), *words, PATH="/nowhere")
+    assert result.returncode == 0, result.stderr
+    train = result.stdout.partition("#!/bin/bash")[2]
+    for line in ("#SBATCH --account=vision", "#SBATCH --gres=gpu:a100:2,lscratch:10", "module load cuda  # twice"):
+        assert f"\n{line}\n" in train
+    assert "--gpus-per-node" not in train
+    places = [train.index(text) for text in ("module load", "srun ", " --mpi=none ", "submitit.core")]
+    assert places == sorted(places)
+    assert "started by: apptainer exec '/a b.sif' python3" in result.stdout
+
+
+@pytest.mark.skipif(shutil.which("env") is None, reason="needs env")
+def test_the_launcher_is_started_deaf_and_with_its_code_first(tmp_path: Path) -> None:
+    """Run by a real shell, from a path that it would have to be careful with."""
+    code = tmp_path / "a b'\"$(touch x)"
+    code.mkdir()
+    (code / "probe.py").write_text(
+        "import os, signal, sys\n"
+        "print(os.getcwd())\nprint(os.environ['PYTHONPATH'])\nprint(sys.path[0])\n"
+        "print(*(signal.getsignal(n).name for n in (signal.SIGUSR2, signal.SIGTERM)))\n"
+    )
+    for before, behind in (("", ""), ("/somewhere:/else", ":/somewhere:/else")):
+        done = subprocess.run(
+            ["sh", "-c", f"{Site(Preset(), code).launcher()} -m probe"],
+            env=os.environ | {"PYTHONPATH": before}, cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.splitlines() == [str(code), f"{code}{behind}", str(code), "SIG_IGN SIG_IGN"]
+
+
+def test_python_of_the_nodes_or_of_the_container(tmp_path: Path) -> None:
+    nodes = Site(Preset(python="/opt/py thon"), tmp_path)
+    assert nodes.launcher().endswith(" '/opt/py thon'")
+    assert nodes.container() == []
+    boxed = Site(Preset(python="/opt/python", container=["run", "x"]), tmp_path)
+    assert "/opt/python" not in boxed.launcher()
+    assert boxed.container() == ["run", "x", "/opt/python"]
+    assert Site(Preset(container=["run"]), tmp_path).container() == ["run", "python3"]
+
+
+def test_no_sbatch_refuses_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    presets.check_options({"partishun": "x"}, str)

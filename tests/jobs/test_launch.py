@@ -1,0 +1,231 @@
+"""The launcher and the lock of a run, without Slurm; what needs one is in tests/slurm."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from jobs.backends.slurm.allocation import Allocation, seconds
+from jobs.worker import rendezvous
+from trainer.config.sweep import load
+from trainer.runs import checkpoints
+from trainer.runs.directory import RunDirectory
+from trainer.runs.lock import Lock, Superseded, newer, rival, superseded, take
+from trainer.runs.placement import place
+
+ROOT = Path(__file__).parents[2]
+STEPS = 60
+
+
+def start(*command: str, **environment: str) -> "subprocess.Popen[str]":
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: "subprocess.Popen[str]", code: int = 0) -> str:
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    return said
+
+
+def group(run: Path, attempt: str) -> "subprocess.Popen[str]":
+    """Two processes that train a run as an attempt of a job."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return start(*torchrun, "trainer/main.py", str(run), TURNOUT_ATTEMPT=attempt)
+
+
+def children(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def until(look: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 60
+    while not look():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def new_run(folder: Path, data_root: str, steps: int = STEPS) -> Path:
+    folder.mkdir()
+    file = folder / "one.yaml"
+    file.write_text(
+        f"method: dann\ndata: {{source: mnist5k, target: mnistm5k, root: {data_root}}}\n"
+        f"train: {{steps: {steps}, batch_size: 8, log_every: 1, checkpoint_every: 10}}\n"
+    )
+    return place(folder / "one", load(file, []))[0]
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in line.items() if k not in ("time", "rate")} for line in RunDirectory(run).metrics()]
+
+
+def content(run: Path) -> dict[Path, bytes]:
+    """All files, less those of TensorBoard, which a writer cannot take back."""
+    return {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and "tensorboard" not in file.parts}
+
+
+@pytest.mark.parametrize("peer", ["awake", "gone"])
+def test_an_attempt_that_slurm_had_lost_leaves_without_a_trace(peer: str, tmp_path: Path, data_root: str) -> None:
+    """It stood still with the lock in its hands while the next attempt did the work; then it wakes up.
+
+    Where its peer does not answer, it waits for that one in vain, and must leave all the same.
+    """
+    whole, run = new_run(tmp_path / "whole", data_root), new_run(tmp_path / "lost", data_root)
+    finish(group(whole, "6.0"))
+    lost = group(run, "7.0")
+    until(lambda: len(losses(run)) > 12, lost)
+    held = children(lost.pid)
+    for pid in held:
+        os.kill(pid, signal.SIGSTOP)
+    assert RunDirectory(run).status()["attempt"] == "7.0"
+    assert "done at step" in finish(group(run, "7.1"))
+    after = content(run)
+    os.kill(held[0], signal.SIGCONT)
+    if peer == "gone":
+        until(lambda: held[0] not in children(lost.pid), lost)
+    os.kill(held[1], signal.SIGCONT)
+    said, _ = lost.communicate(timeout=60)
+    assert "a newer attempt has taken over; 7.0 leaves" in said
+    assert content(run) == after
+    weights = f"weights/step-{STEPS:06d}.safetensors"
+    assert (run / weights).read_bytes() == (whole / weights).read_bytes()
+    assert losses(run) == losses(whole)
+
+
+def writer(text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "a").write_text(text)
+
+    return write
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Path, str], Lock]]:
+    """Take a run and let it go when the test ends."""
+    with contextlib.ExitStack() as held:
+
+        def taken(run: Path, attempt: str) -> Lock:
+            lock = take(run, attempt)
+            assert lock
+            held.callback(lock.close)
+            return lock
+
+        yield taken
+
+
+def test_a_checkpoint_is_not_put_in_place_by_who_has_lost_the_run(
+    tmp_path: Path, hold: Callable[[Path, str], Lock]
+) -> None:
+    lock = hold(tmp_path, "7.0")
+    checkpoints.save(tmp_path, 1, "cafe0123", writer("1"), lock.check)
+
+    def overtaken(folder: Path) -> None:
+        writer("2")(folder)
+        hold(tmp_path, "7.1")
+        checkpoints.save(tmp_path, 2, "cafe0123", writer("new"))
+
+    with pytest.raises(Superseded, match=r"7\.1 has taken over from 7\.0"):
+        checkpoints.save(tmp_path, 2, "cafe0123", overtaken, lock.check)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
+    assert (tmp_path / "checkpoints" / "step-000002" / "a").read_text() == "new"
+
+
+def test_only_a_newer_attempt_of_the_same_job_takes_over(tmp_path: Path, hold: Callable[[Path, str], Lock]) -> None:
+    lock = hold(tmp_path, "7_1.2")
+    for attempt in ("7_1.1", "7_1.2", "7_10.3", "8.3", "direct", "local-3"):
+        assert take(tmp_path, attempt) is None
+    assert (rival(tmp_path, "7_1.3"), rival(tmp_path, "8.0"), rival(tmp_path, "direct")) == ("", "7_1.2", "7_1.2")
+    assert superseded(tmp_path, "7_1.1")
+    assert not superseded(tmp_path, "7_1.2")
+    newest = hold(tmp_path, "7_1.10")
+    newest.check()
+    with pytest.raises(Superseded):
+        lock.check()
+    lock.close()
+    assert take(tmp_path, "8.0") is None, "the old file's lock is not that of the new one"
+    newest.close()
+    assert rival(tmp_path, "8.0") == ""
+    hold(tmp_path, "8.0")
+    assert not newer("direct", "direct")
+    assert not newer("local-4", "local-3")
+
+
+def test_a_run_that_another_job_trains_is_left_in_peace(tmp_path: Path, data_root: str) -> None:
+    run = new_run(tmp_path / "busy", data_root, steps=100000)
+    other = start("trainer/main.py", str(run), TURNOUT_ATTEMPT="7.0")
+    until(lambda: losses(run), other)
+    assert "7.0 trains it already" in finish(start("jobs/worker.py", "train", "1", str(run)), code=1)
+    assert "7.0 trains it already" in finish(start("jobs/worker.py", "train", "2", str(run)), code=1)
+    assert not list(run.glob("failed.*"))
+    other.terminate()
+    assert "stopped at step" in finish(other)
+    assert RunDirectory(run).state() == "stopped"
+
+
+def test_workers_end_with_their_torchrun(tmp_path: Path, data_root: str) -> None:
+    """Nobody would tell them to stop any more, and they would train what has failed, and what is started again."""
+    run = new_run(tmp_path / "orphans", data_root, steps=100000)
+    launcher = start("jobs/worker.py", "train", "2", str(run))
+    until(lambda: losses(run), launcher)
+    (torchrun,) = children(launcher.pid)
+    held = children(torchrun)
+    assert len(held) == 2
+    os.kill(torchrun, signal.SIGKILL)
+    assert "killed by SIGKILL" in finish(launcher, code=1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in held)
+    assert (RunDirectory(run).state(), "killed by SIGKILL" in RunDirectory(run).error()) == ("failed", True)
+
+
+def test_the_launcher_of_this_machine_is_not_that_of_the_job_around_it(tmp_path: Path, data_root: str) -> None:
+    """Somebody's interactive job of two nodes: it is neither spread over them nor requeued."""
+    run = new_run(tmp_path / "inside", data_root, steps=100000)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("squeue", "scontrol"):
+        (tools / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\necho RUNNING 10:00\n")
+        (tools / name).chmod(0o755)
+    environment = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "PATH": f"{tools}:{os.environ['PATH']}"}
+    launcher = start("jobs/worker.py", "train", "1", str(run), **environment)
+    until(lambda: losses(run), launcher)
+    launcher.terminate()
+    finish(launcher)
+    (marker,) = run.glob("stopped.*")
+    assert json.loads(marker.read_text())["attempt"].startswith("local-")
+    assert not (tmp_path / "asked").exists()
+
+
+def test_launchers_of_one_node_never_share_a_rendezvous(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as all_at_once:
+        places = []
+        for job in range(200):
+            run = tmp_path / str(job)
+            run.mkdir()
+            places.append(all_at_once.enter_context(rendezvous(run, Allocation(str(job), f"{job}.0"))))
+        assert len(set(places)) == 200
+        # Torchrun can listen there all the same, and nobody beside it.
+        address, port = places[0]
+        store = TCPStore(address, port, 1, is_master=True, timeout=timedelta(seconds=10))
+        store.set("key", "value")
+        with pytest.raises(RuntimeError, match="EADDRINUSE"):
+            TCPStore(address, port, 1, is_master=True, timeout=timedelta(seconds=10))
+
+
+@pytest.mark.parametrize(
+    ("clock", "expected"),
+    [("0:45", 45), ("9:58", 598), ("1:02:03", 3723), ("2-00:00:01", 172801), ("UNLIMITED", float("inf"))]
+    + [(word, float("inf")) for word in ("INVALID", "NOT_SET", "")],
+)
+def test_times_of_squeue(clock: str, expected: float) -> None:
+    assert seconds(clock) == expected

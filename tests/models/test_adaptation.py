@@ -1,0 +1,324 @@
+"""Networks of the adaptation methods layer for layer, MCD by hand, and target labels that reach no loss."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import models
+from models.base import DataSpec
+from models.dann import DANN
+from models.mcd import MCD
+from models.nets import digits
+from models.source_only import SourceOnly
+from tests.models.test_methods import state, trainer
+from tests.processes import SPEC, batches, small
+from trainer.data.batches import Batches
+from trainer.data.cache import Arrays
+
+CPU = torch.device("cpu")
+
+
+def conv(inputs: int, outputs: int, kernel: int) -> int:
+    return outputs * (inputs * kernel**2 + 1)
+
+
+def linear(inputs: int, outputs: int) -> int:
+    return outputs * (inputs + 1)
+
+
+def norm(width: int) -> int:
+    return 2 * width
+
+
+# net -> side of the images, width of the features, and parameters of extractor, classifier and domain classifier,
+# written down from the published lists of layers.
+PUBLISHED = {
+    "svhn": (
+        28,
+        64 * 7 * 7,
+        conv(3, 48, 5) + norm(48) + conv(48, 64, 5) + norm(64) + conv(64, 64, 3) + norm(64),
+        linear(3136, 1024) + norm(1024) + linear(1024, 128) + norm(128) + linear(128, 10),
+        linear(3136, 256) + norm(256) + linear(256, 2),
+    ),
+    "usps": (
+        28,
+        128 * 7 * 7,
+        conv(3, 32, 5) + norm(32) + conv(32, 64, 5) + norm(64) + conv(64, 128, 3) + norm(128),
+        linear(6272, 1024) + norm(1024) + linear(1024, 128) + norm(128) + linear(128, 10),
+        linear(6272, 256) + norm(256) + linear(256, 2),
+    ),
+    "compact": (
+        28,
+        50 * 4 * 4,
+        conv(3, 64, 5) + norm(64) + conv(64, 50, 5) + norm(50),
+        linear(800, 100) + norm(100) + linear(100, 100) + norm(100) + linear(100, 10),
+        linear(800, 100) + norm(100) + linear(100, 2),
+    ),
+    "deep": (
+        32,
+        512,
+        sum(conv(a, b, 3) + norm(b) for a, b in ((3, 64), (64, 128), (128, 256), (256, 256), (256, 512))),
+        linear(512, 512) * 2 + linear(512, 10),
+        4 * (linear(512, 512) + norm(512)) + linear(512, 1),
+    ),
+}
+KINDS = {  # layers of extractor | classifier | domain classifier, each by its initials
+    "svhn": "C B R M C B D R M C B R F | L B R L B R L | L B R L",
+    "usps": "C B R M C B R M C B R F | L B D R L B D R L | L B D R L",
+    "compact": "C B M R C B D M R F | L B R D L B R L | L B R L",
+    "deep": "C B R M C B R M C B R M C B R M C B R M F | L R L R L | L B R L B R L B R L B R L",
+}
+INITIALS = {"Conv2d": "C", "BatchNorm2d": "B", "BatchNorm1d": "B", "ReLU": "R", "MaxPool2d": "M", "Flatten": "F"}
+INITIALS |= {"Linear": "L", "Dropout": "D", "Dropout2d": "D"}
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("net", PUBLISHED)
+def test_networks_are_the_published_ones(net: str) -> None:
+    size, features, *parameters = PUBLISHED[net]
+    parts = digits.build(net, 3, size, 10)
+    assert parts.features == features
+    assert [count(part) for part in parts[:3]] == parameters
+    kinds = " | ".join(" ".join(INITIALS[type(layer).__name__] for layer in part) for part in parts[:3])  # type: ignore[attr-defined]
+    assert kinds == KINDS[net]
+
+
+def test_rates_of_dropout_are_the_published_ones() -> None:
+    found = {
+        net: [layer.p for layer in nn.ModuleList(digits.build(net, 3, 32, 10)[:3]).modules() if isinstance(layer, drop)]
+        for net in PUBLISHED
+        for drop in [(nn.Dropout, nn.Dropout2d)]
+    }
+    assert found == {"svhn": [0.5], "usps": [0.2] * 3, "compact": [0.5, 0.5], "deep": []}
+
+
+def test_images_that_are_too_small_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"images of 28 pixels are too small for this network; set data\.size"):
+        DANN(SPEC, net="deep")
+
+
+# --- DANN's options
+
+
+def test_constant_lambda_and_learning_rate() -> None:
+    method = DANN(SPEC, strength="constant", weight=0.3, schedule="constant")
+    for p in (0.0, 0.5, 1.0):
+        assert method.ramp(p) == 0.3
+        assert method.updates()[0].schedule(p) == 1.0
+    assert SourceOnly(SPEC, schedule="constant").updates()[0].schedule(1.0) == 1.0
+
+
+@pytest.mark.parametrize("method", [DANN, SourceOnly, MCD])
+def test_schedules_equal_their_formulae(method: Any) -> None:
+    """At the beginning, half way and at the end."""
+    formulae = {"inverse": (1.0, 1 / 6**0.75, 1 / 11**0.75), "cosine": (1.0, 0.5, 0.0), "constant": (1.0, 1.0, 1.0)}
+    for name, expected in formulae.items():
+        found = [method(SPEC, schedule=name).updates()[0].schedule(p) for p in (0.0, 0.5, 1.0)]
+        assert found == pytest.approx(expected), name
+
+
+def test_optimizers_take_the_settings_that_the_file_gives() -> None:
+    weights = [nn.Parameter(torch.zeros(1))]
+    adam = DANN(SPEC, optimizer="adam", lr=2e-3, momentum=0.5, weight_decay=1e-4).updates()[0].optimizer(weights)
+    assert isinstance(adam, torch.optim.Adam)
+    assert adam.defaults["lr"] == 2e-3
+    assert adam.defaults["betas"] == (0.5, 0.999)
+    assert adam.defaults["weight_decay"] == 1e-4
+    sgd = DANN(SPEC, lr=2e-3, momentum=0.5).updates()[0].optimizer(weights)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert (sgd.defaults["lr"], sgd.defaults["momentum"]) == (2e-3, 0.5)
+
+
+def test_one_logit_tells_the_target() -> None:
+    """-log(1 - s) for the source and -log s for the target, s the logistic function of the logit."""
+    spec = DataSpec(channels=3, size=32, classes=10)
+    torch.manual_seed(0)
+    method = DANN(spec, net="deep").eval()
+    images = torch.rand(6, 3, 32, 32)
+    logits = method.domain(method.extractor(images))[:, 0].tolist()
+    sure = [1 / (1 + math.exp(-logit)) for logit in logits]
+    batch = {"source_images": images, "target_images": images, "source_labels": torch.arange(6)}
+    losses = method.loss(batch, 0.5)
+    assert losses["source_domain"].item() == pytest.approx(-sum(math.log(1 - s) for s in sure) / 6)
+    assert losses["target_domain"].item() == pytest.approx(-sum(math.log(s) for s in sure) / 6)
+
+
+def test_batch_norm_sees_the_domains_apart_or_as_one_batch() -> None:
+    batch = next(batches("dann", 0, 1))
+    for kind, mean in (("each", None), ("both", batch)):
+        torch.manual_seed(0)
+        method = DANN(SPEC, batch_norm=kind)  # type: ignore[arg-type]
+        first = copy.deepcopy(method.extractor)
+        source, target = method.embed(batch)
+        whole = first(torch.cat([batch["source_images"], batch["target_images"]]))
+        assert torch.equal(torch.cat([source, target]), whole) == (mean is not None)
+
+
+# --- MCD
+
+
+def test_each_step_of_mcd_equals_one_written_by_hand() -> None:
+    lr = 0.05
+    torch.manual_seed(0)
+    method = MCD(SPEC, optimizer="sgd", lr=lr, momentum=0.0, weight_decay=0.0, rounds=1)
+    batch = next(batches("mcd", 0, 1))
+
+    def label(m: MCD) -> Tensor:
+        f, y = m.extractor(batch["source_images"]), batch["source_labels"]
+        return -(m.first(f).log_softmax(1) + m.second(f).log_softmax(1)).gather(1, y[:, None]).mean()
+
+    def distance(m: MCD) -> Tensor:
+        f = m.extractor(batch["target_images"])
+        one, two = (torch.exp(g(f)) / torch.exp(g(f)).sum(1, keepdim=True) for g in (m.first, m.second))
+        return (one - two).abs().sum() / (len(f) * SPEC.classes)
+
+    steps = [
+        (("extractor", "first", "second"), label),
+        (("first", "second"), lambda m: label(m) - distance(m)),
+        (("extractor",), distance),
+    ]
+    training = trainer(method)
+    assert [update.name for update in training.updates] == ["learn", "disagree", "bring_0"]
+    for update, (trains, goal) in zip(training.updates, steps, strict=True):
+        assert update.trains == trains
+        hand = copy.deepcopy(method).requires_grad_(True)
+        moving = {k: p for k, p in hand.named_parameters() if k.startswith(tuple(f"{t}." for t in trains))}
+        gradients = torch.autograd.grad(goal(hand), list(moving.values()))
+        training.apply(update, batch)
+        for (key, p), gradient in zip(moving.items(), gradients, strict=True):
+            torch.testing.assert_close(method.get_parameter(key), p - lr * gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_mcd_keeps_the_statistics_of_the_target_for_prediction() -> None:
+    batch = next(batches("mcd", 0, 1)) | {"source_images": torch.full((12, 3, 28, 28), 0.5)}
+    method = MCD(SPEC)
+    norm = next(m for m in method.extractor.modules() if isinstance(m, nn.BatchNorm2d))
+    before = norm.running_mean.clone()  # type: ignore[union-attr]
+    method.label(batch, 0.0)
+    assert torch.equal(norm.running_mean, before)  # type: ignore[arg-type]
+    assert norm.momentum == 0.1
+    method.disagreement(batch, 0.0)
+    expected = 0.1 * method.extractor[:2](batch["target_images"]).mean((0, 2, 3))  # type: ignore[index]
+    torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_mcd_predicts_by_both_classifiers() -> None:
+    method = MCD(SPEC).eval()
+    images = next(batches("mcd", 0, 1))["source_images"]
+    f = method.features(images)
+    assert torch.allclose(method.predict(images), (method.first(f) + method.second(f)) / 2)
+    assert not torch.allclose(method.first(f), method.second(f)), "the classifiers must start apart"
+
+
+# --- the target's labels
+
+
+def domains(target_labels: np.ndarray) -> dict[str, Arrays]:
+    random = np.random.RandomState(0)
+    found = {}
+    for domain in ("source", "target"):
+        images = random.randint(256, size=(40, 28, 28, 3)).astype(np.uint8).transpose(0, 3, 1, 2)
+        found[domain] = Arrays(images, np.arange(40, dtype=np.int64) % 10 if domain == "source" else target_labels)
+    return found
+
+
+ADAPTING = [n for n in models.names() if {"source_images", "target_images"} <= set(models.signature(n).reads)]
+
+
+@pytest.mark.parametrize("name", [*ADAPTING, "source_only"])
+def test_wrong_labels_of_the_target_change_no_bit_of_the_weights(name: str) -> None:
+    """All that training can see of the target goes through Batches: there, its labels may be anything, or unknown."""
+    trained = []
+    for labels in (np.arange(40) % 10, np.full(40, 3), np.full(40, -1)):
+        torch.manual_seed(0)
+        training = trainer(small(name, SPEC))
+        drawn = Batches(domains(labels), models.load(name).reads, 12, 0, 0, 1, CPU, balanced=True, jitter=0.2)
+        for _ in training.fit(drawn.at(step) for step in range(3)):
+            pass
+        trained.append(state(training.method))
+    for other in trained[1:]:
+        assert all(torch.equal(trained[0][key], other[key]) for key in trained[0])
+
+
+def test_wrong_labels_of_the_target_do_change_the_upper_bound() -> None:
+    """So that the test above is known to be able to fail."""
+    trained = []
+    for labels in (np.arange(40) % 10, np.full(40, 3)):
+        torch.manual_seed(0)
+        training = trainer(models.load("target_only")(SPEC))
+        drawn = Batches(domains(labels), ("target_images", "target_labels"), 12, 0, 0, 1, CPU)
+        for _ in training.fit(drawn.at(step) for step in range(3)):
+            pass
+        trained.append(state(training.method))
+    assert not torch.equal(trained[0]["classifier.3.bias"], trained[1]["classifier.3.bias"])
+
+
+# --- batches: balanced, and jittered
+
+
+def test_balanced_batches_hold_each_class_as_often() -> None:
+    labels = np.repeat(np.arange(4), (3, 10, 20, 67)).astype(np.int64)
+    images = np.arange(100, dtype=np.uint8)[:, None, None, None].repeat(3, 1)
+    arrays = {"": Arrays(images.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2), labels)}
+    one = Batches(arrays, ("images", "labels"), 20, 0, 0, 1, CPU, balanced=True)
+    seen: list[int] = []
+    for step in range(7):
+        batch = one.at(step)
+        assert batch["labels"].bincount().tolist() == [5, 5, 5, 5]
+        number = ((batch["images"][:, 0, 0, 0] + 1) * 127.5).round().long()
+        assert torch.equal(torch.from_numpy(labels)[number], batch["labels"]), "an image and its label stay together"
+        seen += number[batch["labels"] == 1].tolist()
+        parts = [
+            Batches(arrays, ("images", "labels"), 20, 0, rank, 2, CPU, balanced=True).at(step)["images"]
+            for rank in (0, 1)
+        ]
+        assert torch.equal(torch.cat(parts), batch["images"])
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(3, 13)), "an epoch shows every sample once"
+    assert seen[:10] != seen[10:20]
+    for size in (6, 2, 1):
+        uneven = Batches(arrays, ("labels",), size, 0, 0, 1, CPU, balanced=True)
+        drawn = torch.cat([uneven.at(step)["labels"] for step in range(8)])
+        assert drawn.tolist() == [0, 1, 2, 3] * (2 * size), f"batches of {size}"
+
+
+def test_jitter_moves_what_has_labels_and_is_a_pure_function_of_the_step() -> None:
+    arrays, keys = domains(np.zeros(40, np.int64)), ("source_images", "source_labels", "target_images")
+    plain, moved = (Batches(arrays, keys, 8, 0, 0, 1, CPU, jitter=amount) for amount in (0.0, 0.3))
+    again = Batches(arrays, keys, 8, 0, 0, 1, CPU, jitter=0.3)
+    for step in (3, 1):
+        a, b = plain.at(step), moved.at(step)
+        assert torch.equal(a["target_images"], b["target_images"])
+        assert torch.equal(a["source_labels"], b["source_labels"])
+        assert not torch.allclose(a["source_images"], b["source_images"])
+        assert b["source_images"].shape == a["source_images"].shape
+        assert b["source_images"].abs().max() <= 1
+        assert b["source_images"].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(b["source_images"], again.at(step)["source_images"])
+    other = Batches(arrays, keys, 8, 1, 0, 1, CPU, jitter=0.3)
+    assert not torch.equal(other.at(1)["source_images"], again.at(1)["source_images"])
+
+
+def test_jitter_stays_within_its_share() -> None:
+    """The middle of a disc moves by at most a quarter of the amount, its width changes by at most the amount."""
+    from trainer.data.augment import jitter
+
+    side, amount = 65, 0.4
+    y, x = np.mgrid[:side, :side] - side // 2
+    disc = torch.from_numpy((x**2 + y**2 < 15**2).astype(np.float32)).expand(200, 1, side, side)
+    drawn = jitter(disc, amount, seed=1)
+    heights = (drawn.amax(3) > 0.5).sum(2).flatten() / (disc.amax(3) > 0.5).sum(2).flatten()
+    assert heights.min() > 1 / (1 + amount) - 0.08
+    assert heights.max() < 1 + amount + 0.08
+    assert heights.max() - heights.min() > 0.4
+    rows = (drawn.sum((1, 3)) * torch.arange(side)).sum(1) / drawn.sum((1, 2, 3)) - side // 2
+    assert rows.abs().max() < (amount / 4 + 0.02) * side * (1 + amount)
+    assert rows.std() > 0.02 * side
+    assert torch.equal(jitter(disc, amount, seed=1), drawn)

@@ -1,0 +1,285 @@
+"""Properties of every method found in models/: whoever adds a file gets them proven."""
+
+import copy
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+import models
+from models.base import Batch, DataSpec, Method, Update
+from tests.processes import BATCH, SPEC, STEPS, batches, build, draws_noise, small
+from trainer.config.schema import Train
+from trainer.loop import Trainer, trainable
+from trainer.seeds import seed_torch
+
+
+def trainer(method: Method, **train: object) -> Trainer:
+    settings = Train.model_validate({"steps": STEPS, "batch_size": BATCH, **train})
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision; tests try several
+    return Trainer(method, Accelerator(cpu=True, mixed_precision=settings.precision), settings)
+
+
+def first(name: str) -> Batch:
+    return next(batches(name, 0, 1))
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(params=models.names())
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_signature_read_from_source_is_the_real_one(name: str) -> None:
+    import inspect
+
+    real = list(inspect.signature(models.load(name)).parameters.values())[1:]
+    read = models.signature(name)
+    assert [(p.name, p.default) for p in real] == [(h.name, h.default) for h in read.hyperparameters]
+    assert models.load(name).reads == read.reads
+    assert read.summary.endswith(".")
+    assert "(" in read.summary or "only" in read.summary.lower()  # a paper, or a bound
+
+
+@pytest.mark.parametrize("size", [28, 32])
+def test_capabilities_give_the_right_shapes_and_types(name: str, size: int) -> None:
+    spec = DataSpec(channels=3, size=size, classes=7)
+    method = small(name, spec).eval()
+    images = torch.rand(5, 3, size, size) * 2 - 1
+    found = 0
+    if predict := getattr(method, "predict", None):
+        logits, found = predict(images), found + 1
+        assert logits.shape == (5, 7)
+        assert logits.dtype == torch.float32
+    if features := getattr(method, "features", None):
+        vectors, found = features(images), found + 1
+        assert vectors.ndim == 2
+        assert len(vectors) == 5
+    if sample := getattr(method, "sample", None):
+        drawn, found = sample(4), found + 1
+        assert drawn.shape == (4, 3, size, size)
+        assert drawn.abs().max() <= 1
+    if reconstruct := getattr(method, "reconstruct", None):
+        again, found = reconstruct(images), found + 1
+        assert again.shape == images.shape
+    assert found, "a method without any capability cannot be evaluated"
+
+
+def test_an_update_moves_exactly_what_it_trains(name: str) -> None:
+    training = trainer(build(name, independent=False))
+    batch = first(name)
+    for update in training.updates:
+        before = state(training.method)
+        seed_torch(0)
+        training.apply(update, batch)
+        after = state(training.method)
+        prefixes = tuple(f"{network}." for network in update.trains)
+        for key, parameter in training.method.named_parameters():
+            moved = not torch.equal(before[key], after[key])
+            assert moved == key.startswith(prefixes), f"{update.name}: {key}"
+            assert not parameter.requires_grad
+            assert parameter.grad is None
+
+
+def test_losses_are_named_finite_scalars(name: str) -> None:
+    training = trainer(build(name, independent=False))
+    for update in training.updates:
+        for term, loss in update.loss(first(name), 0.5).items():
+            assert term.isidentifier()
+            assert loss.shape == ()
+            assert loss.isfinite()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_each_update_lowers_its_own_loss(name: str, precision: str) -> None:
+    """On a batch, and noise, that it sees again and again, while nobody else moves."""
+    batch = first(name)
+    for number in range(len(build(name, independent=False).updates())):
+        training = trainer(build(name, independent=False), precision=precision, steps=100)
+        update = training.updates[number]
+        sums = []
+        for _ in range(30):
+            seed_torch(0)
+            with trainable(training.parameters[update.name].values()), training.accelerator.autocast():
+                terms = update.loss(batch, 0.0)  # at 0: an adversary within the loss has no strength yet
+            sums.append(sum(term.item() for term in terms.values() if term.requires_grad))
+            seed_torch(0)
+            training.apply(update, batch)
+        assert sums[-1] < sums[0] - 0.005 * abs(sums[0]), f"{update.name}: {sums}"
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 4])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_stopped_and_resumed_is_never_stopped(name: str, stop_at: int, precision: str, tmp_path: Path) -> None:
+    whole = trainer(build(name, independent=False), precision=precision)
+    rows: dict[int, dict[str, float]] = {}
+    for step in whole.fit(batches(name, 0, 1)):
+        if step == stop_at:
+            whole.settle()
+            whole.save(tmp_path)
+    rows = whole.settle()
+
+    torch.manual_seed(12345)  # whatever the process drew before must not matter
+    resumed = trainer(small(name, SPEC), precision=precision)
+    resumed.load(tmp_path)
+    assert resumed.step == stop_at
+    for _ in resumed.fit(islice(batches(name, 0, 1), stop_at, None)):
+        pass
+    assert equal(state(whole.method), state(resumed.method))
+    assert equal(state(whole.averages), state(resumed.averages))
+    assert resumed.settle() == rows
+    for a, b in zip(whole.optimizers.values(), resumed.optimizers.values(), strict=True):
+        assert str(a.state_dict()) == str(b.state_dict())
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_micro_batches_equal_the_full_batch(name: str, parts: int) -> None:
+    """Where samples are independent and no noise is drawn; in float64, so that only rounding differs."""
+    if draws_noise(name):
+        pytest.skip(f"{name} draws noise, for each micro-batch its own")
+    results = []
+    for micro_batches in (1, parts):
+        method = build(name, independent=True).double()
+        training = trainer(method, micro_batches=micro_batches)
+        for batch in batches(name, 0, 1):
+            double = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+            for update in training.updates:
+                training.apply(update, double)
+            training.step += 1
+        results.append((state(training.method), training.settle()))
+    (one, rows_one), (many, rows_many) = results
+    assert all(torch.allclose(one[key], many[key], rtol=1e-6, atol=1e-9) for key in one)
+    for step, row in rows_one.items():
+        assert row == pytest.approx(rows_many[step], rel=1e-5)
+
+
+def test_labels_of_the_target_never_reach_an_adaptation_method(name: str) -> None:
+    """The trainer gathers only what a method reads: one that reads both domains may not name the target labels."""
+    reads = models.signature(name).reads
+    if "source_images" in reads and "target_images" in reads:
+        assert "target_labels" not in reads
+
+
+def test_a_parameter_out_of_reach_is_named() -> None:
+    class Unreached(Method):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.ModuleDict({"used": nn.Linear(2, 1), "forgotten": nn.Linear(2, 1)})
+
+        def updates(self) -> list[Update]:
+            return [Update("fit", ("network",), self.loss, lambda p: torch.optim.SGD(p, 0.1))]
+
+        def loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+            return {"fit": self.network["used"](batch["images"]).mean()}
+
+    training = trainer(Unreached())
+    with pytest.raises(RuntimeError, match=r"'fit' trains network\.forgotten\.weight, but its loss does not depend"):
+        training.apply(training.updates[0], {"images": torch.ones(4, 2)})
+
+
+def test_every_sets_how_often_an_update_runs() -> None:
+    class Two(Method):
+        def __init__(self) -> None:
+            super().__init__()
+            self.critic, self.generator = nn.Linear(2, 1), nn.Linear(2, 1)
+
+        def updates(self) -> list[Update]:
+            sgd = lambda p: torch.optim.SGD(p, 0.1)  # noqa: E731
+            return [
+                Update("critic", ("critic",), lambda b, p: {"a": self.critic(b["images"]).mean()}, sgd),
+                Update(
+                    "generator", ("generator",), lambda b, p: {"a": self.generator(b["images"]).mean()}, sgd, every=3
+                ),
+            ]
+
+    training = trainer(Two())
+    for _ in training.fit({"images": torch.ones(4, 2)} for _ in range(STEPS)):
+        pass
+    rows = training.settle()
+    assert [step for step, row in rows.items() if "critic/a" in row] == list(range(STEPS))
+    assert [step for step, row in rows.items() if "generator/a" in row] == [0, 3]
+
+
+def test_average_follows_the_published_rule_and_is_what_is_exported(tmp_path: Path) -> None:
+    """Warm-up min(decay, (1 + t) / (10 + t)); buffers are copied."""
+    from safetensors.torch import load_file
+
+    class Averaged(Method):
+        averaged = {"network": 0.5}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            self.network = nn.Sequential(self.linear, nn.BatchNorm1d(2))
+
+        def updates(self) -> list[Update]:
+            loss = lambda b, p: {"fit": self.network(b["images"]).square().mean() + self.linear.weight.sum()}  # noqa: E731
+            return [Update("fit", ("network",), loss, lambda p: torch.optim.SGD(p, 0.1))]
+
+    training = trainer(Averaged())
+    expected = {k: v.clone() for k, v in training.method.network.named_parameters()}  # type: ignore[union-attr]
+    generator = torch.Generator().manual_seed(0)
+    for step in training.fit({"images": torch.randn(4, 2, generator=generator)} for _ in range(STEPS)):
+        t = step - 1
+        decay = min(0.5, (1 + t) / (10 + t))
+        for key, value in training.method.network.named_parameters():  # type: ignore[union-attr]
+            expected[key] = decay * expected[key] + (1 - decay) * value
+    training.export(tmp_path / "weights.safetensors")
+    exported = load_file(tmp_path / "weights.safetensors")
+    for key, value in expected.items():
+        torch.testing.assert_close(exported[f"network.{key}"], value)
+    assert not torch.equal(exported["network.0.weight"], training.method.state_dict()["network.0.weight"])
+    for key, buffer in training.method.network.named_buffers():  # type: ignore[union-attr]
+        assert torch.equal(exported[f"network.{key}"], buffer)
+
+
+def test_clipping_bounds_the_norm_of_an_update() -> None:
+    seen = []
+
+    class Steep(Method):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.Linear(3, 1)
+
+        def updates(self) -> list[Update]:
+            loss = lambda b, p: {"fit": 1e3 * self.network(b["images"]).mean()}  # noqa: E731
+            return [Update("fit", ("network",), loss, lambda p: torch.optim.SGD(p, 1.0))]
+
+    for clip in (0.0, 0.5):
+        training = trainer(Steep(), clip=clip)
+        before = copy.deepcopy(training.method)
+        training.apply(training.updates[0], {"images": torch.ones(4, 3)})
+        moves = [(a - b).flatten() for a, b in zip(before.parameters(), training.method.parameters(), strict=True)]
+        seen.append(torch.cat(moves).norm().item())
+    assert seen[0] == pytest.approx(2e3, rel=1e-3)  # 1e3 * |(1, 1, 1, 1)|
+    assert seen[1] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_signature_follows_what_python_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keyword-only hyperparameters, an annotated `reads`, another class before it, a method that extends a method."""
+    (tmp_path / "odd.py").write_text(
+        '"""Odd."""\n'
+        "from models.base import Method\n"
+        "from models.nets.layers import ReverseGradient\n"
+        "class Helper(ReverseGradient): ...\n"
+        "class Odd(Method):\n"
+        "    reads: tuple[str, ...] = ('images',)\n"
+        "    def __init__(self, data, width: int = 3, *, lr: float = 0.5): ...  # rate\n"
+    )
+    (tmp_path / "odder.py").write_text('"""Odder."""\nfrom models.odd import Odd\nclass Odder(Odd): ...\n')
+    monkeypatch.setattr(models, "FOLDER", tmp_path)
+    for name in ("odd", "odder"):
+        found = models.signature(name)
+        assert found.reads == ("images",)
+        assert [(h.name, h.default) for h in found.hyperparameters] == [("width", 3), ("lr", 0.5)]

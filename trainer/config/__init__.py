@@ -1,0 +1,1 @@
+"""From YAML to resolved trials; imports nothing heavy."""

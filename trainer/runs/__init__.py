@@ -1,0 +1,1 @@
+"""The run directory and its one owner: file names, markers, attempts, lock, checkpoints, atomic writes."""
