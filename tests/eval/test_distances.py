@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 WORKER = """
 import sys, numpy as np
 from eval import distributed
-from tests.test_distances import sampled
+from tests.eval.test_distances import sampled
 with distributed.joined():
     found = sampled(10_000)
 np.savez(f"{sys.argv[1]}/{distributed.rank()}.npz", sums=found.moments.sums, features=found.features)

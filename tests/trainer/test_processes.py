@@ -100,7 +100,7 @@ def penalised(out: Path, micro_batches: int = 1) -> None:
 
 def test_micro_batches_and_processes_share_one_gradient_penalty(tmp_path: Path) -> None:
     """From the same draws parts of a batch have, in the mean, the gradients and terms of the whole."""
-    pair = torchrun(2, "-m", "tests.test_processes", str(tmp_path))
+    pair = torchrun(2, "-m", "tests.trainer.test_processes", str(tmp_path))
     for micro_batches in (1, 2, 3):
         penalised(tmp_path, micro_batches)
     finish(pair)
@@ -173,7 +173,7 @@ def losses(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in ("time", "rate")} for line in lines]
 
 
-if __name__ == "__main__":  # in each process of a group: `torchrun … -m tests.test_processes OUT`
+if __name__ == "__main__":  # in each process of a group: `torchrun … -m tests.trainer.test_processes OUT`
     penalised(Path(sys.argv[1]))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
