@@ -53,7 +53,7 @@ class Submission:
         """What submissions.jsonl keeps of it, wherever it goes."""
         name = self.options.cluster
         preset = {} if name is None or name in KINDS else {"preset": name}
-        return {"overrides": self.options.overrides, **preset, **(self.code.line() if self.code else {})}
+        return {"overrides": self.options.overrides, **preset, **(self.code.record() if self.code else {})}
 
 
 def plan(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, queue: bool) -> Submission:

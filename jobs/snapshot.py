@@ -1,4 +1,4 @@
-"""The code that jobs run: a copy of the checkout, so that editing it changes nothing that is queued or running."""
+"""Copy the code of the checkout for the jobs of a submission, so that later edits do not affect them."""
 
 import errno
 import hashlib
@@ -14,85 +14,86 @@ from typing import Any
 from trainer.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("eval", "jobs", "models", "sweeps", "trainer")  # what there is to copy where git does not say
-LARGEST = 64 << 20  # bytes of a snapshot: more is data that was left lying in the checkout
-REDIRECTING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set inside a git hook: they name another repository
+PACKAGES = ("eval", "jobs", "models", "sweeps", "trainer")  # folders to copy from a checkout without git
+MAX_BYTES = 64 << 20  # a larger snapshot would contain stray data
+GIT_OVERRIDES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # a git hook sets these to its own repository
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of the checkout, and which commit it was at."""
+    """A copy of the code and the commit it was taken from."""
 
-    folder: Path  # absolute; named after a hash of all that is in it
-    commit: str | None  # None where git does not know
-    dirty: bool | None  # whether the code differs from that commit
+    folder: Path  # absolute; its name is a hash of the contents
+    commit: str | None  # None if git does not know the checkout
+    dirty: bool | None  # whether the code differs from the commit
 
-    def line(self) -> dict[str, Any]:
-        """What submissions.jsonl says of it; `code` is relative to the sweep's directory."""
+    def record(self) -> dict[str, Any]:
+        """Return the entries for submissions.jsonl; `code` is relative to the sweep's directory."""
         return {"code": f"code/{self.folder.name}", "commit": self.commit, "dirty": self.dirty}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of a snapshot, or a link to a folder."""
+    """A file of a snapshot, or a link to a folder."""
 
-    content: bytes  # of a link: the path that it holds
-    kind: str  # file, program or link
+    content: bytes  # for a link: its target path
+    kind: str  # file, program (executable) or link; part of the hash
 
 
 def take(sweep: Path, checkout: Path = ROOT, write: bool = True) -> Snapshot:
-    """Copy the tracked and the untracked, not ignored files to <sweep>/code/<hash>/, unless they lie there already.
+    """Copy all files that git tracks or would add to <sweep>/code/<hash>/, unless that copy exists.
 
-    It appears as a whole; what a former one has lost is put back. ConfigError where the files are too large, cannot be
-    read or written, or could not be imported from there. Without `write`, only say where it would lie.
+    The copy appears as a whole; files that an existing copy has lost are restored. Without `write` only the path is
+    computed. ConfigError if the files are too large or unreadable, if the folder is not writable, or if Python cannot
+    import from it.
     """
     runs = sweep.parent.resolve()
-    entries = read(checkout, sweep.resolve() if runs in (checkout, *checkout.parents) else runs)
+    entries = read_entries(checkout, sweep.resolve() if runs in (checkout, *checkout.parents) else runs)
     digest = hashlib.sha256()
     for name, entry in sorted(entries.items()):
         content = hashlib.sha256(entry.content).hexdigest()
         digest.update(f"{entry.kind} {content} ".encode() + os.fsencode(name) + b"\0")
-    place = sweep.absolute() / "code" / digest.hexdigest()[:12]
-    if os.pathsep in str(place) or not str(place).isprintable():
+    folder = sweep.absolute() / "code" / digest.hexdigest()[:12]
+    if os.pathsep in str(folder) or not str(folder).isprintable():
         raise ConfigError(
-            f"{place}: Python cannot import from a folder whose path holds {os.pathsep!r} or a control character; "
+            f"{folder}: Python cannot import from a path that contains {os.pathsep!r} or a control character; "
             "give another --runs"
         )
     if write:
         try:
-            publish(place, entries)
+            publish(folder, entries)
         except OSError as error:
-            raise ConfigError(f"{place}: cannot copy the code there: {error.strerror or error}") from None
-    return Snapshot(place, *version(checkout, runs))
+            raise ConfigError(f"{folder}: cannot copy the code there: {error.strerror or error}") from None
+    return Snapshot(folder, *read_version(checkout, runs))
 
 
-def environment(code: Path) -> dict[str, str]:
-    """This process's environment, for one that is to import from `code` before anything else."""
+def import_environment(code: Path) -> dict[str, str]:
+    """Return this process's environment, changed so that Python imports from `code` before anything else."""
     paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def read(checkout: Path, left_out: Path) -> dict[str, Entry]:
-    """Name -> entry of all that is to be copied, nothing below the folder `left_out`; ConfigError."""
+def read_entries(checkout: Path, excluded: Path) -> dict[str, Entry]:
+    """Return name -> entry of all files to copy, without those below the folder `excluded`; ConfigError."""
     entries, sizes = {}, {}
-    for name in names(checkout):
+    for name in list_files(checkout):
         path = checkout / name
-        whole = path.resolve()
-        if left_out in (whole, *whole.parents):
+        target = path.resolve()
+        if excluded in (target, *target.parents):
             continue
-        if path.is_symlink() and path.is_dir():  # a folder elsewhere is not the checkout's: the link is kept
-            inside = checkout in whole.parents
-            target = os.path.relpath(whole, path.parent.resolve()) if inside else str(whole)
-            entries[name] = Entry(os.fsencode(target), "link")
+        if path.is_symlink() and path.is_dir():  # The folder may lie outside the checkout, so only the link is copied.
+            inside = checkout in target.parents
+            link = os.path.relpath(target, path.parent.resolve()) if inside else str(target)
+            entries[name] = Entry(os.fsencode(link), "link")
         elif path.is_file():
             sizes[name] = path.stat().st_size
-    if sum(sizes.values()) > LARGEST:
+    if sum(sizes.values()) > MAX_BYTES:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
         raise ConfigError(
             f"{checkout}: jobs run a copy of this checkout, but its files have {sum(sizes.values()) / 2**20:.0f} MiB, "
-            f"more than {LARGEST / 2**20:.0f}; the largest: "
+            f"more than {MAX_BYTES / 2**20:.0f}; the largest: "
             + ", ".join(f"{name} ({sizes[name] / 2**20:.1f} MiB)" for name in largest)
-            + "; name what is no code in .gitignore (git rm --cached what is tracked), or move it away"
+            + "; add files that are not code to .gitignore (git rm --cached if tracked), or move them away"
         )
     for name in sizes:
         try:
@@ -100,77 +101,79 @@ def read(checkout: Path, left_out: Path) -> dict[str, Entry]:
             entries[name] = Entry((checkout / name).read_bytes(), "program" if program else "file")
         except OSError as error:
             raise ConfigError(
-                f"{checkout / name}: jobs run a copy of this checkout, but this cannot be read: {error.strerror}"
+                f"{checkout / name}: jobs run a copy of this checkout, but this file cannot be read: {error.strerror}"
             ) from None
     return entries
 
 
-def names(checkout: Path) -> Iterator[str]:
-    """Paths below the checkout as git knows them, tracked or untracked and not ignored; else those of the rooms."""
+def list_files(checkout: Path) -> Iterator[str]:
+    """Yield the relative paths that git tracks or would add; without git, all files in PACKAGES."""
     listing = git(checkout, "ls-files", "-co", "--exclude-standard", "-z")
-    known = dict.fromkeys(filter(None, (listing or "").split("\0")))
-    if "jobs/snapshot.py" in known:
-        for name in known:
+    names = dict.fromkeys(filter(None, (listing or "").split("\0")))
+    if "jobs/snapshot.py" in names:
+        for name in names:
             folder = checkout / name
-            if folder.is_dir() and not folder.is_symlink():  # another repository inside this one
-                inner = git(folder, "ls-files", "-co", "--exclude-standard", "-z") or ""
-                yield from (os.path.join(name, below) for below in inner.split("\0") if below)
+            if folder.is_dir() and not folder.is_symlink():  # a nested repository
+                nested = git(folder, "ls-files", "-co", "--exclude-standard", "-z") or ""
+                yield from (os.path.join(name, path) for path in nested.split("\0") if path)
             else:
                 yield name
         return
-    for room in ROOMS:
-        for place, folders, files in os.walk(checkout / room):
-            links = [name for name in folders if Path(place, name).is_symlink()]
+    for package in PACKAGES:
+        for parent, folders, files in os.walk(checkout / package):
+            links = [name for name in folders if Path(parent, name).is_symlink()]
             folders[:] = [name for name in folders if name != "__pycache__"]
-            yield from (os.path.relpath(Path(place, name), checkout) for name in (*files, *links))
+            yield from (os.path.relpath(Path(parent, name), checkout) for name in (*files, *links))
 
 
-def version(checkout: Path, runs: Path) -> tuple[str | None, bool | None]:
-    """The commit of a checkout, and whether anything in it but its runs differs from that; None where git is silent."""
-    aside = [f":(exclude,literal){runs.relative_to(checkout)}"] if checkout in runs.parents else []
-    said = git(checkout, "--no-optional-locks", "status", "--porcelain=v2", "--branch", "-z", "--", ".", *aside)
-    tracked = git(checkout, "ls-files", "-z", "--", "jobs/snapshot.py")  # else it lies in somebody else's repository
-    if said is None or not tracked:
+def read_version(checkout: Path, runs: Path) -> tuple[str | None, bool | None]:
+    """Return the commit of a checkout and whether its files, `runs` aside, differ from it; None without git."""
+    exclude = [f":(exclude,literal){runs.relative_to(checkout)}"] if checkout in runs.parents else []
+    status = git(checkout, "--no-optional-locks", "status", "--porcelain=v2", "--branch", "-z", "--", ".", *exclude)
+    # An untracked checkout may lie inside an unrelated repository, whose commit says nothing about this code.
+    tracked = git(checkout, "ls-files", "-z", "--", "jobs/snapshot.py")
+    if status is None or not tracked:
         return None, None
-    lines = said.split("\0")
+    lines = status.split("\0")
     commit = next((line.split()[2] for line in lines if line.startswith("# branch.oid ")), "(initial)")
     return None if commit == "(initial)" else commit, any(line and not line.startswith("# ") for line in lines)
 
 
-def git(checkout: Path, *words: str) -> str | None:
-    """What git prints, told of no other repository than that in which the folder lies; None where it cannot say."""
-    variables = {name: value for name, value in os.environ.items() if name not in REDIRECTING}
+def git(folder: Path, *arguments: str) -> str | None:
+    """Return the output of git in a folder's own repository; None if git is missing or fails."""
+    variables = {name: value for name, value in os.environ.items() if name not in GIT_OVERRIDES}
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(["git", "-C", str(checkout), *words], env=variables, capture_output=True, check=False)
-    except OSError:  # there is no git
+        result = subprocess.run(command, env=variables, capture_output=True, check=False)
+    except OSError:
         return None
-    return None if done.returncode else os.fsdecode(done.stdout)
+    return None if result.returncode else os.fsdecode(result.stdout)
 
 
-def publish(place: Path, entries: dict[str, Entry]) -> None:
-    """Have all entries at `place`, which comes into being as a whole."""
-    if not place.exists():
-        aside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+def publish(folder: Path, entries: dict[str, Entry]) -> None:
+    """Create the folder as a whole with all entries, or restore entries that an existing one has lost."""
+    if not folder.exists():
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
         try:
             for name, entry in entries.items():
-                write_entry(aside / name, entry)
-            aside.rename(place)
+                write_entry(temporary / name, entry)
+            temporary.rename(folder)
             return
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else: another submission was first
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another submission has just created it
                 raise
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
     for name, entry in entries.items():
-        if not holds(place / name, entry):  # tidied away by a scratch disk, or edited
-            spare = place / f".{uuid.uuid4().hex}"
+        if not is_intact(folder / name, entry):  # removed by the clean-up of a scratch disk, or edited
+            spare = folder / f".{uuid.uuid4().hex}"
             write_entry(spare, entry)
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            spare.replace(place / name)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            spare.replace(folder / name)
 
 
-def holds(path: Path, entry: Entry) -> bool:
-    """Whether an entry lies there as it should be."""
+def is_intact(path: Path, entry: Entry) -> bool:
+    """Return whether the file or link at `path` has the entry's content."""
     try:
         if entry.kind == "link":
             return os.fsencode(os.readlink(path)) == entry.content
@@ -180,7 +183,7 @@ def holds(path: Path, entry: Entry) -> bool:
 
 
 def write_entry(path: Path, entry: Entry) -> None:
-    """Write a file that is read-only, so that nobody edits the copy for the checkout, or a link."""
+    """Write a link or a read-only file: nobody should edit the copy instead of the checkout."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if entry.kind == "link":
         path.symlink_to(os.fsdecode(entry.content))

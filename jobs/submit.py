@@ -152,7 +152,7 @@ def here(submission: Submission, console: Console) -> int:
     finished = pool.run(runs, console)
     page = sweep / "report" / "index.html"
     report = [sys.executable, str(pool.code / "eval" / "report.py"), str(sweep)]
-    written = subprocess.run(report, env=snapshot.environment(pool.code), stdout=subprocess.DEVNULL, check=False)
+    written = subprocess.run(report, env=snapshot.import_environment(pool.code), stdout=subprocess.DEVNULL, check=False)
     if not finished:
         say(console, status.summary(runs))
         say(console, "stopped; the same command goes on from the checkpoints")

@@ -15,7 +15,7 @@ from types import FrameType
 from rich.console import Console
 from rich.live import Live
 
-from jobs.snapshot import ROOT, environment
+from jobs.snapshot import ROOT, import_environment
 from jobs.status import summary, table
 from trainer.config.schema import Config
 from trainer.runs.directory import RunDirectory
@@ -90,7 +90,7 @@ class Pool:
 
     def start(self, stage: str, run: RunDirectory) -> None:
         """Start a launcher in a session of its own, so that Ctrl-C reaches this process alone."""
-        variables = environment(self.code)
+        variables = import_environment(self.code)
         taken = {task.slot for task in self.tasks if task.stage == "train"}
         # An evaluation is small: it goes beside a training, on a GPU that may be in use.
         slot = min(set(range(self.parallel)) - taken) if stage == "train" else 0

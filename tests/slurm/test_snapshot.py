@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.snapshot import ROOMS
+from jobs.snapshot import PACKAGES
 from tests.slurm.cluster import Cluster
 from tests.slurm.submitted import DANN, ROOT, Submitted
 
@@ -15,8 +15,8 @@ from tests.slurm.submitted import DANN, ROOT, Submitted
 def test_editing_the_checkout_changes_nothing_that_is_queued(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
     """Here the checkout's path has a blank and an apostrophe in it, and its user's data root is relative to it."""
     checkout = tmp_path / "my checkout's"
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, checkout / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
     identity = ["-c", "user.name=A", "-c", "user.email=a@localhost", "-c", "commit.gpgsign=false"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "tests: begin"]):
         subprocess.run(["git", *identity, *words], cwd=checkout, check=True)
@@ -35,8 +35,8 @@ def test_editing_the_checkout_changes_nothing_that_is_queued(cluster: Cluster, t
     sweep.environment |= {"PYTHONPATH": str(checkout), "TURNOUT_DATA": "data"}
     try:
         sweep.submit()
-        for room in ROOMS:
-            for file in (checkout / room).rglob("*.py"):
+        for package in PACKAGES:
+            for file in (checkout / package).rglob("*.py"):
                 file.write_text("this is no Python")
         (line,) = sweep.submissions()
         held = [array["id"] for array in line["arrays"]]
