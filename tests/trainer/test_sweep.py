@@ -7,7 +7,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 import yaml
 
@@ -473,26 +472,3 @@ def test_every_sweep_of_the_house_expands_to_distinct_trials(path: Path) -> None
     assert names
     assert len(names) == len(set(names))
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*-[0-9a-f]{8}", name) for name in names)
-
-
-ALTERNATIVES = [
-    (path, line.removeprefix("# "))
-    for path in sorted((ROOT / "sweeps").glob("*.yaml"))
-    for line in re.findall(r"^# (?:method|data|model|train|eval): .*", path.read_text(), re.MULTILINE)
-]
-
-
-@pytest.mark.parametrize(("path", "line"), ALTERNATIVES, ids=lambda v: v if isinstance(v, str) else v.name)
-def test_a_commented_line_may_take_the_place_of_the_one_above(
-    path: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    faces = np.zeros((4, 64, 64, 3), np.uint8)
-    np.savez(tmp_path / "faces.npz", images=faces, labels=np.array([0, 1, 0, 1]))
-    monkeypatch.chdir(tmp_path)
-    key = line.split(":")[0]
-    text, replaced = re.subn(rf"^{key}: .*", lambda _: line, path.read_text(), flags=re.MULTILINE)
-    assert replaced == 1
-    (tmp_path / path.name).write_text(text)
-    found, usual = load(tmp_path / path.name, []), load(path, [])
-    assert len(found) == len(usual)
-    assert all(a.config.model_dump()[key] != b.config.model_dump()[key] for a, b in zip(found, usual, strict=True))

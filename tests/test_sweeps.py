@@ -1,0 +1,57 @@
+"""The sweep files that ship with Turnout: each resolves, to the trials of version 1; variants take other data."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.config.sweep import load
+
+ROOT = Path(__file__).parents[1]
+SWEEPS = sorted(p for folder in ("sweeps", "sweeps/variants") for p in (ROOT / folder).glob("*.yaml"))
+IDENTITIES = json.loads((ROOT / "tests" / "fixtures" / "version1" / "identities.json").read_text())
+FACES = [path for path in SWEEPS if path.stem.endswith("_faces")]
+
+
+def key(path: Path) -> str:
+    return path.relative_to(ROOT / "sweeps").with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=key)
+def test_a_sweep_has_the_trials_of_version_1(path: Path) -> None:
+    """No trial that version 1 trained is trained again: labels and identities are those that it gave."""
+    assert [[trial.label, trial.identity] for trial in load(path, [])] == IDENTITIES[key(path)]
+
+
+def test_no_sweep_of_version_1_is_lost() -> None:
+    assert set(IDENTITIES) <= {key(path) for path in SWEEPS}
+
+
+@pytest.mark.parametrize("path", [path for path in SWEEPS if path.parent.name == "variants"], ids=key)
+def test_a_variant_changes_every_trial_of_its_base(path: Path) -> None:
+    base = ROOT / "sweeps" / f"{path.stem.rpartition('_')[0]}.yaml"
+    variants, originals = load(path, []), load(base, [])
+    assert len(variants) == len(originals)
+    assert {trial.identity for trial in variants}.isdisjoint(trial.identity for trial in originals)
+
+
+@pytest.mark.parametrize("path", FACES, ids=key)
+def test_a_variant_for_faces_takes_images_of_the_users_own(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "faces.npz", images=np.zeros((4, 64, 64, 3), np.uint8), labels=np.array([0, 1, 0, 1]))
+    monkeypatch.chdir(tmp_path)
+    trials = load(path, ["data.dataset=npz:faces.npz"])
+    assert len(trials) == len(load(path, []))
+    assert {trial.config.data.dataset for trial in trials} == {f"npz:{tmp_path}/faces.npz"}
+    assert all(trial.config.data.flip and trial.config.data.size == 64 for trial in trials)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=key)
+def test_a_sweep_file_opens_with_its_question_command_and_cost(path: Path) -> None:
+    header = path.read_text().partition("\nmethod:")[0].split("\n")
+    comment = "\n".join(line for line in header if line.startswith("#"))
+    assert f"Command:  python jobs/submit.py {path.relative_to(ROOT)}" in comment
+    assert "Cost:" in comment
+    assert "?" in comment.partition("\n#\n")[0]
