@@ -21,7 +21,7 @@ from pathlib import Path
 
 from jobs.backends.local import launchers
 from jobs.backends.slurm.allocation import parent
-from jobs.logs import choose
+from jobs.logs import select_trials
 from jobs.tracking import submissions
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory, find_runs
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="do not ask before cancelling a whole sweep")
     options = parser.parse_args(arguments)
     try:
-        chosen = choose(options.sweep, options.trials) if options.trials else find_runs(options.sweep)
+        chosen = select_trials(options.sweep, options.trials) if options.trials else find_runs(options.sweep)
         if not chosen:
             raise ConfigError(f"{options.sweep}: no trials there; give a sweep's directory, such as logs/dann")
         return cancel(options.sweep, chosen, whole=not options.trials, yes=options.yes)
@@ -99,9 +99,9 @@ def on_slurm(sweep: Path, trials: set[str], whole: bool) -> dict[str, str]:
     ConfigError where there should be jobs and Slurm does not answer.
     """
     stages: dict[str, str] = {}
-    for line in submissions.lines(sweep):
+    for line in submissions.read(sweep):
         for array in line.get("arrays", []):
-            elements = submissions.elements(array).items()
+            elements = submissions.trials_by_job(array).items()
             stages |= {job: array["stage"] for job, names in elements if not trials.isdisjoint(names)}
         if whole and line.get("report"):
             stages[line["report"]] = "report"

@@ -1,4 +1,4 @@
-"""Show what a trial printed last: standard output and error of the newest job, on Slurm or on this machine."""
+"""Print the end of a trial's log: stdout and stderr of its newest job, on Slurm or on this machine."""
 
 import argparse
 import os
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from jobs.backends.local import launchers
 from jobs.tracking import submissions
-from jobs.tracking.log_files import end, newest
+from jobs.tracking.log_files import newest_log_files, read_tail
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory, find_runs
 
 EXAMPLES = """examples:
-  python jobs/logs.py logs/dann gamma=5,seed=0          # any part of the name that no other trial has
-  python jobs/logs.py logs/dann 1a2b3c4d -f             # go on until the trial ends, also over a requeue
+  python jobs/logs.py logs/dann gamma=5,seed=0          # any part of the name that identifies one trial
+  python jobs/logs.py logs/dann 1a2b3c4d -f             # follow until the trial ends, across requeues
   python jobs/logs.py logs/dann 1a2b3c4d --stage eval -n 100"""
-PAUSE = 1.0  # seconds between two looks at a log that is followed
-ASK = 15.0  # seconds between two questions to Slurm
+POLL_INTERVAL = 1.0  # seconds between two readings of a followed log
+QUERY_INTERVAL = 15.0  # seconds between two queries to Slurm
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,123 +30,127 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sweep", type=Path, help="a sweep's directory, such as logs/dann")
-    parser.add_argument("trial", help="its name, or a part of it that no other trial has")
-    parser.add_argument("-f", "--follow", action="store_true", help="print what is added, until the trial ends")
+    parser.add_argument("sweep", type=Path, help="directory of a sweep, such as logs/dann")
+    parser.add_argument("trial", help="name of the trial, or a part of it that identifies one trial")
+    parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the trial ends")
     parser.add_argument("--stage", choices=["train", "eval"], default="train", help="default: train")
     parser.add_argument("-n", "--lines", type=int, default=20, help="lines of each file (default: 20)")
     options = parser.parse_args(arguments)
     try:
-        (run,) = choose(options.sweep, [options.trial])
-        seen = {file: Tail(file, options.lines) for file in newest(options.sweep, run.name, options.stage)}
-        show(list(seen.values()))
+        (run,) = select_trials(options.sweep, [options.trial])
+        files = newest_log_files(options.sweep, run.name, options.stage)
+        tails = {file: Tail(file, options.lines) for file in files}
+        print_unseen(list(tails.values()))
         if options.follow:
-            return follow(options.sweep, run, options.stage, seen)
+            return follow(options.sweep, run, options.stage, tails)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever reads, such as head, has seen enough
+    except BrokenPipeError:  # The reader, such as head, closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
-    if not seen:
+    if not tails:
         print(f"{run.name}: has printed nothing yet ({run.state()})", file=sys.stderr)
-    return 0 if seen else 1
+    return 0 if tails else 1
 
 
-def choose(sweep: Path, parts: Sequence[str]) -> list[RunDirectory]:
-    """The trials of a sweep that are named, each by its whole name or by a part that no other has; ConfigError lists
-    the candidates where there are none or several."""
-    everything = find_runs(sweep)
-    if not everything:
+def select_trials(sweep: Path, parts: Sequence[str]) -> list[RunDirectory]:
+    """Return the trials of a sweep that match `parts`: each a name, or a part of exactly one name.
+
+    ConfigError lists the candidates if there are none or several.
+    """
+    runs = find_runs(sweep)
+    if not runs:
         raise ConfigError(f"{sweep}: no trials there; give a sweep's directory, such as logs/dann")
-    chosen = []
+    selected = []
     for part in parts:
-        name = Path(part).name  # a path, as the shell completes it
-        found = [run for run in everything if name == run.name] or [run for run in everything if name in run.name]
-        if len(found) != 1:
-            several = "\n".join(f"  {run.name}" for run in (found or everything)[:20])
-            more = f"\n  … and {len(found or everything) - 20} more" if len(found or everything) > 20 else ""
-            what = f"is part of {len(found)} names" if found else "is part of no trial's name"
-            raise ConfigError(f"{sweep}: {part!r} {what}; give one of\n{several}{more}")
-        chosen += found
-    return chosen
+        name = Path(part).name  # a path, if completed by the shell
+        matches = [run for run in runs if name == run.name] or [run for run in runs if name in run.name]
+        if len(matches) != 1:
+            candidates = matches or runs
+            names = "\n".join(f"  {run.name}" for run in candidates[:20])
+            more = f"\n  … and {len(candidates) - 20} more" if len(candidates) > 20 else ""
+            problem = f"is part of {len(matches)} names" if matches else "is part of no trial's name"
+            raise ConfigError(f"{sweep}: {part!r} {problem}; give one of\n{names}{more}")
+        selected += matches
+    return selected
 
 
 class Tail:
-    """A file of which the end has been read, and what is added to it since."""
+    """The end of a log file, and what is appended to it later."""
 
     def __init__(self, file: Path, lines: int) -> None:
         self.file = file
-        text, self.position = end(file)
+        text, self.position = read_tail(file)
         kept = text.splitlines(keepends=True)
-        self.text = "".join(kept[max(0, len(kept) - lines) :])
+        self.unseen = "".join(kept[max(0, len(kept) - lines) :])
 
     def read(self) -> None:
-        """Take up what was added; all of it where the file was begun anew."""
+        """Read what was appended; if the file is shorter than before, it was replaced and is read from its start."""
         with suppress(FileNotFoundError), self.file.open("rb") as file:
             if os.fstat(file.fileno()).st_size < self.position:
                 self.position = 0
             file.seek(self.position)
             added = file.read()
             self.position += len(added)
-            self.text += added.decode(errors="replace")
+            self.unseen += added.decode(errors="replace")
 
 
-def show(tails: list[Tail], last: list[Path] | None = None) -> None:
-    """Print what has been read and not yet been printed; a file's name where it is not that of the line before."""
-    last = [] if last is None else last
+def print_unseen(tails: list[Tail], last_file: Path | None = None) -> Path | None:
+    """Print the unseen text of each file, headed by its name unless it is `last_file`; return the file printed last."""
     for tail in tails:
-        if tail.text:
-            if last != [tail.file]:
+        if tail.unseen:
+            if tail.file != last_file:
                 print(f"==> {tail.file} <==")
-                last[:] = [tail.file]
-            sys.stdout.write(tail.text)
-            tail.text = ""
+                last_file = tail.file
+            sys.stdout.write(tail.unseen)
+            tail.unseen = ""
     sys.stdout.flush()
+    return last_file
 
 
-def follow(sweep: Path, run: RunDirectory, stage: str, seen: dict[Path, Tail]) -> int:
-    """Print what is added by this job and by those that follow it, until the stage has ended; return the exit code."""
-    last = list(seen)[-1:]
-    asked, job, said = 0.0, "", ""
+def follow(sweep: Path, run: RunDirectory, stage: str, tails: dict[Path, Tail]) -> int:
+    """Print what this job and its successors append until the stage has ended; return the exit code."""
+    last_file = next(reversed(tails), None)
+    queried, job, printed_job = 0.0, "", ""
     while True:
-        if time.monotonic() - asked > ASK:
-            with suppress(ConfigError):  # no answer: as it was
-                job = queued(sweep, run, stage)
-            asked = time.monotonic()
-        over = ended(run, stage, job)
-        for file in newest(sweep, run.name, stage):
-            seen.setdefault(file, Tail(file, 10**6))
-        for tail in seen.values():
+        if time.monotonic() - queried > QUERY_INTERVAL:
+            with suppress(ConfigError):  # Without an answer, keep the last known state.
+                job = find_active_job(sweep, run, stage)
+            queried = time.monotonic()
+        end = describe_end(run, stage, job)
+        for file in newest_log_files(sweep, run.name, stage):
+            tails.setdefault(file, Tail(file, 10**6))
+        for tail in tails.values():
             tail.read()
-        show(list(seen.values()), last)
-        if over:
-            print(f"{run.name}: {over}", file=sys.stderr)
+        last_file = print_unseen(list(tails.values()), last_file)
+        if end:
+            print(f"{run.name}: {end}", file=sys.stderr)
             return 0
-        if job and job != said and not job.endswith("RUNNING"):
+        if job and job != printed_job and not job.endswith("RUNNING"):
             print(f"{run.name}: {job}", file=sys.stderr)
-        said = job
-        time.sleep(PAUSE)
+        printed_job = job
+        time.sleep(POLL_INTERVAL)
 
 
-def queued(sweep: Path, run: RunDirectory, stage: str) -> str:
-    """A trial's job in Slurm's queue, `<id> <state>`, or 'here' if a process of this machine is at work on it; else ''.
+def find_active_job(sweep: Path, run: RunDirectory, stage: str) -> str:
+    """Return `<id> <state>` of a trial's queued or running job, 'local RUNNING' for a launcher on this machine, or ''.
 
-    ConfigError where the queue does not answer.
+    ConfigError if the queue does not answer.
     """
-    if any(at == (stage, str(run.path.absolute())) for at in launchers().values()):
-        return "here RUNNING"
-    if not any(line.get("arrays") for line in submissions.lines(sweep)):
+    if (stage, str(run.path.absolute())) in launchers().values():
+        return "local RUNNING"
+    if not any(submission.get("arrays") for submission in submissions.read(sweep)):
         return ""
     if reason := submissions.unavailable():
         raise ConfigError(reason)
     return submissions.queued(sweep, stage).get(run.name, "")
 
 
-def ended(run: RunDirectory, stage: str, job: str) -> str:
-    """How a stage of a trial has ended; '' if it goes on. `job`: as `queued` says."""
+def describe_end(run: RunDirectory, stage: str, job: str) -> str:
+    """Return how a stage of a trial ended, '' if it has not; `job` is the result of `find_active_job`."""
     state = run.state()
     if stage == "train":
         return state if state == "done" or (state != "running" and not job) else ""

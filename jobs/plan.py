@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.main import current
-from jobs import status
+from jobs.backends.slurm.accounting import Job
 from jobs.backends.slurm.arrays import Plan
 from jobs.backends.slurm.presets import KINDS
 from jobs.snapshot import Snapshot
 from jobs.tracking import submissions
+from jobs.tracking.state import determine_status
 from trainer.config.schema import Config
 from trainer.config.sweep import Trial
 from trainer.errors import ConfigError
@@ -64,7 +65,8 @@ def plan(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, queue
     if queue and sweep.is_dir():
         training, evaluating = submissions.queued(sweep, "train"), submissions.queued(sweep, "eval")
     named = {run.name for run in runs}
-    states = [str(row["state"]) for row in status.describe(runs, training)]
+    known = {name: [Job(job.split()[0], "train", job.split()[1])] for name, job in training.items()}
+    states = [determine_status(run, known.get(run.name, ())).state for run in runs]
     start = ("failed",) if options.retry_failed else ("pending", "failed", "stopped")
     evaluate = [
         i

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 
 import models
-from jobs import snapshot, stage, status
+from jobs import snapshot, stage
 from jobs.backends import local
 from jobs.backends.slurm import arrays, presets
 from jobs.plan import Submission, alone, group, plan, prune, wants_evaluation
 from jobs.tracking import submissions
+from jobs.tracking.table import summarize_progress
 from trainer.config.document import parse_overrides
 from trainer.config.schema import Config, metrics
 from trainer.config.sweep import load, origin
@@ -147,14 +148,14 @@ def here(submission: Submission, console: Console) -> int:
     line = {"trials": [run.name for run in pool.to_train], "evaluate": [run.name for run in pool.to_evaluate]}
     if submission.code:
         pool.code = submission.code.folder
-        submissions.record(sweep, {"cluster": "local", **line, **submission.notes()})
+        submissions.append(sweep, {"cluster": "local", **line, **submission.notes()})
     began = time.monotonic()
     finished = pool.run(runs, console)
     page = sweep / "report" / "index.html"
     report = [sys.executable, str(pool.code / "eval" / "report.py"), str(sweep)]
     written = subprocess.run(report, env=snapshot.import_environment(pool.code), stdout=subprocess.DEVNULL, check=False)
     if not finished:
-        say(console, status.summary(runs))
+        say(console, summarize_progress(runs))
         say(console, "stopped; the same command goes on from the checkpoints")
         return 130
     if written.returncode:

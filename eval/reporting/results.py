@@ -16,7 +16,7 @@ from eval.reporting.curves import Points, Style, points, styles
 from eval.reporting.formatting import cell, shown
 from jobs.backends.slurm import accounting
 from jobs.backends.slurm.accounting import Job
-from jobs.tracking.state import stand
+from jobs.tracking.state import determine_status
 from trainer.config.document import leaves
 from trainer.errors import ConfigError
 from trainer.runs.atomic import read_json
@@ -153,7 +153,7 @@ def read_trial(run: RunDirectory, jobs: Sequence[Job] = ()) -> Trial:
     state = _attempt(run.state, lambda: "pending")
     steps = int(_number(status.get("steps")) or _number(config.get("train.steps")))
     error = _attempt(run.error, str) if state == "failed" else ""
-    told = _attempt(partial(stand, run, jobs), lambda: None) if jobs and state != "done" else None
+    told = _attempt(partial(determine_status, run, jobs), lambda: None) if jobs and state != "done" else None
     if told and told.state == "failed":
         state, error = "failed", told.reason or error
     unevaluated: dict[str, Any] = _attempt(partial(read_json, run.path / "eval" / "failed.json"), dict)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from jobs.snapshot import ROOT, import_environment
-from jobs.status import summary, table
+from jobs.tracking.table import render_local, summarize_progress
 from trainer.config.schema import Config
 from trainer.runs.directory import RunDirectory
 
@@ -57,9 +57,9 @@ class Pool:
                 said = 0.0
                 while self.step():
                     if console.is_terminal:
-                        live.update(table(everything))
+                        live.update(render_local(everything))
                     elif time.monotonic() - said > LINE_EVERY:
-                        console.print(summary(everything), highlight=False)
+                        console.print(summarize_progress(everything), highlight=False)
                         said = time.monotonic()
                     if self.asked > self.told:
                         self.stop(console)

@@ -1,44 +1,44 @@
-"""Where the jobs of a trial print, on Slurm and on this machine."""
+"""Find and read the log files of a trial, on Slurm and on this machine."""
 
 import os
 from pathlib import Path
 
 from jobs.tracking import submissions
 
-TAIL = 1 << 16  # bytes at the end of a file in which its last lines are looked for
+TAIL_BYTES = 1 << 16  # size of the end of a file that is searched for its last lines
 
 
-def newest(sweep: Path, trial: str, stage: str) -> list[Path]:
-    """The files into which the newest job of a trial's stage printed, errors last; [] before the first."""
-    arrays = [array for line in submissions.lines(sweep) for array in line.get("arrays", []) if array["stage"] == stage]
-    jobs = [job for array in arrays for job, trials in submissions.elements(array).items() if trial in trials]
-    here = sweep / trial / f"{stage}.log"
-    found = next((files for job in reversed(jobs) if (files := printed(sweep, job))), [])
-    if here.exists() and (not found or max(map(modified, found)) < modified(here)):
-        return [here]
-    return found
+def newest_log_files(sweep: Path, trial: str, stage: str) -> list[Path]:
+    """Return the log files of a trial's newest job in a stage (train or eval), stderr last; [] before the first."""
+    arrays = [array for line in submissions.read(sweep) for array in line.get("arrays", []) if array["stage"] == stage]
+    jobs = [job for array in arrays for job, trials in submissions.trials_by_job(array).items() if trial in trials]
+    job_logs = next((files for job in reversed(jobs) if (files := job_log_files(sweep, job))), [])
+    local_log = sweep / trial / f"{stage}.log"
+    if local_log.exists() and (not job_logs or max(map(modified_at, job_logs)) < modified_at(local_log)):
+        return [local_log]
+    return job_logs
 
 
-def printed(sweep: Path, job: str) -> list[Path]:
-    """The logs of a job on Slurm, those of the first task last, and of each task its errors last."""
+def job_log_files(sweep: Path, job: str) -> list[Path]:
+    """Return the log files of a Slurm job: its first task last, and for each task stderr last."""
     files = (sweep / "slurm" / job).glob(f"{job}_*_log.*")
     return sorted(files, key=lambda file: (-int(file.name.split("_")[-2]), file.suffix == ".err"))
 
 
-def modified(file: Path) -> float:
-    """When a file was written last; 0 where it is gone."""
+def modified_at(file: Path) -> float:
+    """Return the modification time of a file; 0 if it does not exist."""
     try:
         return file.stat().st_mtime
     except OSError:
         return 0.0
 
 
-def end(file: Path) -> tuple[str, int]:
-    """The last TAIL bytes of a file as text, and its size; ('', 0) where it is missing."""
+def read_tail(file: Path) -> tuple[str, int]:
+    """Return the last TAIL_BYTES of a file as text, and its size; ('', 0) if it does not exist."""
     try:
         with file.open("rb") as opened:
             size = opened.seek(0, os.SEEK_END)
-            opened.seek(max(0, size - TAIL))
+            opened.seek(max(0, size - TAIL_BYTES))
             return opened.read(size - opened.tell()).decode(errors="replace"), size
     except OSError:
         return "", 0

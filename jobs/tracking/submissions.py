@@ -1,4 +1,4 @@
-"""What has been submitted, and what Slurm says of it."""
+"""Record submissions in the sweep's submissions.jsonl, and look up their jobs in Slurm's queue."""
 
 import json
 import shutil
@@ -23,27 +23,28 @@ def unavailable() -> str | None:
     return None if " UP" in ping.stdout else f"no controller answers: {said[-1]}"
 
 
-def record(sweep: Path, line: dict[str, Any]) -> None:
-    """Append to the sweep's submissions.jsonl."""
+def append(sweep: Path, submission: dict[str, Any]) -> None:
+    """Append a submission with the current time to the sweep's submissions.jsonl."""
     with (sweep / "submissions.jsonl").open("a+") as file:
         file.seek(0)
         text = file.read()
-        torn = "\n" if text and not text.endswith("\n") else ""
-        file.write(torn + json.dumps({"time": round(time.time(), 3), **line}) + "\n")
+        # A full disk may have cut the last line short.
+        separator = "\n" if text and not text.endswith("\n") else ""
+        file.write(separator + json.dumps({"time": round(time.time(), 3), **submission}) + "\n")
 
 
-def lines(sweep: Path) -> list[dict[str, Any]]:
-    """All submissions of a sweep, oldest first."""
-    found = []
+def read(sweep: Path) -> list[dict[str, Any]]:
+    """Return all submissions of a sweep, oldest first, without incomplete lines."""
+    submissions = []
     with suppress(FileNotFoundError):
         for line in (sweep / "submissions.jsonl").read_text().splitlines():
-            with suppress(json.JSONDecodeError):  # torn by a full disk
-                found.append(json.loads(line))
-    return found
+            with suppress(json.JSONDecodeError):
+                submissions.append(json.loads(line))
+    return submissions
 
 
-def elements(array: dict[str, Any]) -> dict[str, list[str]]:
-    """Job id -> trials of it, for an array of submissions.jsonl: `<array>_<index>`, or the plain id of a lone job."""
+def trials_by_job(array: dict[str, Any]) -> dict[str, list[str]]:
+    """Return job id -> trials for an array of a submission; ids are `<array>_<index>`, or plain if there is one job."""
     trials, each = array["trials"], array.get("each", 1)
     parts = [trials[first : first + each] for first in range(0, len(trials), each)]
     return {array["id"] if len(parts) == 1 else f"{array['id']}_{i}": part for i, part in enumerate(parts)}
@@ -63,6 +64,6 @@ def queue(sweep: Path) -> dict[str, str]:
 
 def queued(sweep: Path, stage: str) -> dict[str, str]:
     """Trial -> `<array>_<index> <state>` of its job of a stage that waits or runs, by squeue and submissions.jsonl."""
-    found = [array for line in lines(sweep) for array in line.get("arrays", []) if array["stage"] == stage]
-    trials = {job: names for array in found for job, names in elements(array).items()}
+    found = [array for line in read(sweep) for array in line.get("arrays", []) if array["stage"] == stage]
+    trials = {job: names for array in found for job, names in trials_by_job(array).items()}
     return {name: f"{job} {state}" for job, state in queue(sweep).items() for name in trials.get(job, ())}

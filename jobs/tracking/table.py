@@ -1,96 +1,109 @@
-"""How rows are drawn: a line per trial in a pipe, and within the width and the height of a terminal."""
+"""Format trial statuses as a table: one line per trial in a pipe, fitted to width and height in a terminal."""
 
 import shutil
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 
 from rich.text import Text
 
-from jobs.tracking.state import Row
+from jobs.tracking.state import TrialStatus, determine_status
+from trainer.runs.directory import RunDirectory
 
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "queued": "blue", "pending": "dim"}
 URGENCY = ("running", "failed", "stopped", "queued", "pending", "done")
-# Of a row, in their order, and what is left out first where the terminal is narrow.
-COLUMNS = ("trial", "state", "job", "node", "step", "steps/s", "left")
-SPARE = ("node", "steps/s", "job", "left")
-RIGHT = ("step", "steps/s", "left")
-LAST = 28  # characters that the last column, with metrics and reasons, has at least
-NAME = 24  # characters to which a trial's name may shrink
+COLUMNS = ("trial", "state", "job", "node", "step", "steps/s", "left")  # before the last one, "newest"
+DROPPED_FIRST = ("node", "steps/s", "job", "left")  # in a narrow terminal, in this order
+RIGHT_ALIGNED = ("step", "steps/s", "left")
+LAST_WIDTH = 28  # minimum width of the last column, which holds reasons and metrics
+NAME_WIDTH = 24  # minimum width of a shortened trial name
 
 
-def count(rows: list[Row]) -> str:
-    """`2 done  3 failed (2 out of memory, 1 exception)`"""
+def render_local(runs: Sequence[RunDirectory]) -> Text:
+    """Return the live table of a sweep on this machine."""
+    statuses = [determine_status(run) for run in runs]
+    return render_fitted(statuses, statuses, [])
+
+
+def summarize_progress(runs: Sequence[RunDirectory]) -> str:
+    """Return one line of progress for a log file."""
+    statuses = [determine_status(run) for run in runs]
+    running = [f"{status.trial} {status.step}/{status.steps}" for status in statuses if status.state == "running"]
+    return "  ".join([count_states(statuses), *running])
+
+
+def count_states(statuses: Sequence[TrialStatus]) -> str:
+    """Return a summary such as `2 done  3 failed (2 out of memory, 1 exception)`."""
     parts = []
-    for state, number in sorted(Counter(row.state for row in rows).items()):
-        causes = Counter(row.cause for row in rows if row.state == state and row.cause).most_common()
+    for state, number in sorted(Counter(status.state for status in statuses).items()):
+        causes = Counter(status.cause for status in statuses if status.state == state and status.cause).most_common()
         parts.append(f"{number} {state}" + f" ({', '.join(f'{n} {cause}' for cause, n in causes)})" * bool(causes))
     return "  ".join(parts)
 
 
-def fit(chosen: list[Row], rows: list[Row], notes: list[str]) -> Text:
-    """As much of a table as a terminal holds, and the counts."""
+def render_fitted(chosen: list[TrialStatus], statuses: list[TrialStatus], notes: list[str]) -> Text:
+    """Return as much of the table of `chosen` as the terminal holds, most urgent first, the counts and the notes."""
     columns, lines = shutil.get_terminal_size()
-    urgent = sorted(chosen, key=lambda row: URGENCY.index(row.state)) if len(chosen) > lines - 4 else chosen
-    shown = draw(urgent[: max(1, lines - 4)], columns).split("\n")[: max(2, lines - 3 - len(notes))]
-    more = len(chosen) - sum(not line.plain.startswith(" ") for line in shown[1:])
-    tail = [Text(f"… and {more} more")] if more > 0 else []
-    return Text("\n").join([*shown, *tail, Text(count(rows)), *map(Text, notes)])
+    ordered = sorted(chosen, key=lambda s: URGENCY.index(s.state)) if len(chosen) > lines - 4 else chosen
+    shown = render(ordered[: max(1, lines - 4)], columns).split("\n")[: max(2, lines - 3 - len(notes))]
+    hidden = len(chosen) - sum(not line.plain.startswith(" ") for line in shown[1:])
+    more = [Text(f"… and {hidden} more")] if hidden > 0 else []
+    return Text("\n").join([*shown, *more, Text(count_states(statuses)), *map(Text, notes)])
 
 
-def draw(rows: list[Row], width: int = 0) -> Text:
-    """The table: a line per trial or, in a terminal of `width` characters, as many as its last column needs."""
-    cells = [cell(row) for row in rows]
-    wide = {name: max([len(name), *(len(found[name]) for found in cells)]) for name in COLUMNS}
-    last = min(LAST, max([0, *(len(found["newest"]) for found in cells)]))
-    wide = {name: size for name, size in wide.items() if name == "trial" or any(found[name] for found in cells)}
-    for name in SPARE:
-        if width and sum(wide.values()) + 2 * len(wide) + last > width:
-            wide.pop(name, None)
-    if width and (over := sum(wide.values()) + 2 * len(wide) + last - width) > 0:
-        wide["trial"] = max(NAME, wide["trial"] - over)
-    indent = sum(wide.values()) + 2 * len(wide)
-    lines = [Text("  ".join(pad(name, name, size) for name, size in wide.items()) + "  newest", style="bold")]
-    for row, found in zip(rows, cells, strict=True):
-        found["trial"] = shorten(found["trial"], wide["trial"])
-        newest = textwrap.wrap(found["newest"], max(LAST, width - indent)) if width else [found["newest"]]
+def render(statuses: Sequence[TrialStatus], width: int = 0) -> Text:
+    """Return the table: one line per trial, or lines wrapped in the last column for a terminal of `width` columns."""
+    rows = [format_cells(status) for status in statuses]
+    widths = {name: max([len(name), *(len(row[name]) for row in rows)]) for name in COLUMNS}
+    last = min(LAST_WIDTH, max([0, *(len(row["newest"]) for row in rows)]))
+    widths = {name: size for name, size in widths.items() if name == "trial" or any(row[name] for row in rows)}
+    for name in DROPPED_FIRST:
+        if width and sum(widths.values()) + 2 * len(widths) + last > width:
+            widths.pop(name, None)
+    if width and (excess := sum(widths.values()) + 2 * len(widths) + last - width) > 0:
+        widths["trial"] = max(NAME_WIDTH, widths["trial"] - excess)
+    indent = sum(widths.values()) + 2 * len(widths)
+    lines = [Text("  ".join(pad(name, name, size) for name, size in widths.items()) + "  newest", style="bold")]
+    for status, row in zip(statuses, rows, strict=True):
+        row["trial"] = shorten(row["trial"], widths["trial"])
+        newest = textwrap.wrap(row["newest"], max(LAST_WIDTH, width - indent)) if width else [row["newest"]]
         line = Text()
-        for name, size in wide.items():
-            line.append(pad(name, found[name], size) + "  ", COLOURS[row.state] if name == "state" else "")
+        for name, size in widths.items():
+            line.append(pad(name, row[name], size) + "  ", COLOURS[status.state] if name == "state" else "")
         line.append(newest[0] if newest else "")
         line.rstrip()
-        lines += [line, *(Text(" " * indent + more) for more in newest[1:])]
+        lines += [line, *(Text(" " * indent + rest) for rest in newest[1:])]
     return Text("\n").join(lines)
 
 
-def cell(row: Row) -> dict[str, str]:
-    """What is written in each column."""
-    metrics = "  ".join(f"{n} {value:.4g}" for n, value in row.metrics.items() if not n.startswith("oracle"))
-    newest = row.reason if row.state == "failed" else "  ".join(part for part in (row.reason, metrics) if part)
+def format_cells(status: TrialStatus) -> dict[str, str]:
+    """Return column name -> text for a trial."""
+    metrics = "  ".join(
+        f"{name} {value:.4g}" for name, value in status.metrics.items() if not name.startswith("oracle")
+    )
+    newest = status.reason if status.state == "failed" else "  ".join(filter(None, (status.reason, metrics)))
     return {
-        "trial": row.trial,
-        "state": word(row),
-        "job": row.job,
-        "node": row.node,
-        "step": f"{row.step}/{'?' if row.steps is None else row.steps}",
-        "steps/s": f"{row.rate:.3g}" if row.rate else "",
-        "left": clock(row.eta) if row.eta is not None else "",
+        "trial": status.trial,
+        "state": name_state(status),
+        "job": status.job,
+        "node": status.node,
+        "step": f"{status.step}/{'?' if status.steps is None else status.steps}",
+        "steps/s": f"{status.rate:.3g}" if status.rate else "",
+        "left": format_duration(status.eta) if status.eta is not None else "",
         "newest": " ".join(newest.split("\n")),
     }
 
 
-def word(row: Row) -> str:
-    """A trial's state as it is shown: its cause where that says more."""
-    if row.state == "queued":
-        return row.cause if row.cause == "preempted" else "requeued" if row.cause else "queued"
-    return (
-        row.cause
-        if row.state in ("failed", "stopped") and row.cause not in ("", "exception", "exit code")
-        else row.state
-    )
+def name_state(status: TrialStatus) -> str:
+    """Return the word for the state column: the cause where it says more than the state."""
+    if status.state == "queued":
+        return status.cause if status.cause == "preempted" else "requeued" if status.cause else "queued"
+    has_telling_cause = status.state in ("failed", "stopped") and status.cause not in ("", "exception", "exit code")
+    return status.cause if has_telling_cause else status.state
 
 
-def clock(seconds: float) -> str:
-    """A duration in the unit that suits it."""
+def format_duration(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours, whichever is readable."""
     return next(
         f"{seconds / unit:.0f} {name}"
         for unit, name in ((1, "s"), (60, "min"), (3600, "h"))
@@ -99,9 +112,10 @@ def clock(seconds: float) -> str:
 
 
 def pad(column: str, text: str, size: int) -> str:
-    return text.rjust(size) if column in RIGHT else text.ljust(size)
+    """Align a cell with its column."""
+    return text.rjust(size) if column in RIGHT_ALIGNED else text.ljust(size)
 
 
 def shorten(name: str, size: int) -> str:
-    """Leave out the middle: what begins a name says the method, what ends it is unique."""
+    """Cut the middle of a trial's name: it begins with the method and ends with the identity."""
     return name if len(name) <= size else f"{name[: size - 13]}…{name[-12:]}"

@@ -95,13 +95,13 @@ def test_a_sweep_with_more_trials_than_a_user_may_have_jobs(slurm: None, tmp_pat
         assert len(queue(own, "many")) == 5
         assert "0 to train" in sweep.submit(), "packed trials are found again"
         (line,) = sweep.submissions()
-        first = next(iter(submissions.elements(line["arrays"][0])))
+        first = next(iter(submissions.trials_by_job(line["arrays"][0])))
         runs = sweep.runs()
         own.wait(lambda: len(runs[1].metrics()) > 5, 90, "the second trial of the first job")
         own.run("scancel", "--signal=USR2", first)
         own.wait(lambda: any(runs[1].path.glob("stopped.*")), 60, "it to stop")
         for stage in line["arrays"]:
-            for job in submissions.elements(stage):
+            for job in submissions.trials_by_job(stage):
                 sweep.wait_for(job, "COMPLETED")
         sweep.wait_for(line["report"], "COMPLETED")
         assert " Restarts=1 " in own.run("scontrol", "show", "job", first, "-o").stdout
@@ -123,7 +123,9 @@ def test_a_job_carries_as_many_trials_as_it_must() -> None:
     (odd,) = arrays([Plan(Resources(), runs, [], [])], largest=100, each=4)
     assert [len(job) for job in odd.jobs()] == [4, 4, 2]
     record = {"id": "7", "trials": [run.name for run in odd.runs], "each": 4}
-    assert submissions.elements(record) == {f"7_{i}": [run.name for run in job] for i, job in enumerate(odd.jobs())}
+    assert submissions.trials_by_job(record) == {
+        f"7_{i}": [run.name for run in job] for i, job in enumerate(odd.jobs())
+    }
 
 
 def test_limits_of_slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

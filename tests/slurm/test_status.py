@@ -43,8 +43,8 @@ EXPECTED = {
     "limited": ("failed", "time limit", "^reached its time limit 2 times .*; raise resources.time"),
     "cancelled": ("stopped", "cancelled", "^cancelled"),
     "too large": ("failed", "out of memory", "^out of memory; raise resources.mem_gb$"),
-    "on a bad node": ("queued", "node failure", "^node failure; waits: "),
-    "preempted": ("queued", "preempted", "^preempted ×2; waits: "),
+    "on a bad node": ("queued", "node failure", "^node failure; waiting: "),
+    "preempted": ("queued", "preempted", "^preempted ×2; waiting: "),
 }
 
 

@@ -67,7 +67,7 @@ class Job:
 def read(sweep: Path) -> tuple[dict[str, list[Job]], list[str]]:
     """Trial -> its jobs, oldest first; and, in a line each, what could not be asked. Nothing is asked of Slurm for a
     sweep that was never there."""
-    lines = submissions.lines(sweep)
+    lines = submissions.read(sweep)
     arrays = [array for line in lines for array in line.get("arrays", [])]
     if not arrays:
         return {}, []
@@ -95,7 +95,7 @@ def read(sweep: Path) -> tuple[dict[str, list[Job]], list[str]]:
         turns = accounted(text)
     found = defaultdict[str, list[Job]](list)
     for array in arrays:
-        for job, trials in submissions.elements(array).items():
+        for job, trials in submissions.trials_by_job(array).items():
             known = join(Job(job, array["stage"]), turns.get(job) or turns.get(f"{array['id']}_[]", []), live)
             for trial in trials:
                 found[trial].append(known)

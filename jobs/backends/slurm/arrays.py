@@ -44,7 +44,7 @@ def submit(sweep: Path, plans: Sequence[Plan], site: Site, notes: dict[str, Any]
         if ids:
             subprocess.run(["scancel", *ids], check=False)
         raise
-    submissions.record(sweep, line)
+    submissions.append(sweep, line)
     return line
 
 
