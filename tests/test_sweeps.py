@@ -37,12 +37,9 @@ def test_a_variant_changes_every_trial_of_its_base(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FACES, ids=key)
-def test_a_variant_for_faces_takes_images_of_the_users_own(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_variant_for_faces_takes_images_of_the_users_own(path: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "faces.npz", images=np.zeros((4, 64, 64, 3), np.uint8), labels=np.array([0, 1, 0, 1]))
-    monkeypatch.chdir(tmp_path)
-    trials = load(path, ["data.dataset=npz:faces.npz"])
+    trials = load(path, [f"data.dataset=npz:{tmp_path}/faces.npz"])
     assert len(trials) == len(load(path, []))
     assert {trial.config.data.dataset for trial in trials} == {f"npz:{tmp_path}/faces.npz"}
     assert all(trial.config.data.flip and trial.config.data.size == 64 for trial in trials)
