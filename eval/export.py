@@ -15,8 +15,7 @@ from eval import record
 from eval.sampling import conditional, draw
 from eval.sampling_options import read_options
 from eval.trial import Subject, read_method
-from trainer.config.document import read
-from trainer.config.schema import resolve
+from trainer.config.resolve import load_config
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory
 
@@ -43,7 +42,7 @@ def export(
         raise ConfigError(f"--out {out}: is there and not empty; give a new folder, nothing is overwritten")
     if not (run.path / "config.yaml").is_file():
         raise ConfigError(f"{run.path}: is no run directory: it has no config.yaml; give logs/<sweep>/<trial>")
-    config = resolve(read(run.path / "config.yaml"), str(run.path / "config.yaml"))
+    config = load_config(run.path / "config.yaml")
     weights = record.exported(run)
     step = max(weights, default=0) if step is None else step
     if step not in weights:

@@ -13,8 +13,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 from eval import distributed, record
-from trainer.config.document import read
-from trainer.config.schema import Config, metrics, resolve
+from trainer.config.resolve import load_config
+from trainer.config.schema import Config, metrics
 from trainer.errors import ConfigError, DataError, check_known
 from trainer.runs.atomic import write_json
 from trainer.runs.checkpoints import describe
@@ -139,7 +139,7 @@ def bring_up_to_date(run: RunDirectory, wanted: list[str], force: bool) -> int:
 
 def configured(run: RunDirectory) -> Config:
     """The run's settings; ConfigError."""
-    return resolve(read(run.path / "config.yaml"), str(run.path / "config.yaml"))
+    return load_config(run.path / "config.yaml")
 
 
 def find_due(run: RunDirectory, wanted: list[str], force: bool) -> list[str]:

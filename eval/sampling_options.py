@@ -11,7 +11,7 @@ from pydantic import ValidationError, create_model
 from torch import Tensor
 
 from trainer.config.document import parse_overrides
-from trainer.config.schema import explain
+from trainer.config.resolve import explain
 from trainer.config.validators import Section
 from trainer.errors import ConfigError
 

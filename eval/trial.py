@@ -39,7 +39,7 @@ class Subject:
     @property
     def domains(self) -> dict[str, str]:
         """Domain -> name of its set; the domain of a lone set is ''."""
-        return self.config.data.sets()
+        return self.config.data.datasets()
 
     def milestones(self) -> "Iterator[Subject]":
         """This run at each exported step, oldest first, itself last; weights are read one after the other."""
@@ -90,7 +90,7 @@ def read_method(config: Config, weights: Path, device: torch.device) -> Method:
     ConfigError if the file is damaged, holds another network or a value that is not finite.
     """
     run = weights.parents[1]
-    method = models.load(config.method)(DataSpec(*config.data.shape()), **config.model)
+    method = models.load(config.method)(DataSpec(*config.data.shape()), **config.model_arguments())
     try:
         state = load_file(weights, device="cpu")
         method.load_state_dict(state)

@@ -24,7 +24,7 @@ from trainer.config.sweep import Trial
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory
 from trainer.runs.lock import locked
-from trainer.runs.placement import place
+from trainer.runs.placement import locate_trials
 
 PATIENCE = 600.0  # seconds that a command waits for another one to have queued its jobs
 
@@ -60,7 +60,7 @@ class Submission:
 def plan(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, queue: bool) -> Submission:
     """Compare what is wanted with what is there, on disk and (`queue`) in Slurm's queue. Writes nothing."""
     sweep = options.runs / trials[0].config.name
-    runs = [RunDirectory(path) for path in place(sweep, trials, write=False)]
+    runs = [RunDirectory(path) for path in locate_trials(sweep, trials)]
     training, evaluating = ({}, {})
     if queue and sweep.is_dir():
         training, evaluating = submissions.queued(sweep, "train"), submissions.queued(sweep, "eval")

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from trainer.config.schema import Config
-from trainer.config.sweep import load
+from trainer.config.sweep import load_trials
 from trainer.data import cache
 from trainer.data.raw import locate
 from trainer.data.registry import get
@@ -58,7 +58,7 @@ def needed(configs: Iterable[Config]) -> list[Needed]:
     for data in {str(config.data): config.data for config in configs}.values():
         channels, size, _ = data.shape()
         root = cache.data_root(data.root)
-        for domain, name in data.sets().items():
+        for domain, name in data.datasets().items():
             one = Needed(name, size, channels, root, f"data.{domain or 'dataset'}")
             found.setdefault((name, size, channels, root), one)
     return list(found.values())
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     failed: list[ValueError] = []
     try:
-        configs = [trial.config for trial in load(options.sweep, options.overrides)]
+        configs = [trial.config for trial in load_trials(options.sweep, options.overrides)]
         there = [one for one in needed(configs) if one.staged]
         for one in there:
             console.print(f"there already: {one.folder}", markup=False, highlight=False, soft_wrap=True)

@@ -26,12 +26,12 @@ from jobs.tracking import submissions
 from jobs.tracking.table import summarize_progress
 from trainer.config.document import parse_overrides
 from trainer.config.schema import Config, metrics
-from trainer.config.sweep import load, origin
+from trainer.config.sweep import load_trials, origin
 from trainer.data.registry import DATASETS
 from trainer.errors import ConfigError, DataError
 from trainer.runs.atomic import read_json
 from trainer.runs.directory import RunDirectory
-from trainer.runs.placement import place
+from trainer.runs.placement import create_run_directories
 
 EXAMPLES = """examples:
   python jobs/submit.py sweeps/dann.yaml
@@ -102,7 +102,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     by = "command line: --cluster" if options.cluster else presets.VARIABLE
     options.cluster = options.cluster or os.environ.get(presets.VARIABLE) or None
     kind, options.preset = presets.choose(options.cluster)
-    trials = load(options.sweep, options.overrides, options.preset.defaults())
+    trials = load_trials(options.sweep, options.overrides, options.preset.defaults())
     reason = f"asked by {by.removeprefix('command line: ')}" if kind == "local" else submissions.unavailable()
     on_slurm = reason is None or (options.dry_run and kind == "slurm")
     if kind == "slurm" and not on_slurm:
@@ -123,7 +123,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
         submission = plan(options, trials, on_slurm, queue=reason is None)
         if submission.to_train or submission.to_evaluate:
             submission.code = snapshot.take(submission.sweep)
-        place(submission.sweep, trials)
+        create_run_directories(submission.sweep, trials)
         if options.sweep.resolve() != (submission.sweep / "sweep.yaml").resolve():
             shutil.copyfile(options.sweep, submission.sweep / "sweep.yaml")
         if said := prune(submission):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.config.sweep import load
+from trainer.config.sweep import load_trials
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted(p for folder in ("sweeps", "sweeps/variants") for p in (ROOT / folder).glob("*.yaml"))
@@ -21,7 +21,7 @@ def key(path: Path) -> str:
 @pytest.mark.parametrize("path", SWEEPS, ids=key)
 def test_a_sweep_has_the_trials_of_version_1(path: Path) -> None:
     """No trial that version 1 trained is trained again: labels and identities are those that it gave."""
-    assert [[trial.label, trial.identity] for trial in load(path, [])] == IDENTITIES[key(path)]
+    assert [[trial.label, trial.identity] for trial in load_trials(path, [])] == IDENTITIES[key(path)]
 
 
 def test_no_sweep_of_version_1_is_lost() -> None:
@@ -31,7 +31,7 @@ def test_no_sweep_of_version_1_is_lost() -> None:
 @pytest.mark.parametrize("path", [path for path in SWEEPS if path.parent.name == "variants"], ids=key)
 def test_a_variant_changes_every_trial_of_its_base(path: Path) -> None:
     base = ROOT / "sweeps" / f"{path.stem.rpartition('_')[0]}.yaml"
-    variants, originals = load(path, []), load(base, [])
+    variants, originals = load_trials(path, []), load(base, [])
     assert len(variants) == len(originals)
     assert {trial.identity for trial in variants}.isdisjoint(trial.identity for trial in originals)
 
@@ -39,8 +39,8 @@ def test_a_variant_changes_every_trial_of_its_base(path: Path) -> None:
 @pytest.mark.parametrize("path", FACES, ids=key)
 def test_a_variant_for_faces_takes_images_of_the_users_own(path: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "faces.npz", images=np.zeros((4, 64, 64, 3), np.uint8), labels=np.array([0, 1, 0, 1]))
-    trials = load(path, [f"data.dataset=npz:{tmp_path}/faces.npz"])
-    assert len(trials) == len(load(path, []))
+    trials = load_trials(path, [f"data.dataset=npz:{tmp_path}/faces.npz"])
+    assert len(trials) == len(load_trials(path, []))
     assert {trial.config.data.dataset for trial in trials} == {f"npz:{tmp_path}/faces.npz"}
     assert all(trial.config.data.flip and trial.config.data.size == 64 for trial in trials)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from trainer.config.document import read
-from trainer.config.schema import Config, check_divides, resolve
+from trainer.config.resolve import check_batch_size, load_config
+from trainer.config.schema import Config
 from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.runs.atomic import write_json
 from trainer.runs.checkpoints import clear_scraps, newest, refusal, synchronise
@@ -88,12 +88,13 @@ def locate(path: Path, overrides: list[str], runs: Path, write: bool) -> tuple[P
     if (run / "config.yaml").exists():
         if overrides:
             raise ConfigError(f"{run}: {overrides[0]}: a run keeps its config; give the sweep file to change a setting")
-        return run, resolve(read(run / "config.yaml"), str(run / "config.yaml"))
-    from trainer.config.sweep import single
-    from trainer.runs.placement import place
+        return run, load_config(run / "config.yaml")
+    from trainer.config.sweep import load_single_trial
+    from trainer.runs.placement import create_run_directories, locate_trials
 
-    trial = single(path, overrides)
-    return place(runs / trial.config.name, [trial], write)[0], trial.config
+    trial = load_single_trial(path, overrides)
+    find = create_run_directories if write else locate_trials
+    return find(runs / trial.config.name, [trial])[0], trial.config
 
 
 def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
@@ -159,7 +160,7 @@ def join(run: Path, config: Config) -> "Accelerator":
         raise ConfigError(f"{run}: train.precision: 'fp16' needs a GPU; choose bf16 or no")
     accelerator = Accelerator(mixed_precision=config.train.precision, cpu=not torch.cuda.is_available())
     try:
-        check_divides(config.train.batch_size, accelerator.num_processes * config.train.micro_batches)
+        check_batch_size(config.train.batch_size, accelerator.num_processes * config.train.micro_batches)
     except ValueError as error:
         raise ConfigError(f"{run}: {error}") from None
     return accelerator
@@ -184,13 +185,13 @@ def build(run: Path, config: Config, accelerator: "Accelerator") -> "tuple[Train
     from trainer.seeds import seed_torch
 
     channels, size, classes = config.data.shape()
-    root, sets = data_root(config.data.root), config.data.sets()
+    root, sets = data_root(config.data.root), config.data.datasets()
     for name in sets.values() if accelerator.is_main_process else ():
         stage(name, root, size, channels)
     accelerator.wait_for_everyone()
     seed_torch(config.train.seed, "weights")
     try:
-        method = models.load(config.method)(DataSpec(channels, size, classes), **config.model)
+        method = models.load(config.method)(DataSpec(channels, size, classes), **config.model_arguments())
     except ValueError as error:
         raise ConfigError(f"{run}: model: {error}") from None
     arrays = {domain: load(name, "train", root, size, channels) for domain, name in sets.items()}

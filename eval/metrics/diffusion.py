@@ -26,8 +26,7 @@ from eval.sampling import conditional, to_bytes
 from eval.sampling_options import WATCH, accepted, read_tensor, watched
 from eval.trial import Subject, read_method
 from models.nets.diffusion import lerp, slerp
-from trainer.config.document import read
-from trainer.config.schema import resolve
+from trainer.config.resolve import load_config
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory
 from trainer.seeds import seed_torch
@@ -127,7 +126,7 @@ def stepping(subject: Subject) -> Callable[..., Tensor]:
 
 def timesteps(subject: Subject) -> int:
     """T, the number of times that the method was trained at."""
-    return int(subject.config.model["timesteps"])
+    return int(subject.config.model.timesteps)
 
 
 def image_shape(subject: Subject) -> tuple[int, int, int]:
@@ -155,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (options.run / "config.yaml").is_file():
             raise ConfigError(f"{options.run}: is no run directory: it has no config.yaml; give logs/<sweep>/<trial>")
         config, weights = (
-            resolve(read(options.run / "config.yaml"), str(options.run)),
+            load_config(options.run / "config.yaml"),
             record.exported(RunDirectory(options.run)),
         )
         if not weights:

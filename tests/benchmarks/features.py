@@ -28,8 +28,7 @@ from eval.features import inception
 from eval.features.extractor import collect
 from eval.sampling import draw
 from eval.trial import Subject, read_method
-from trainer.config.document import read
-from trainer.config.schema import resolve
+from trainer.config.resolve import load_config
 from trainer.data.cache import load, stage
 from trainer.runs.directory import RunDirectory
 
@@ -106,7 +105,7 @@ def main() -> None:
     ratio = statistics.median(a / b for a, b in rates)
     print(f"features: {mine:.1f} images/s, {ratio:.2f} times the {other:.1f} of pytorch-fid ({device.type})")
     if options.run:
-        config = resolve(read(options.run / "config.yaml"), str(options.run))
+        config = load_config(options.run / "config.yaml")
         files = record.exported(RunDirectory(options.run))
         method = read_method(config, files[max(files)], device)
         subject = Subject(RunDirectory(options.run), config, files, max(files), method, device, Path())

@@ -22,8 +22,7 @@ from eval.features.classifier import judge
 from eval.sampling import draw
 from eval.trial import Subject, read_method
 from models.ddpm import DDPM
-from trainer.config.document import read
-from trainer.config.schema import resolve
+from trainer.config.resolve import load_config
 from trainer.runs.directory import RunDirectory
 from trainer.seeds import seed_torch
 
@@ -146,7 +145,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="try the compiled network, too")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    config = resolve(read(options.run / "config.yaml"), str(options.run))
+    config = load_config(options.run / "config.yaml")
     files = record.exported(RunDirectory(options.run))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     method = read_method(config, files[max(files)], device)

@@ -30,7 +30,8 @@ from eval.metrics import accuracy, proxy_distance, tsne
 from eval.record import Result
 from eval.trial import Subject
 from models.base import DataSpec, Method
-from trainer.config.schema import metrics, resolve
+from trainer.config.resolve import resolve
+from trainer.config.schema import metrics
 from trainer.data.cache import Arrays, load, stage
 from trainer.runs.atomic import read_json
 from trainer.runs.directory import RunDirectory

@@ -35,7 +35,7 @@ from eval.trial import Subject
 from jobs import stage as staging_command
 from models.base import DataSpec
 from models.classifier import build, enlarged
-from trainer.config.schema import resolve
+from trainer.config.resolve import resolve
 from trainer.data import cache, registry
 from trainer.data.cache import Arrays, stage
 from trainer.errors import DataError

@@ -17,7 +17,7 @@ from eval.metrics import class_accuracy, diffusion
 from eval.sampling_options import read_options
 from models.base import DataSpec
 from tests.eval.test_generative import arrays, failure, found, pngs, root  # noqa: F401 - root is a fixture
-from trainer.config.schema import resolve
+from trainer.config.resolve import resolve
 from trainer.errors import ConfigError
 from trainer.seeds import seed_torch
 
@@ -35,7 +35,7 @@ def make(tmp_path: Path, root: Path) -> Callable[..., Path]:  # noqa: F811
         (path / "weights").mkdir(parents=True)
         (path / "config.yaml").write_text(config.to_yaml())
         seed_torch(1, "weights")
-        state = models.load(method)(DataSpec(*config.data.shape()), **config.model).state_dict()
+        state = models.load(method)(DataSpec(*config.data.shape()), **config.model_arguments()).state_dict()
         save_file(state, path / "weights" / "step-000010.safetensors")
         return path
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from eval import report
 from tests.eval.test_report import evaluate, trial
-from trainer.config.schema import resolve
+from trainer.config.resolve import resolve
 from trainer.data import registry
 from trainer.data.cache import load, stage
 from trainer.data.registry import Dataset

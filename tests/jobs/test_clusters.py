@@ -13,7 +13,7 @@ import yaml
 from jobs.backends.slurm import presets
 from jobs.backends.slurm.presets import Preset, Site, choose
 from tests.jobs.test_submit import DANN, check_refused, command
-from trainer.config.sweep import load
+from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
 
 
@@ -95,7 +95,7 @@ def test_a_file_wins_key_by_key_and_no_trial_becomes_another(tmp_path: Path) -> 
     file.write_text(DANN + "resources: {mem_gb: 1, slurm: {account: own}}\ngrid: {train.seed: [0, 1]}\n")
     resources = {"mem_gb": 8, "cpus_per_gpu": 2, "slurm": {"account": "lab", "partition": "gpu"}}
     _, lab = choose(preset(tmp_path / "presets", resources=resources))
-    plain, trials = load(file, []), load(file, ["resources.slurm.qos=fast"], lab.defaults())
+    plain, trials = load_trials(file, []), load_trials(file, ["resources.slurm.qos=fast"], lab.defaults())
     assert [t.identity for t in trials] == [t.identity for t in plain]
     assert [t.name for t in trials] == [t.name for t in plain]
     found = trials[0].config.resources

@@ -16,11 +16,11 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from jobs.backends.slurm.allocation import Allocation, seconds
 from jobs.worker import rendezvous
-from trainer.config.sweep import load
+from trainer.config.sweep import load_trials
 from trainer.runs import checkpoints
 from trainer.runs.directory import RunDirectory
 from trainer.runs.lock import Lock, Superseded, newer, rival, superseded, take
-from trainer.runs.placement import place
+from trainer.runs.placement import create_run_directories
 
 ROOT = Path(__file__).parents[2]
 STEPS = 60
@@ -64,7 +64,7 @@ def new_run(folder: Path, data_root: str, steps: int = STEPS) -> Path:
         f"method: dann\ndata: {{source: mnist5k, target: mnistm5k, root: {data_root}}}\n"
         f"train: {{steps: {steps}, batch_size: 8, log_every: 1, checkpoint_every: 10}}\n"
     )
-    return place(folder / "one", load(file, []))[0]
+    return create_run_directories(folder / "one", load_trials(file, []))[0]
 
 
 def losses(run: Path) -> list[dict[str, float]]:

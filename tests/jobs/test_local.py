@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs.backends.local import Pool, Task, visible_gpus
-from trainer.config.sweep import load
+from trainer.config.sweep import load_trials
 from trainer.runs.directory import RunDirectory
-from trainer.runs.placement import place
+from trainer.runs.placement import create_run_directories
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def runs(tmp_path: Path, data_root: str) -> list[RunDirectory]:
         "train: {steps: 100000, batch_size: 8}\n"
         "grid: {train.seed: [0, 1, 2]}\n"
     )
-    return [RunDirectory(path) for path in place(tmp_path / "pool", load(file, []))]
+    return [RunDirectory(path) for path in create_run_directories(tmp_path / "pool", load_trials(file, []))]
 
 
 def pool(runs: list[RunDirectory], parallel: int, gpus: list[str], processes: int = 1) -> Pool:

@@ -14,7 +14,7 @@ from jobs.worker import Launch
 from tests.jobs.test_submit import DANN, check_refused, command
 from tests.trainer.test_data import write_svhn
 from trainer.config.schema import Config
-from trainer.config.sweep import load
+from trainer.config.sweep import load_trials
 from trainer.data import cache, raw
 from trainer.data.registry import DATASETS
 from trainer.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ NOBODY = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https"
 
 
 def configs(file: Path, *words: str) -> list[Config]:
-    return [trial.config for trial in load(file, list(words))]
+    return [trial.config for trial in load_trials(file, list(words))]
 
 
 @pytest.fixture

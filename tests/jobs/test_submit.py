@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from jobs.backends import local
-from trainer.config.sweep import load
+from trainer.config.sweep import load_trials
 from trainer.runs.directory import RunDirectory, find_runs
-from trainer.runs.placement import place
+from trainer.runs.placement import create_run_directories
 from trainer.stop import LOOK
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +163,7 @@ WRONG: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
     ),
     "no parallel": ({"x.yaml": DANN}, ["--max-parallel", "0"], ["command line", "--max-parallel", "at least 1"]),
     "many": ({"x.yaml": DANN + f"grid: {{train.seed: {[*range(51)]}}}"}, [], ["command line", "51 trials", "--yes"]),
-    "logs is a file": ({"x.yaml": DANN, "file": ""}, ["--runs", "{}/file"], ["file", "is no directory", "--runs"]),
+    "logs is a file": ({"x.yaml": DANN, "file": ""}, ["--runs", "{}/file"], ["file", "is not a directory", "--runs"]),
 }  # fmt: skip
 
 
@@ -197,7 +197,7 @@ def test_source_and_target_with_other_classes_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setitem(DATASETS, "usps", replace(DATASETS["mnist5k"], name="usps", classes=4))
     (tmp_path / "x.yaml").write_text(DANN)
     with pytest.raises(ConfigError, match=r"^command line: data: usps .*4 classes.* and mnistm5k .*10 classes.*choose"):
-        load(tmp_path / "x.yaml", ["data.source=usps"])
+        load_trials(tmp_path / "x.yaml", ["data.source=usps"])
 
 
 def test_slurm_is_refused_where_there_is_none(tmp_path: Path, data_root: str) -> None:
@@ -224,8 +224,8 @@ def test_data_that_cannot_be_had_are_refused_before_anything_is_made(tmp_path: P
 
 def test_a_run_directory_of_another_config_is_left_alone(tmp_path: Path, data_root: str) -> None:
     (tmp_path / "x.yaml").write_text(DANN)
-    other, mine = load(tmp_path / "x.yaml", ["train.seed=5"]), load(tmp_path / "x.yaml", [])
-    (path,) = place(tmp_path / "logs" / "x", mine)
+    other, mine = load_trials(tmp_path / "x.yaml", ["train.seed=5"]), load_trials(tmp_path / "x.yaml", [])
+    (path,) = create_run_directories(tmp_path / "logs" / "x", mine)
     (path / "config.yaml").write_text(other[0].config.to_yaml())
     before = snapshot(tmp_path)
     words = ["--runs", str(tmp_path / "logs"), "--cluster", "local"]

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import RECORDER
-from trainer.config.sweep import load
+from trainer.config.sweep import load_trials
 from trainer.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ class Submitted:
 
     def runs(self) -> list[RunDirectory]:
         """The run directories, in the order of the trials."""
-        return [RunDirectory(self.folder / trial.name) for trial in load(self.file, [])]
+        return [RunDirectory(self.folder / trial.name) for trial in load_trials(self.file, [])]
 
     def state(self, job: str) -> str:
         """What Slurm says of a job or element."""

@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 import models
-from trainer.config.document import leaves, put, read
-from trainer.config.schema import Config, resolve
-from trainer.config.sweep import Trial, label, load, single
+from trainer.config.document import leaves, put, read_settings
+from trainer.config.resolve import resolve
+from trainer.config.schema import Config
+from trainer.config.sweep import Trial, label, load_single_trial, load_trials
 from trainer.errors import ConfigError
-from trainer.runs.placement import place
+from trainer.runs.placement import create_run_directories, locate_trials
 
 ROOT = Path(__file__).parents[2]
 SHARED: dict[str, Any] = {"method": "dann", "data": {"source": "mnist5k", "target": "mnistm5k"}}
@@ -31,7 +32,7 @@ def trials(tmp_path: Path) -> Load:
     def write_and_load(*words: str, **content: Any) -> list[Trial]:
         path = tmp_path / "sweep.yaml"
         path.write_text(yaml.safe_dump(SHARED | content))
-        return load(path, list(words))
+        return load_trials(path, list(words))
 
     return write_and_load
 
@@ -162,7 +163,13 @@ def test_trials_have_settings_and_axes_of_their_own(trials: Load) -> None:
         grid={"train.seed": [0, 1]},
     )
     rows = [
-        (t.config.method, t.config.model.get("gamma"), t.config.model.get("weight"), t.config.train.seed) for t in found
+        (
+            t.config.method,
+            getattr(t.config.model, "gamma", None),
+            getattr(t.config.model, "weight", None),
+            t.config.train.seed,
+        )
+        for t in found
     ]
     assert rows == [
         ("source_only", None, None, 0),
@@ -179,10 +186,10 @@ def test_trials_have_settings_and_axes_of_their_own(trials: Load) -> None:
 def test_shared_model_keys_reach_the_methods_that_have_them(trials: Load) -> None:
     both = [{"method": "dann"}, {"method": "source_only"}]
     found = trials(trials=both, model={"gamma": 3, "momentum": 0.5})
-    assert [t.config.model.get("gamma") for t in found] == [3, None]
+    assert [getattr(t.config.model, "gamma", None) for t in found] == [3, None]
     assert values(found, "model.momentum") == [0.5, 0.5]
     for word in ("model.gamma=4", "model={gamma: 4}"):
-        assert [t.config.model.get("gamma") for t in trials(word, trials=both)] == [4, None]
+        assert [getattr(t.config.model, "gamma", None) for t in trials(word, trials=both)] == [4, None]
     found = trials(trials=both, random={"draws": 3, "model.gamma": {"uniform": [1, 2]}})
     assert [t.config.method for t in found] == ["dann"] * 3 + ["source_only"]
 
@@ -232,17 +239,17 @@ def test_each_level_wins_over_the_one_below(tmp_path: Path) -> None:
         contents[name] |= content
         for file, written in contents.items():
             (places[file] / file).write_text(yaml.safe_dump(written))
-        seen += values(load(top, words), "model.gamma")
-    seen += values(load(top, ["model.gamma=7"]), "model.gamma")
+        seen += values(load_trials(top, words), "model.gamma")
+    seen += values(load_trials(top, ["model.gamma=7"]), "model.gamma")
     default = next(h.default for h in models.signature("dann").hyperparameters if h.name == "gamma")
     assert seen == [default, 2, 3, 4, 5, 6, 7]
-    assert values([single(top, []), single(top, ["model.gamma=7"])], "model.gamma") == [4, 7]
+    assert values([load_single_trial(top, []), load_single_trial(top, ["model.gamma=7"])], "model.gamma") == [4, 7]
 
 
 def test_a_base_lends_its_blocks_but_not_its_name(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(SHARED | {"name": "other", "train": {"steps": 5, "seed": 3}}))
     (tmp_path / "sweep.yaml").write_text("base: base.yaml\ntrain: {seed: 4}\nmodel:\n")
-    (trial,) = load(tmp_path / "sweep.yaml", [])
+    (trial,) = load_trials(tmp_path / "sweep.yaml", [])
     assert (trial.config.name, trial.config.train.steps, trial.config.train.seed) == ("sweep", 5, 4)
 
 
@@ -252,12 +259,12 @@ def test_an_error_names_the_file_of_the_chain_that_wrote_the_key(tmp_path: Path)
     for wrong in ({"train": {"seeed": 3}}, {"grid": {"train.seeed": [3]}}, {"zip": {"train.seed": 3}}):
         base.write_text(yaml.safe_dump(SHARED | wrong))
         with pytest.raises(ConfigError, match=rf"^{base}: "):
-            load(top, [])
+            load_trials(top, [])
     base.write_text(yaml.safe_dump(SHARED | {"train": {"steps": -1}}))
-    assert load(top, [])
+    assert load_trials(top, [])
     top.write_text("base: base.yaml\ntrain: {steps: -3}\n")
     with pytest.raises(ConfigError, match=rf"^{top}: train.steps: -3"):
-        load(top, [])
+        load_trials(top, [])
 
 
 def test_bases_that_name_each_other_are_an_error(tmp_path: Path) -> None:
@@ -266,7 +273,7 @@ def test_bases_that_name_each_other_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"a\.yaml: base: the files name each other: .*a\.yaml → .*b\.yaml → .*a\.yaml"
     ):
-        load(tmp_path / "a.yaml", [])
+        load_trials(tmp_path / "a.yaml", [])
 
 
 @pytest.mark.parametrize(
@@ -287,7 +294,7 @@ def test_what_yaml_itself_would_take_or_drop_is_an_error_with_its_line(tmp_path:
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"^{path}{message}") as caught:
-        load(path, [])
+        load_trials(path, [])
     assert "\n" not in str(caught.value)
 
 
@@ -335,9 +342,9 @@ def test_a_word_that_is_no_override_is_an_error(trials: Load, word: str) -> None
 def test_a_single_trial_takes_one_value_per_key(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(SHARED | {"grid": {"train.seed": [0, 1]}}))
-    assert single(path, ["train.seed=4"]).config.train.seed == 4
+    assert load_single_trial(path, ["train.seed=4"]).config.train.seed == 4
     with pytest.raises(ConfigError, match="2 trials"):
-        single(path, ["train.seed=[4,5]"])
+        load_single_trial(path, ["train.seed=[4,5]"])
 
 
 # Identity and names
@@ -420,27 +427,27 @@ def test_a_trial_described_in_other_words_is_the_same_run(
 ) -> None:
     plain, words = trials(), trials(**content)
     assert [t.identity for t in words] == [t.identity for t in plain]
-    (first,) = place(tmp_path / "logs", plain)
-    assert place(tmp_path / "logs", words) == [first]
+    (first,) = create_run_directories(tmp_path / "logs", plain)
+    assert create_run_directories(tmp_path / "logs", words) == [first]
     assert [path.name for path in (tmp_path / "logs").iterdir()] == [first.name]
 
 
 def test_yaml_text_that_python_takes_for_a_number_is_that_number(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(SHARED) + "grid: {model.lr: [1e-4]}\n")
-    (trial,) = load(path, [])
-    assert trial.config.model["lr"] == 0.0001
+    (trial,) = load_trials(path, [])
+    assert trial.config.model.lr == 0.0001
     path.write_text(yaml.safe_dump(SHARED) + "model: {lr: 0.0001}\n")
-    assert load(path, [])[0].identity == trial.identity
-    assert load(path, ["model.lr=1e-4"])[0].identity == trial.identity
+    assert load_trials(path, [])[0].identity == trial.identity
+    assert load_trials(path, ["model.lr=1e-4"])[0].identity == trial.identity
 
 
 def test_config_yaml_says_all_that_the_trial_is(trials: Load, tmp_path: Path) -> None:
     found = trials(
         grid={"model.lr": ["1e-4", 0.1], "train.precision": [False, "bf16"]}, resources={"slurm": {"qos": "a"}}
     )
-    for trial, path in zip(found, place(tmp_path / "logs", found), strict=True):
-        document = read(path / "config.yaml")
+    for trial, path in zip(found, create_run_directories(tmp_path / "logs", found), strict=True):
+        document = read_settings(path / "config.yaml")
         assert resolve(document, "here") == trial.config
         assert None not in [value for key, value in leaves(document) if key.split(".")[0] in ("model", "train")]
         assert (document["data"]["size"], document["data"]["channels"]) == (28, 3)
@@ -448,13 +455,13 @@ def test_config_yaml_says_all_that_the_trial_is(trials: Load, tmp_path: Path) ->
 
 def test_placing_without_writing_writes_nothing_and_another_config_is_left_alone(trials: Load, tmp_path: Path) -> None:
     found = trials()
-    place(tmp_path / "logs", found, write=False)
+    locate_trials(tmp_path / "logs", found)
     assert not (tmp_path / "logs").exists()
-    (path,) = place(tmp_path / "logs", found)
+    (path,) = create_run_directories(tmp_path / "logs", found)
     foreign = trials("train.seed=5")[0].config.to_yaml()
     (path / "config.yaml").write_text(foreign)
     with pytest.raises(ConfigError, match="was made by another config"):
-        place(tmp_path / "logs", found)
+        create_run_directories(tmp_path / "logs", found)
     assert (path / "config.yaml").read_text() == foreign
 
 
@@ -468,7 +475,7 @@ def test_names_are_readable_distinct_and_safe_as_directories(trials: Load) -> No
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_sweep_of_the_house_expands_to_distinct_trials(path: Path) -> None:
-    names = [trial.name for trial in load(path, [])]
+    names = [trial.name for trial in load_trials(path, [])]
     assert names
     assert len(names) == len(set(names))
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*-[0-9a-f]{8}", name) for name in names)

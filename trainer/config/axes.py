@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from trainer.config.document import leaves
-from trainer.config.schema import Document
+from trainer.config.document import Document, leaves
 from trainer.errors import ConfigError
 
 AXES = ("grid", "zip", "random")

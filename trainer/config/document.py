@@ -7,13 +7,14 @@ from typing import Any
 
 import yaml
 
-from trainer.config.schema import SWEEP_KEYS, Document
 from trainer.errors import ConfigError
 
+Document = dict[str, Any]  # a YAML mapping
+SWEEP_KEYS = ("grid", "zip", "random", "trials")  # only allowed at the top level of a sweep file
 TEXT = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # what YAML takes a key for: words, or <<
 
 
-def read(path: Path, seen: tuple[Path, ...] = ()) -> Document:
+def read_settings(path: Path, seen: tuple[Path, ...] = ()) -> Document:
     """Read a mapping and lay it over the file that its `base:` names (relative to it); ConfigError otherwise."""
     path = path.resolve()
     if path in seen:
@@ -25,7 +26,7 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> Document:
     base = document.pop("base", None)
     if base is None:
         return document
-    under = read(path.parent / str(base), (*seen, path))
+    under = read_settings(path.parent / str(base), (*seen, path))
     under.pop("name", None)  # what builds on a sweep is another sweep
     return merge(under, document)
 

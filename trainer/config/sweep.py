@@ -8,8 +8,19 @@ from typing import Any
 
 import models
 from trainer.config.axes import AXES, Axis, combinations, merge_axes, replace_axes, split_axes
-from trainer.config.document import leaves, merge, nested, parse_overrides, put, read, touches, whence
-from trainer.config.schema import Config, Document, identifies, known_method, resolve, takes_list
+from trainer.config.document import (
+    Document,
+    leaves,
+    merge,
+    nested,
+    parse_overrides,
+    put,
+    read_settings,
+    touches,
+    whence,
+)
+from trainer.config.resolve import known_method, resolve, takes_list
+from trainer.config.schema import Config, identifies
 from trainer.errors import ConfigError, check_known
 
 
@@ -27,15 +38,15 @@ class Trial:
         return f"{self.label}-{self.identity}"
 
 
-def load(path: Path, words: list[str], defaults: Document | None = None) -> list[Trial]:
+def load_trials(path: Path, words: list[str], defaults: Document | None = None) -> list[Trial]:
     """The trials of a sweep file over `defaults` and under `key=value` overrides, in order; ConfigError names file,
     key and remedy."""
-    return expand(merge(defaults or {}, {"name": path.stem, **read(path)}), parse_overrides(words), path)
+    return expand(merge(defaults or {}, {"name": path.stem, **read_settings(path)}), parse_overrides(words), path)
 
 
-def single(path: Path, words: list[str]) -> Trial:
+def load_single_trial(path: Path, words: list[str]) -> Trial:
     """The trial of a file's own settings, without its axes and `trials:`, under overrides; ConfigError."""
-    own = {key: value for key, value in read(path).items() if key not in (*AXES, "trials")}
+    own = {key: value for key, value in read_settings(path).items() if key not in (*AXES, "trials")}
     found = expand({"name": path.stem, **own}, parse_overrides(words), path)
     if len(found) > 1:
         raise ConfigError(f"command line: lists make {len(found)} trials; give one value each, or use jobs/submit.py")

@@ -2,39 +2,47 @@
 
 from pathlib import Path
 
-from trainer.config.document import read
-from trainer.config.schema import resolve
+from trainer.config.resolve import load_config
 from trainer.config.sweep import Trial
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
 
 
-def place(folder: Path, trials: list[Trial], write: bool = True) -> list[Path]:
-    """The run directories of the trials, made with their config.yaml where missing (`write`).
+def create_run_directories(folder: Path, trials: list[Trial]) -> list[Path]:
+    """Return the run directories of trials; create those that are missing, with their config.yaml.
 
-    The identity at the end of a name finds a trial again, whatever words described it then. ConfigError if a
-    directory holds another config or cannot be written.
+    ConfigError as `locate_trials`, or where a directory cannot be written.
     """
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        raise ConfigError(f"{there}: is no directory, so runs cannot lie there; give another --runs")
-    names = {path.name for path in folder.iterdir()} if there == folder else set()
-    found = {name.rpartition("-")[2]: name for name in sorted(names)}
-    places = [folder / (t.name if t.name in names else found.get(t.identity, t.name)) for t in trials]
-    for trial, path in zip(trials, places, strict=True):
+    paths = locate_trials(folder, trials)
+    for trial, path in zip(trials, paths, strict=True):
+        file, text = path / "config.yaml", trial.config.to_yaml()
+        if file.exists() and file.read_text() == text:
+            continue
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(file, text)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot write there: {error.strerror}; give another --runs") from None
+    return paths
+
+
+def locate_trials(folder: Path, trials: list[Trial]) -> list[Path]:
+    """Return the run directories of trials, whether they exist or not; nothing is written.
+
+    A trial is found by the identity at the end of the name. ConfigError if a directory holds another config.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{existing}: is not a directory, so it cannot hold run directories; give another --runs")
+    names = {path.name for path in folder.iterdir()} if existing == folder else set()
+    by_identity = {name.rpartition("-")[2]: name for name in sorted(names)}
+    paths = [folder / (t.name if t.name in names else by_identity.get(t.identity, t.name)) for t in trials]
+    for trial, path in zip(trials, paths, strict=True):
         file = path / "config.yaml"
-        if file.exists():
-            if file.read_text() == trial.config.to_yaml():
-                continue
-            if (made_by := resolve(read(file), str(file)).identity()) != trial.identity:
-                raise ConfigError(
-                    f"{path}: was made by another config ({made_by}, not {trial.identity}); "
-                    "move it away, or change name:"
-                )
-        if write:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-                write_text(file, trial.config.to_yaml())
-            except OSError as error:
-                raise ConfigError(f"{path}: cannot write there: {error.strerror}; give another --runs") from None
-    return places
+        if not file.exists() or file.read_text() == trial.config.to_yaml():
+            continue
+        if (identity := load_config(file).identity()) != trial.identity:
+            raise ConfigError(
+                f"{path}: was made by another config ({identity}, not {trial.identity}); move it away, or change name:"
+            )
+    return paths

@@ -13,8 +13,9 @@ from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
 from jobs.backends.slurm.allocation import DEAF
 from jobs.snapshot import ROOT
-from trainer.config.document import read, whence
-from trainer.config.schema import Document, Resources, explain
+from trainer.config.document import Document, read_settings, whence
+from trainer.config.resolve import explain
+from trainer.config.schema import Resources
 from trainer.config.validators import Section
 from trainer.errors import ConfigError, check_known
 
@@ -81,7 +82,7 @@ def choose(name: str | None) -> tuple[str | None, Preset]:
             file = FOLDER / f"{check_known(name, [*KINDS, *presets], 'cluster')}.yaml"
         except ValueError as error:
             raise ConfigError(f"--cluster or {VARIABLE}: {error}; presets lie in sweeps/clusters/") from None
-    document = read(file)
+    document = read_settings(file)
     try:
         preset = Preset.model_validate(document)
     except ValidationError as error:
