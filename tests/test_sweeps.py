@@ -31,7 +31,7 @@ def test_no_sweep_of_version_1_is_lost() -> None:
 @pytest.mark.parametrize("path", [path for path in SWEEPS if path.parent.name == "variants"], ids=key)
 def test_a_variant_changes_every_trial_of_its_base(path: Path) -> None:
     base = ROOT / "sweeps" / f"{path.stem.rpartition('_')[0]}.yaml"
-    variants, originals = load_trials(path, []), load(base, [])
+    variants, originals = load_trials(path, []), load_trials(base, [])
     assert len(variants) == len(originals)
     assert {trial.identity for trial in variants}.isdisjoint(trial.identity for trial in originals)
 
