@@ -1,12 +1,12 @@
-"""Fetch, decode and make what the trials of a sweep share: data, the weights of FID's Inception, and what evaluations
-keep of a set, its statistics and its classifier. Run it where there is a network: jobs on Slurm do not look for one."""
+"""Download, decode and cache what the trials of a sweep share: datasets, and what metrics need (weights, classifiers,
+reference statistics). Run it on a machine with network access: jobs on Slurm download nothing."""
 
 import argparse
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -27,160 +27,164 @@ EXAMPLES = """examples:
 
 
 @dataclass(frozen=True)
-class Needed:
-    """A dataset as trials read it."""
+class RequiredDataset:
+    """A dataset in the form in which trials read it."""
 
     name: str
     size: int  # pixels
     channels: int
     root: Path
-    key: str  # that names it in a YAML
+    key: str  # the key of the YAML that names it, for messages
 
     @property
     def folder(self) -> Path:
-        """Where it lies, once it is staged."""
+        """The folder of its cache, staged or not."""
         return cache.folder(self.name, self.root, self.size, self.channels)
 
-    @property
-    def staged(self) -> bool:
-        """Whether it lies there, complete."""
+    def is_staged(self) -> bool:
+        """Return whether its cache is complete."""
         return cache.staged(self.name, self.root, self.size, self.channels)
 
-    @property
-    def embedded(self) -> bool:
-        """Whether it comes with an installed package, so that staging takes seconds and no network."""
+    def is_bundled(self) -> bool:
+        """Return whether an installed package contains it, so that staging takes seconds and no network."""
         return not get(self.name).files
 
 
-def needed(configs: Iterable[Config]) -> list[Needed]:
-    """What trials read, each set once, in their order."""
-    found: dict[tuple[str, int, int, Path], Needed] = {}
+def list_datasets(configs: Iterable[Config]) -> list[RequiredDataset]:
+    """Return the datasets that trials read, without repetition, in the order of the trials."""
+    datasets: dict[tuple[str, int, int, Path], RequiredDataset] = {}
     for data in {str(config.data): config.data for config in configs}.values():
         channels, size, _ = data.shape()
         root = cache.data_root(data.root)
         for domain, name in data.datasets().items():
-            one = Needed(name, size, channels, root, f"data.{domain or 'dataset'}")
-            found.setdefault((name, size, channels, root), one)
-    return list(found.values())
+            dataset = RequiredDataset(name, size, channels, root, f"data.{domain or 'dataset'}")
+            datasets.setdefault((name, size, channels, root), dataset)
+    return list(datasets.values())
 
 
-def make_ready(
-    file: Path, words: list[str], configs: Iterable[Config], fetch: bool, console: Console, skip: bool = False
+def stage_datasets(
+    file: Path,
+    overrides: Sequence[str],
+    configs: Iterable[Config],
+    console: Console,
+    download: bool = True,
+    skip_unreadable: bool = False,
 ) -> None:
-    """Stage what is not; without `fetch` only what comes with the packages. ConfigError before anything is started.
+    """Stage the missing datasets of a sweep; without `download`, only bundled ones.
 
-    `file` and `words` are the sweep file and the overrides of the command line, which the remedy repeats. `skip` leaves
-    out pictures that cannot be used.
+    ConfigError if that is not enough, before anything is staged; it repeats `file` and `overrides` in the command that
+    stages the rest.
     """
     configs = list(configs)
-    command = shlex.join(["python", "jobs/stage.py", str(file), *words])
-    if not fetch and (missing := weights(configs)) and not missing.exists():
+    command = shlex.join(["python", "jobs/stage.py", str(file), *overrides])
+    if not download and (weights := inception_weights(configs)) and not weights.exists():
         raise ConfigError(
-            f"{file}: eval.metrics: fid: Inception's weights are not at {missing}; jobs on Slurm fetch nothing, so "
-            f"first run, where there is a network: {command}; or leave fid out: fid_classifier needs none"
+            f"{file}: eval.metrics: fid: Inception's weights are not at {weights}; jobs on Slurm download nothing, so "
+            f"first run with network access: {command}; or leave out fid: fid_classifier needs no weights"
         )
-    lacking = [one for one in needed(configs) if not one.staged]
-    refused = [one for one in lacking if not fetch and not one.embedded]
-    if refused:
+    missing = [dataset for dataset in list_datasets(configs) if not dataset.is_staged()]
+    remote = [dataset for dataset in missing if not download and not dataset.is_bundled()]
+    if remote:
         raise ConfigError(
-            f"{file}: {refused[0].key}: not staged: {', '.join(str(one.folder) for one in refused)}; jobs on Slurm "
-            f"fetch nothing, so first run, where there is a network: {command}"
+            f"{file}: {remote[0].key}: not staged: {', '.join(str(dataset.folder) for dataset in remote)}; jobs on "
+            f"Slurm download nothing, so first run with network access: {command}"
         )
-    for one in lacking:
-        put(one, file, console, skip)
+    for dataset in missing:
+        stage_dataset(dataset, file, console, skip_unreadable)
 
 
-def weights(configs: Iterable[Config]) -> Path | None:
-    """Where the weights that evaluations need are looked for, there or not; None where none are needed."""
+def inception_weights(configs: Iterable[Config]) -> Path | None:
+    """Return the path of the weights that metrics of the trials need, present or not; None if they need none."""
     if not any("fid" in config.eval.metrics for config in configs):
         return None
-    from eval.features import inception  # imports torch, which takes seconds: only where it must
+    from eval.features import inception  # imports torch, which takes seconds
 
     return inception.place()
 
 
-def put(one: Needed, file: Path, console: Console, skip: bool) -> None:
-    """Fetch (where its raw files are missing), decode and convert a set, saying so; ConfigError where it fails."""
-    began = time.monotonic()
-    doing = f"staging {one.name} into {one.root}"
-    console.print(doing, markup=False, highlight=False, soft_wrap=True)
-    # While it fetches, torchvision shows bars of its own.
-    fetched = all(locate(one.root / raw) for raw in get(one.name).files)
-    waiting: AbstractContextManager[object] = console.status(doing) if fetched else nullcontext()
+def stage_dataset(dataset: RequiredDataset, file: Path, console: Console, skip_unreadable: bool) -> None:
+    """Download the raw files of a dataset if missing, decode them and write the cache; ConfigError if that fails."""
+    started = time.monotonic()
+    title = f"staging {dataset.name} into {dataset.root}"
+    print_plain(console, title)
+    # During a download, torchvision shows a progress bar, which a spinner would overwrite.
+    is_downloaded = all(locate(dataset.root / raw) for raw in get(dataset.name).files)
+    spinner: AbstractContextManager[object] = console.status(title) if is_downloaded else nullcontext()
     try:
-        with waiting:
-            cache.stage(one.name, one.root, one.size, one.channels, skip=skip)
+        with spinner:
+            cache.stage(dataset.name, dataset.root, dataset.size, dataset.channels, skip=skip_unreadable)
     except DataError as error:
-        raise ConfigError(f"{file}: {one.key}: {error}") from None
-    size = sum(path.stat().st_size for path in one.folder.iterdir()) / 2**20
-    took = time.monotonic() - began
-    text = f"staged {one.name} in {took:.1f} s, {size:.1f} MiB: {one.folder}"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        raise ConfigError(f"{file}: {dataset.key}: {error}") from None
+    size = sum(path.stat().st_size for path in dataset.folder.iterdir()) / 2**20
+    seconds = time.monotonic() - started
+    print_plain(console, f"staged {dataset.name} in {seconds:.1f} s, {size:.1f} MiB: {dataset.folder}")
 
 
-def references(configs: Iterable[Config]) -> list[tuple[str, Needed]]:
-    """Each metric of the trials, and each set that samples are compared with: the only one, or the source."""
-    found: dict[tuple[str, Path], tuple[str, Needed]] = {}
+def list_references(configs: Iterable[Config]) -> list[tuple[str, RequiredDataset]]:
+    """Return each metric of the trials with each dataset that samples are compared with: the only one or the source."""
+    references: dict[tuple[str, Path], tuple[str, RequiredDataset]] = {}
     for config in configs:
-        one = needed([config])[0]
-        found |= {(metric, one.folder): (metric, one) for metric in config.eval.metrics}
-    return list(found.values())
+        dataset = list_datasets([config])[0]
+        references |= {(metric, dataset.folder): (metric, dataset) for metric in config.eval.metrics}
+    return list(references.values())
 
 
-def compare_with(metric: str, one: Needed, file: Path, console: Console) -> None:
-    """Let an evaluation make what it keeps of a set, if its file has a function `stage`; ConfigError where it fails."""
-    make = getattr(import_module(f"eval.metrics.{metric}"), "stage", None)
-    if make is None:
+def stage_metric(metric: str, dataset: RequiredDataset, file: Path, console: Console) -> None:
+    """Compute what a metric caches for a dataset, if anything; ConfigError if that fails."""
+    stage = getattr(import_module(f"eval.metrics.{metric}"), "stage", None)
+    if stage is None:
         return
     import torch
 
-    began = time.monotonic()
-    doing = f"staging what {metric} compares with, of {one.folder.name}"
-    console.print(doing, markup=False, highlight=False, soft_wrap=True)
+    started = time.monotonic()
+    print_plain(console, f"staging the references of {metric} for {dataset.folder.name}")
     try:
-        make(one.folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        stage(dataset.folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     except DataError as error:
         raise ConfigError(f"{file}: eval.metrics: {metric}: {error}") from None
-    text = f"there, after {time.monotonic() - began:.1f} s"
+    print_plain(console, f"staged the references of {metric} in {time.monotonic() - started:.1f} s")
+
+
+def print_plain(console: Console, text: str) -> None:
+    """Print a line without markup, colours or wrapping, so that it can be copied."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Stage a sweep's data; return the exit code: 0, 2 where something cannot be had, 130 after Ctrl-C."""
+    """Stage a sweep's data; return the exit code: 0, 2 for bad input or unavailable data, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="jobs/stage.py",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sweep", type=Path, help="a YAML such as sweeps/dann.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for jobs/submit.py")
+    parser.add_argument("sweep", type=Path, help="YAML file of the sweep, such as sweeps/dann.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for jobs/submit.py")
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out, and count, pictures that are damaged or too small"
+        "--skip-unreadable", action="store_true", help="leave out damaged or too small images, and count them"
     )
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end: as with Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat SIGTERM like Ctrl-C
     console = Console()
-    failed: list[ValueError] = []
+    errors: list[ValueError] = []
     try:
         configs = [trial.config for trial in load_trials(options.sweep, options.overrides)]
-        there = [one for one in needed(configs) if one.staged]
-        for one in there:
-            console.print(f"there already: {one.folder}", markup=False, highlight=False, soft_wrap=True)
-        make_ready(options.sweep, options.overrides, configs, True, console, options.skip_unreadable)
-        for metric, one in references(configs):
-            try:  # what one metric lacks keeps no other from what it needs
-                compare_with(metric, one, options.sweep, console)
+        for dataset in [dataset for dataset in list_datasets(configs) if dataset.is_staged()]:
+            print_plain(console, f"already staged: {dataset.folder}")
+        stage_datasets(options.sweep, options.overrides, configs, console, skip_unreadable=options.skip_unreadable)
+        for metric, dataset in list_references(configs):
+            try:  # A metric that cannot be staged must not keep the others from being staged.
+                stage_metric(metric, dataset, options.sweep, console)
             except ConfigError as error:
-                failed.append(error)
+                errors.append(error)
     except (ConfigError, DataError) as error:
-        failed.append(error)
+        errors.append(error)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; rerun the same command to resume", file=sys.stderr)
         return 130
-    for fault in failed:
-        print(f"error: {' '.join(str(fault).split())}", file=sys.stderr)
-    return 2 if failed else 0
+    for problem in errors:
+        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+    return 2 if errors else 0
 
 
 if __name__ == "__main__":

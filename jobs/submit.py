@@ -117,7 +117,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
         return show_plan(submission)
     confirm(len(submission.to_train), options.yes, console)
     to_start = [trials[i].config for i in (*submission.to_train, *submission.to_evaluate)]
-    stage.make_ready(options.sweep, options.overrides, to_start, not on_slurm, console)
+    stage.stage_datasets(options.sweep, options.overrides, to_start, console, download=not on_slurm)
     with alone(submission):
         # Another command may have started some of it meanwhile.
         submission = plan(options, trials, on_slurm, queue=reason is None)
