@@ -14,6 +14,7 @@ setup(
     package_data={"eval": ["reporting/*.jinja"]},
     install_requires=[
         "accelerate>=1.0",
+        "filelock>=3.12",
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "mlxtend>=0.23",

@@ -1,4 +1,4 @@
-"""What a submission is to start: what the file asks for, less what is done, runs or waits in the queue."""
+"""Plan a submission: decide which trials of a sweep need training or evaluation, and lock the sweep while it starts."""
 
 import argparse
 import os
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from eval.main import current
 from jobs.backends.slurm.accounting import Job
 from jobs.backends.slurm.arrays import Plan
@@ -22,16 +24,16 @@ from jobs.tracking.state import determine_status
 from trainer.config.schema import Config
 from trainer.config.sweep import Trial
 from trainer.errors import ConfigError
+from trainer.runs.atomic import write_text
 from trainer.runs.directory import RunDirectory
-from trainer.runs.lock import locked
 from trainer.runs.placement import locate_trials
 
-PATIENCE = 600.0  # seconds that a command waits for another one to have queued its jobs
+LOCK_TIMEOUT = 600.0  # seconds to wait for another command that queues jobs of the same sweep
 
 
 @dataclass
 class Submission:
-    """What a command is about to start."""
+    """The trials of a sweep and which of them a command is about to start."""
 
     options: argparse.Namespace  # of jobs/submit.py
     sweep: Path  # its directory
@@ -40,41 +42,41 @@ class Submission:
     runs: list[RunDirectory]  # of the trials, in their order
     states: list[str]  # likewise
     to_train: list[int]  # positions in `trials`
-    to_evaluate: list[int]  # trained before
-    unnamed: dict[str, str]  # trial that the file does not name -> its job in the queue
-    code: Snapshot | None = None  # what the jobs run, where there is anything to start
+    to_evaluate: list[int]  # positions of trained trials whose evaluation is missing or outdated
+    unlisted: dict[str, str]  # trial that is queued or running but not in the file -> its job
+    code: Snapshot | None = None  # what the jobs run; None if there is nothing to start
 
     def summary(self) -> str:
-        """How much is there and how much is to be done, in a line."""
+        """Return one line with the number of trials in each state and the number to start."""
         counts = ", ".join(f"{n} {state}" for state, n in Counter(self.states).items())
         todo = f"{len(self.to_train)} to train, {len(self.to_evaluate)} to evaluate"
         return f"{self.sweep}: {len(self.trials)} trials ({counts}); {todo}"
 
-    def notes(self) -> dict[str, Any]:
-        """What submissions.jsonl keeps of it, wherever it goes."""
+    def record(self) -> dict[str, Any]:
+        """Return the entries of submissions.jsonl that do not depend on the backend."""
         name = self.options.cluster
         preset = {} if name is None or name in KINDS else {"preset": name}
         return {"overrides": self.options.overrides, **preset, **(self.code.record() if self.code else {})}
 
 
-def plan(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, queue: bool) -> Submission:
-    """Compare what is wanted with what is there, on disk and (`queue`) in Slurm's queue. Writes nothing."""
+def plan_submission(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, has_queue: bool) -> Submission:
+    """Compare the trials of the file with run directories and, if `has_queue`, Slurm's queue. Nothing is written."""
     sweep = options.runs / trials[0].config.name
     runs = [RunDirectory(path) for path in locate_trials(sweep, trials)]
     training, evaluating = ({}, {})
-    if queue and sweep.is_dir():
+    if has_queue and sweep.is_dir():
         training, evaluating = submissions.queued(sweep, "train"), submissions.queued(sweep, "eval")
-    named = {run.name for run in runs}
-    known = {name: [Job(job.split()[0], "train", job.split()[1])] for name, job in training.items()}
-    states = [determine_status(run, known.get(run.name, ())).state for run in runs]
-    start = ("failed",) if options.retry_failed else ("pending", "failed", "stopped")
-    evaluate = [
+    jobs = {name: [Job(job.split()[0], "train", job.split()[1])] for name, job in training.items()}
+    states = [determine_status(run, jobs.get(run.name, ())).state for run in runs]
+    startable = ("failed",) if options.retry_failed else ("pending", "failed", "stopped")
+    to_evaluate = [
         i
         for i, (state, run) in enumerate(zip(states, runs, strict=True))
-        if state == "done" and run.name not in evaluating and wants_evaluation(trials[i].config, run)
+        if state == "done" and run.name not in evaluating and needs_evaluation(trials[i].config, run)
     ]
     if options.retry_failed:
-        evaluate = [i for i in evaluate if (runs[i].path / "eval" / "failed.json").exists()]
+        to_evaluate = [i for i in to_evaluate if (runs[i].path / "eval" / "failed.json").exists()]
+    listed = {run.name for run in runs}
     return Submission(
         options,
         sweep,
@@ -82,75 +84,81 @@ def plan(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, queue
         trials,
         runs,
         states,
-        to_train=[i for i, state in enumerate(states) if state in start],
-        to_evaluate=evaluate,
-        unnamed={name: job for name, job in (evaluating | training).items() if name not in named},
+        to_train=[i for i, state in enumerate(states) if state in startable],
+        to_evaluate=to_evaluate,
+        unlisted={name: job for name, job in (evaluating | training).items() if name not in listed},
     )
 
 
-def wants_evaluation(config: Config, run: RunDirectory) -> bool:
-    """Whether a trained run's evaluation is missing, or does not answer what the file asks for."""
+def needs_evaluation(config: Config, run: RunDirectory) -> bool:
+    """Return whether a trained trial's evaluation is missing or lacks metrics of the config."""
     return bool(config.eval.metrics) and not current(run, config, config.eval.metrics)
 
 
-def group(submission: Submission) -> list[Plan]:
-    """Trials with the same resources go into the same arrays."""
+def group_by_resources(submission: Submission) -> list[Plan]:
+    """Return one plan for each set of trials with equal resources, which share arrays of jobs."""
     plans: dict[str, Plan] = {}
     for i in [*submission.to_train, *submission.to_evaluate]:
         run, config = submission.runs[i], submission.trials[i].config
         resources = config.resources
         if submission.options.max_parallel:
             resources = resources.model_copy(update={"max_parallel": submission.options.max_parallel})
-        evaluated = bool(config.eval.metrics)
-        plan = plans.setdefault(f"{resources} {evaluated}", Plan(resources, [], [], []))
+        has_metrics = bool(config.eval.metrics)
+        plan = plans.setdefault(f"{resources} {has_metrics}", Plan(resources, [], [], []))
         if i in submission.to_evaluate:
             plan.evaluate_now.append(run)
         else:
             plan.train.append(run)
-            plan.evaluate_after.extend([run] if evaluated else [])
+            plan.evaluate_after.extend([run] if has_metrics else [])
     return list(plans.values())
 
 
-def prune(submission: Submission) -> str:
-    """Cancel the jobs of trials that the file does not name (anymore), if that is asked for; return what to say.
+def cancel_unlisted(submission: Submission) -> str:
+    """Cancel the jobs of trials that are not in the file, if --prune was given; return a message, '' if there are none.
 
-    A job that also carries a trial of the file is left alone, and so is every run directory.
+    A job that also runs a trial of the file is not cancelled. No run directory is touched.
     """
-    names = submission.unnamed
-    if not names:
+    unlisted = submission.unlisted
+    if not unlisted:
         return ""
     if not submission.options.prune:
-        return f"{len(names)} queued trials are not in the file, such as {min(names)}; --prune cancels them"
+        return f"{len(unlisted)} queued trials are not in the file, such as {min(unlisted)}; --prune cancels them"
     stages = [submissions.queued(submission.sweep, stage) for stage in ("train", "eval")]
-    kept = {job for queued in stages for name, job in queued.items() if name not in names}
-    ids = {job.split()[0] for queued in stages for name, job in queued.items() if name in names and job not in kept}
-    done = subprocess.run(["scancel", *sorted(ids)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConfigError(f"{submission.sweep}: scancel: {done.stderr.strip()}; nothing was queued")
-    return f"cancelled {len(ids)} jobs of {len(names)} trials that are not in the file"
+    kept = {job for queued in stages for name, job in queued.items() if name not in unlisted}
+    ids = {job.split()[0] for queued in stages for name, job in queued.items() if name in unlisted and job not in kept}
+    result = subprocess.run(["scancel", *sorted(ids)], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise ConfigError(f"{submission.sweep}: scancel: {result.stderr.strip()}; nothing was queued")
+    return f"cancelled {len(ids)} jobs of {len(unlisted)} trials that are not in the file"
 
 
 @contextmanager
-def alone(submission: Submission) -> Iterator[None]:
-    """Be the only command that starts trials of a sweep: wait while another one queues jobs, not while it trains.
+def lock_sweep(submission: Submission) -> Iterator[None]:
+    """Hold the lock that lets only one command start trials of a sweep.
 
-    ConfigError where another one trains on this machine or another, or does not come to an end.
+    Wait while another command queues jobs. ConfigError if another one trains, on this or another machine, or does not
+    finish in LOCK_TIMEOUT.
     """
     sweep = submission.sweep
+    lock, holder = FileLock(sweep / ".submitting"), sweep / ".submitting.by"
+    activity = "queues" if submission.on_slurm else "trains"
+    deadline = time.monotonic() + LOCK_TIMEOUT
     try:
         sweep.mkdir(parents=True, exist_ok=True)
-        file = (sweep / ".submitting").open("a+")
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=0.5)
+            except Timeout:
+                name = holder.read_text().strip() if holder.exists() else "unknown process"
+                if name.endswith("trains") or time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"{sweep}: another jobs/submit.py is at work on it ({name}); wait for it or stop it"
+                    ) from None
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()} {activity}\n")
     except OSError as error:
         raise ConfigError(f"{sweep}: cannot write there: {error.strerror}; give another --runs") from None
-    with file:
-        give_up = time.monotonic() + PATIENCE
-        while not locked(file):
-            file.seek(0)
-            owner = file.read().strip()
-            if owner.endswith("trains") or time.monotonic() > give_up:
-                raise ConfigError(f"{sweep}: another jobs/submit.py is at work on it ({owner}); wait for it or stop it")
-            time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} {'queues' if submission.on_slurm else 'trains'}\n")
-        file.flush()
+    try:
         yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

@@ -77,7 +77,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path, data_root: 
     # The command line wins over the variable, and a preset is for Slurm.
     assert command(data_root, *words, "--cluster", "local", TURNOUT_CLUSTER="exampel").returncode == 0
     result = command(data_root, *words, TURNOUT_CLUSTER="local")
-    assert "here (asked by TURNOUT_CLUSTER)" in result.stdout
+    assert "on this machine (requested by TURNOUT_CLUSTER)" in result.stdout
     result = command(data_root, words[0], "--runs", words[3], PATH=str(tmp_path), TURNOUT_CLUSTER="example")
     check_refused(result, "TURNOUT_CLUSTER: example", "no sbatch", "--cluster local")
 

@@ -1,4 +1,4 @@
-"""The submit command: bad input, convergence, a failing trial, Ctrl-C; with real trainings of a few steps."""
+"""The submit command: bad input, rerunning, a failing trial, Ctrl-C; with real trainings of a few steps."""
 
 import csv
 import fcntl
@@ -36,7 +36,7 @@ TINY: dict[str, Any] = {
 def command(
     data_root: str, *words: str, program: str = "submit", **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run one of jobs/ as a user does, without a terminal."""
+    """Run a command of jobs/ as a user does, but without a terminal."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root, "COLUMNS": "200"} | environment
     return subprocess.run(
         [sys.executable, f"jobs/{program}.py", *words],
@@ -50,13 +50,13 @@ def write(path: Path, content: dict[str, Any]) -> str:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder with its time of change and its content."""
+    """Return the modification time and the content of every file below a folder."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def trained(logs: Path) -> dict[str, tuple[int, bytes]]:
-    """What a training would touch: the snapshot without report, evaluation, submissions and the sweep's copy."""
+    """Return the snapshot of the files that a training would touch: without report, evaluation and submissions."""
     return {p: s for p, s in snapshot(logs).items() if "-" in p and "/eval" not in p and "tensorboard" not in p}
 
 
@@ -69,22 +69,22 @@ def table(logs: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def processes_that_name(folder: Path) -> list[str]:
-    """Command lines of the running processes that have a path below `folder` among their words."""
-    found = []
+def processes_naming(folder: Path) -> list[str]:
+    """Return the command lines of running processes that contain a path below `folder`."""
+    lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if str(folder) in line:
-            found.append(line)
-    return found
+            lines.append(line)
+    return lines
 
 
 # Bad input
 
-# What a user may get wrong: files, the words after the sweep, and what the message must hold.
+# Possible mistakes of a user: files, the arguments after the sweep, and fragments of the message.
 WRONG: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
     "missing file": ({"near.yaml": ""}, [], ["x.yaml", "cannot read", "No such file", "near.yaml"]),
     "directory": ({"x.yaml/near.yaml": ""}, [], ["x.yaml", "Is a directory", "near.yaml"]),
@@ -103,13 +103,13 @@ WRONG: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
     "in a base": ({"x.yaml": "base: y.yaml\n", "y.yaml": DANN + "trian: {}\n"}, [], ["y.yaml", "trian", "'train'"]),
     "missing base": ({"x.yaml": "base: y.yaml\n"}, [], ["y.yaml", "No such file", "x.yaml"]),
     "on the command line": ({"x.yaml": DANN}, ["train.stesp=3"], ["command line", "train.stesp", "'steps'"]),
-    "no pair": ({"x.yaml": DANN}, ["train.steps"], ["command line", "train.steps", "key=value"]),
+    "no value": ({"x.yaml": DANN}, ["train.steps"], ["command line", "train.steps", "key=value"]),
     "bad value": ({"x.yaml": DANN}, ["train.seed=[0"], ["command line", "train.seed", "'[0'", "quote"]),
     "wrong type": ({"x.yaml": DANN + "train: {steps: many}\n"}, [], ["x.yaml", "train.steps", "'many'", "integer"]),
     "fraction": ({"x.yaml": DANN + "train: {steps: 1.5}\n"}, [], ["x.yaml", "train.steps", "1.5", "integer"]),
-    "truth": ({"x.yaml": DANN + "train: {steps: yes}\n"}, [], ["x.yaml", "train.steps", "True", "number"]),
-    "no mapping": ({"x.yaml": DANN + "train: 5\n"}, [], ["x.yaml", "train", "5", "must be a mapping"]),
-    "model no mapping": ({"x.yaml": DANN + "model: [5]\n"}, [], ["x.yaml", "model", "[5]", "must be a mapping"]),
+    "boolean": ({"x.yaml": DANN + "train: {steps: yes}\n"}, [], ["x.yaml", "train.steps", "True", "number"]),
+    "not a mapping": ({"x.yaml": DANN + "train: 5\n"}, [], ["x.yaml", "train", "5", "must be a mapping"]),
+    "model is not a mapping": ({"x.yaml": DANN + "model: [5]\n"}, [], ["x.yaml", "model", "[5]", "must be a mapping"]),
     "out of range": ({"x.yaml": DANN}, ["model.lr=-1"], ["command line", "model.lr", "-1", "greater than 0"]),
     "infinite": ({"x.yaml": DANN}, ["model.lr=.inf"], ["command line", "model.lr", "inf", "finite"]),
     "other choice": ({"x.yaml": DANN}, ["train.precision=fp32"], ["command line", "train.precision", "fp32", "bf16"]),
@@ -123,17 +123,17 @@ WRONG: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
         [],
         ["x.yaml", "resources", "signal_delay", "give more time"],
     ),
-    "an option that is ours": (
+    "a reserved option": (
         {"x.yaml": DANN + "resources: {slurm: {nodes: 3}}\n"},
         [],
         ["x.yaml", "resources.slurm", "use resources.nodes"],
     ),
-    "a line break for sbatch": (
+    "a line break in an option": (
         {"x.yaml": DANN + 'resources: {slurm: {comment: "a\\ntouch b"}}\n'},
         [],
         ["x.yaml", "resources.slurm", "line break"],
     ),
-    "an option that is none": (
+    "an invalid option": (
         {"x.yaml": DANN + 'resources: {slurm: {"x y": 1}}\n'},
         [],
         ["x.yaml", "resources.slurm", "no sbatch option"],
@@ -144,7 +144,7 @@ WRONG: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
     "unknown method": ({"x.yaml": DANN.replace("dann", "dan")}, [], ["x.yaml", "method", "'dan'", "mean 'dann'"]),
     "unknown dataset": ({"x.yaml": DANN}, ["data.source=mnist5"], ["command line", "data.source", "mnist5k", "svhn"]),
     "unknown metric": ({"x.yaml": DANN + "eval: {metrics: [tsn]}\n"}, [], ["x.yaml", "eval.metrics.0", "'tsne'"]),
-    "metric no list": ({"x.yaml": DANN + "eval: {metrics: tsne}\n"}, [], ["x.yaml", "eval.metrics", "'tsne'", "list"]),
+    "single metric": ({"x.yaml": DANN + "eval: {metrics: tsne}\n"}, [], ["x.yaml", "eval.metrics", "'tsne'", "list"]),
     "batch": (
         {"x.yaml": DANN + "train: {batch_size: 10, micro_batches: 3}\n"},
         [],
@@ -153,9 +153,9 @@ WRONG: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
     "other size": ({"x.yaml": DANN}, ["data.target=svhn"], ["command line", "data", "28 px", "32 px", "set data.size"]),
     "no target": ({"x.yaml": DANN.replace(", target: mnistm5k", "")}, [], ["x.yaml", "data", "give data.target"]),
     "no data": ({"x.yaml": "method: dann\ndata:\n"}, [], ["x.yaml", "data", "give data.source", "nothing"]),
-    "twins": ({"x.yaml": DANN + "grid: {train.seed: [1, 1]}\n"}, [], ["x.yaml", "two trials are the same", "seed=1"]),
+    "twice": ({"x.yaml": DANN + "grid: {train.seed: [1, 1]}\n"}, [], ["x.yaml", "two trials are the same", "seed=1"]),
     "no trials": ({"x.yaml": DANN + "trials: []\n"}, [], ["x.yaml", "trials", "must be a list of mappings"]),
-    "axis no list": ({"x.yaml": DANN + "grid: {train.seed: 3}\n"}, [], ["x.yaml", "grid.train.seed", "must be a list"]),
+    "single value": ({"x.yaml": DANN + "grid: {train.seed: 3}\n"}, [], ["x.yaml", "grid.train.seed", "must be a list"]),
     "steps above T": (
         {"x.yaml": DDPM + "grid: {model.timesteps: [50, 10]}\n"},
         [],
@@ -187,8 +187,8 @@ def test_bad_input_is_one_message_with_file_key_and_remedy(case: str, tmp_path: 
     assert snapshot(tmp_path) == before
 
 
-def test_source_and_target_with_other_classes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In this process, since all sets that ship have ten classes."""
+def test_source_and_target_with_different_classes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run in this process, with a patched dataset, since all included datasets have ten classes."""
     from dataclasses import replace
 
     from trainer.data.registry import DATASETS
@@ -200,29 +200,28 @@ def test_source_and_target_with_other_classes_are_refused(monkeypatch: pytest.Mo
         load_trials(tmp_path / "x.yaml", ["data.source=usps"])
 
 
-def test_slurm_is_refused_where_there_is_none(tmp_path: Path, data_root: str) -> None:
+def test_cluster_slurm_is_refused_without_slurm(tmp_path: Path, data_root: str) -> None:
     (tmp_path / "x.yaml").write_text(DANN)
     words = [str(tmp_path / "x.yaml"), "--runs", str(tmp_path / "logs")]
     result = command(data_root, *words, "--cluster", "slurm", PATH=str(tmp_path))
     check_refused(result, "command line", "--cluster", "no sbatch", "--cluster local")
     result = command(data_root, *words, "--dry-run", PATH=str(tmp_path))
-    assert (result.returncode, "here (there is no sbatch here)" in result.stdout) == (0, True)
+    assert (result.returncode, "on this machine (there is no sbatch here)" in result.stdout) == (0, True)
     assert not (tmp_path / "logs").exists()
 
 
-def test_data_that_cannot_be_had_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_unavailable_data_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("method: source_only\ndata: {source: svhn}\n")
-    # Whatever asks for the network finds nobody there.
-    nobody = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "ftp")}
+    unreachable = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "ftp")}
     began = time.monotonic()
     words = [str(tmp_path / "x.yaml"), "--runs", str(tmp_path / "logs"), "--cluster", "local"]
-    result = command(str(tmp_path / "empty"), *words, **nobody)
+    result = command(str(tmp_path / "empty"), *words, **unreachable)
     check_refused(result, "x.yaml", "data.source", "train_32x32.mat is missing", "TURNOUT_DATA")
     assert time.monotonic() - began < 30
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_run_directory_of_another_config_is_left_alone(tmp_path: Path, data_root: str) -> None:
+def test_a_run_directory_of_another_config_is_not_overwritten(tmp_path: Path, data_root: str) -> None:
     (tmp_path / "x.yaml").write_text(DANN)
     other, mine = load_trials(tmp_path / "x.yaml", ["train.seed=5"]), load_trials(tmp_path / "x.yaml", [])
     (path,) = create_run_directories(tmp_path / "logs" / "x", mine)
@@ -234,7 +233,7 @@ def test_a_run_directory_of_another_config_is_left_alone(tmp_path: Path, data_ro
     assert snapshot(tmp_path) == before
 
 
-def test_no_command_imports_torch_before_it_must(tmp_path: Path, data_root: str) -> None:
+def test_help_list_and_dry_run_do_not_import_torch(tmp_path: Path, data_root: str) -> None:
     sweep = write(tmp_path / "x.yaml", TINY | {"trials": [{"method": "dann"}], "grid": {"train.seed": [*range(1000)]}})
     dry = [sweep, "--dry-run", "--runs", str(tmp_path / "logs"), "--cluster"]
     for words in (["--help"], ["--list"], [*dry, "local"], [*dry, "slurm"]):
@@ -252,24 +251,24 @@ def test_no_command_imports_torch_before_it_must(tmp_path: Path, data_root: str)
     assert not (tmp_path / "logs").exists()
 
 
-# Convergence
+# Rerunning the same command
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Path:
-    """The folder of a sweep file and of the logs of its three trials, trained."""
+    """Train a sweep of three trials; return the folder of its file and logs."""
     folder = tmp_path_factory.mktemp("finished")
     sweep = write(folder / "tiny.yaml", TINY)
     result = command(data_root, sweep, "--runs", str(folder / "logs"), "--cluster", "local", "--max-parallel", "2")
     assert result.returncode == 0, result.stderr + result.stdout
-    assert "3 trials (3 pending); 3 to train, 0 to evaluate here" in result.stdout
+    assert "3 trials (3 pending); 3 to train, 0 to evaluate on this machine" in result.stdout
     assert "report/index.html" in result.stdout
     return folder
 
 
 @pytest.fixture
 def again(finished: Path, tmp_path: Path, data_root: str) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Copy the trained sweep to tmp_path/logs/tiny; submit it, perhaps with other content, as often as wanted."""
+    """Copy the trained sweep to tmp_path/logs/tiny; return a function that submits it, with other content if given."""
     shutil.copytree(finished / "logs", tmp_path / "logs")
 
     def submit(**content: Any) -> "subprocess.CompletedProcess[str]":
@@ -282,7 +281,7 @@ def again(finished: Path, tmp_path: Path, data_root: str) -> Callable[..., "subp
 Again = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def test_a_sweep_leaves_a_row_per_trial(finished: Path) -> None:
+def test_the_report_has_a_row_for_each_trial(finished: Path) -> None:
     logs = finished / "logs" / "tiny"
     assert sorted((row["method"], row["train.seed"], row["state"]) for row in table(logs)) == [
         ("dann", "0", "done"),
@@ -297,20 +296,20 @@ def test_a_sweep_leaves_a_row_per_trial(finished: Path) -> None:
     assert (logs / "sweep.yaml").read_text() == (finished / "tiny.yaml").read_text()
 
 
-def test_what_is_done_is_not_done_again(again: Again, tmp_path: Path, data_root: str) -> None:
+def test_finished_trials_are_not_trained_again(again: Again, tmp_path: Path, data_root: str) -> None:
     logs = tmp_path / "logs" / "tiny"
     before, recorded = trained(logs), submissions(logs)
     result = again()
     assert (result.returncode, result.stderr) == (0, "")
     assert "3 trials (3 done); 0 to train, 0 to evaluate" in result.stdout
-    # Also from the copy that lies beside the trials.
+    # The same holds for the copy of the sweep file in the sweep's directory.
     copy = command(data_root, str(logs / "sweep.yaml"), "--runs", str(tmp_path / "logs"), "--cluster", "local")
     assert (copy.returncode, copy.stderr) == (0, "")
     assert trained(logs) == before
     assert submissions(logs) == recorded
 
 
-def test_whatever_is_done_is_evaluated(again: Again, tmp_path: Path, data_root: str) -> None:
+def test_eval_evaluates_every_finished_trial(again: Again, tmp_path: Path, data_root: str) -> None:
     logs = tmp_path / "logs" / "tiny"
     first, *others = find_runs(logs)
     (first.path / "done").unlink()
@@ -324,7 +323,7 @@ def test_whatever_is_done_is_evaluated(again: Again, tmp_path: Path, data_root: 
     assert all(run.evaluation()["metrics"] for run in others)
 
 
-def test_what_was_deleted_is_trained_again_alone_and_to_the_same_weights(again: Again, tmp_path: Path) -> None:
+def test_only_a_deleted_trial_is_trained_again_and_to_the_same_weights(again: Again, tmp_path: Path) -> None:
     logs = tmp_path / "logs" / "tiny"
     gone = next(run for run in find_runs(logs) if run.name.startswith("dann"))
     weights = (gone.path / "weights" / "step-000010.safetensors").read_bytes()
@@ -339,7 +338,7 @@ def test_what_was_deleted_is_trained_again_alone_and_to_the_same_weights(again: 
     assert [row["state"] for row in table(logs)] == ["done"] * 3
 
 
-def test_what_fails_is_reported_and_tried_again_alone(again: Again, tmp_path: Path, data_root: str) -> None:
+def test_only_a_failed_trial_is_started_again(again: Again, tmp_path: Path, data_root: str) -> None:
     logs = tmp_path / "logs" / "tiny"
     before = trained(logs)
     diverges = [*TINY["trials"], {"method": "source_only", "model.lr": 1e30}]
@@ -368,54 +367,53 @@ def test_what_fails_is_reported_and_tried_again_alone(again: Again, tmp_path: Pa
     assert "2 done, 1 pending, 1 failed); 1 to train" in command(data_root, *dry, "--retry-failed").stdout
 
 
-def test_a_sweep_that_another_command_trains_is_left_to_it(again: Again, tmp_path: Path) -> None:
+def test_a_sweep_that_another_command_trains_is_refused(again: Again, tmp_path: Path) -> None:
     logs = tmp_path / "logs" / "tiny"
-    with (logs / ".submitting").open("w") as owner:
-        fcntl.flock(owner, fcntl.LOCK_EX)
-        owner.write("process 7 on n1 trains")
-        owner.flush()
+    with (logs / ".submitting").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (logs / ".submitting.by").write_text("process 7 on n1 trains")
         before = snapshot(logs)
         check_refused(again(), "tiny", "another jobs/submit.py", "process 7 on n1", "wait for it or stop it")
         assert snapshot(logs) == before
     assert again().returncode == 0
 
 
-def test_a_metric_that_is_asked_for_later_is_evaluated_without_training(again: Again, tmp_path: Path) -> None:
+def test_a_metric_added_later_is_evaluated_without_training(again: Again, tmp_path: Path) -> None:
     logs = tmp_path / "logs" / "tiny"
     run = next(run for run in find_runs(logs) if run.name.startswith("dann"))
-    wanted: dict[str, Any] = {"eval": {"metrics": ["accuracy"]}, "trials": [{"method": "dann"}]}
+    changed: dict[str, Any] = {"eval": {"metrics": ["accuracy"]}, "trials": [{"method": "dann"}]}
 
     def products() -> dict[str, tuple[int, bytes]]:
         return {path: state for path, state in snapshot(logs).items() if "/weights/" in path or "/checkpoints/" in path}
 
-    # An evaluation that fails is an error of the sweep.
+    # A failed evaluation is an error of the sweep.
     weights = run.path / "weights" / "step-000010.safetensors"
-    weights.rename(tmp_path / "kept")
+    weights.rename(tmp_path / "backup")
     weights.write_bytes(b"no weights")
-    result = again(**wanted)
+    result = again(**changed)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: {run.path}: evaluation failed: ")
     assert str(run.path / "eval.log") in line
 
-    # The same command evaluates and trains nothing; once more, it does neither.
-    (tmp_path / "kept").rename(weights)
+    # Rerun, the command evaluates but does not train; rerun once more, it does neither.
+    (tmp_path / "backup").rename(weights)
     before = products()
-    result = again(**wanted)
+    result = again(**changed)
     assert (result.returncode, result.stderr) == (0, "")
     assert "1 trials (1 done); 0 to train, 1 to evaluate" in result.stdout
     (row,) = (row for row in table(logs) if row["method"] == "dann")
     assert 0 <= float(row["accuracy/target"]) <= 1
-    assert "0 to train, 0 to evaluate" in again(**wanted).stdout
+    assert "0 to train, 0 to evaluate" in again(**changed).stdout
     assert products() == before
 
 
-# Sharing out the machine
+# Sharing the machine
 
 
-def test_trials_share_out_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_share_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Launcher:
-        """Stands in for a process that runs until it is told to end."""
+        """Stand in for a process that runs until its exit code is set."""
 
         started: ClassVar[list[str]] = []
         code: int | None = None
@@ -444,7 +442,7 @@ def test_trials_share_out_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("visible", "devices"), [("", []), ("-1", []), ("3, 1", ["3", "1"])])
-def test_the_gpus_that_may_be_used_are_those_that_cuda_would_see(
+def test_visible_gpus_are_those_of_cuda_visible_devices(
     visible: str, devices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -474,7 +472,7 @@ def test_status_shows_every_trial(finished: Path, tmp_path: Path, data_root: str
 
 @pytest.fixture
 def start(tmp_path: Path, data_root: str) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start a submission in a session of its own; whatever of it is left after the test is killed."""
+    """Return a function that starts a submission in its own session; remaining processes are killed after the test."""
     started = []
 
     def submit(logs: str, *words: str, **content: Any) -> "subprocess.Popen[str]":
@@ -509,18 +507,18 @@ def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -
 
 
 def step_of(logs: Path) -> int:
-    """The newest step of any trial in the logs."""
+    """Return the newest step of any trial in the logs."""
     return max((line["step"] for run in find_runs(logs) for line in run.metrics()), default=0)
 
 
-def test_ctrl_c_saves_and_the_same_command_ends_as_if_it_had_not_been(tmp_path: Path, start: Any) -> None:
+def test_after_ctrl_c_the_same_command_resumes_bit_identically(tmp_path: Path, start: Any) -> None:
     steps = {"train": TINY["train"] | {"steps": 200, "log_every": 1}}
     long = {"method": "dann"}
     undisturbed = start("whole", trials=[long], **steps)
     process = start("logs", "--max-parallel", "1", trials=[long, {"method": "source_only", "train.steps": 5}], **steps)
     logs = tmp_path / "logs" / "tiny"
     wait_until(lambda: step_of(logs) > 3, process)
-    # Hold the trainer until the request lies there and it is due to look: then it stops at its very next step.
+    # Suspend the trainer until the stop file exists and is due to be read: then it stops at its very next step.
     trainer = find_runs(logs)[0].status()["pid"]
     os.kill(trainer, signal.SIGSTOP)
     process.send_signal(signal.SIGINT)
@@ -529,8 +527,8 @@ def test_ctrl_c_saves_and_the_same_command_ends_as_if_it_had_not_been(tmp_path: 
     os.kill(trainer, signal.SIGCONT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "the same command goes on" in output
-    assert processes_that_name(logs) == []
+    assert "rerun the same command to resume" in output
+    assert processes_naming(logs) == []
     trial, waiting = find_runs(logs)
     assert (trial.state(), waiting.state()) == ("stopped", "pending")
     (marker,) = trial.path.glob("stopped.*.json")
@@ -552,13 +550,13 @@ def test_ctrl_c_saves_and_the_same_command_ends_as_if_it_had_not_been(tmp_path: 
     assert [line["step"] for line in trial.metrics()] == list(range(1, 201))
 
 
-def test_a_second_ctrl_c_ends_all_processes_at_once(tmp_path: Path, start: Any) -> None:
-    """Also torchrun's workers, which live in sessions of their own; here they never come to a step boundary."""
+def test_a_second_ctrl_c_kills_all_processes_at_once(tmp_path: Path, start: Any) -> None:
+    """This includes torchrun's workers, which have sessions of their own and never reach a step boundary here."""
     trial = {"method": "dann", "resources.processes_per_node": 2}
     process = start("logs", trials=[trial], train=TINY["train"] | {"steps": 10**6})
     logs = tmp_path / "logs" / "tiny"
-    trainers = lambda: [line for line in processes_that_name(logs) if "trainer/main.py" in line]  # noqa: E731
-    wait_until(lambda: len(trainers()) == 3, process)  # torchrun and its two workers, which import torch now
+    trainers = lambda: [line for line in processes_naming(logs) if "trainer/main.py" in line]  # noqa: E731
+    wait_until(lambda: len(trainers()) == 3, process)  # torchrun and its two workers, which are importing torch
     process.send_signal(signal.SIGINT)
     while "stopping" not in process.stdout.readline():
         assert process.poll() is None
@@ -566,6 +564,6 @@ def test_a_second_ctrl_c_ends_all_processes_at_once(tmp_path: Path, start: Any) 
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 130, output
     assert "ending every trial now" in output
-    assert processes_that_name(logs) == []
+    assert processes_naming(logs) == []
     (run,) = find_runs(logs)
     assert run.state() in ("pending", "stopped")
