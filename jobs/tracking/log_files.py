@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from jobs.backends.slurm.job_logs import list_log_files
 from jobs.tracking import submissions
 
 TAIL_BYTES = 1 << 16  # size of the end of a file that is searched for its last lines
@@ -12,17 +13,11 @@ def newest_log_files(sweep: Path, trial: str, stage: str) -> list[Path]:
     """Return the log files of a trial's newest job in a stage (train or eval), stderr last; [] before the first."""
     arrays = [array for line in submissions.read(sweep) for array in line.get("arrays", []) if array["stage"] == stage]
     jobs = [job for array in arrays for job, trials in submissions.trials_by_job(array).items() if trial in trials]
-    job_logs = next((files for job in reversed(jobs) if (files := job_log_files(sweep, job))), [])
+    job_logs = next((files for job in reversed(jobs) if (files := list_log_files(sweep, job))), [])
     local_log = sweep / trial / f"{stage}.log"
     if local_log.exists() and (not job_logs or max(map(modified_at, job_logs)) < modified_at(local_log)):
         return [local_log]
     return job_logs
-
-
-def job_log_files(sweep: Path, job: str) -> list[Path]:
-    """Return the log files of a Slurm job: its first task last, and for each task stderr last."""
-    files = (sweep / "slurm" / job).glob(f"{job}_*_log.*")
-    return sorted(files, key=lambda file: (-int(file.name.split("_")[-2]), file.suffix == ".err"))
 
 
 def modified_at(file: Path) -> float:

@@ -6,20 +6,19 @@ that has saved from one that crashed. Only Slurm knows why a trial exited withou
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.backends.slurm.accounting import ENDED, Job, counts, ending
-from jobs.tracking.log_files import job_log_files, read_tail
+from jobs.backends.slurm.accounting import Job
+from jobs.backends.slurm.job_logs import is_out_of_memory, last_message, list_log_files
+from jobs.tracking.log_files import read_tail
 from trainer.runs.atomic import read_json
 from trainer.runs.directory import RunDirectory
 
 FRESH = 10.0  # seconds after a heartbeat (one is written every two) in which a trial counts as running in any case
 SILENT = 60.0  # seconds without a heartbeat after which a running trial is flagged
-# Messages of Slurm or Linux in a log when they kill a process that uses too much memory.
-OUT_OF_MEMORY = re.compile(r"oom.?kill|exceeded (job |step )?memory limit|out.of.memory handler", re.IGNORECASE)
-SLURM_MESSAGE = re.compile(r"srun: |slurmstepd\S*: |submitit ")  # follows the error that ended a job
 STEPS = re.compile(r"^train:\n(?: .*\n)*?  steps: (\d+)$", re.MULTILINE)
 REMEDY = {"out of memory": "raise resources.mem_gb", "time limit": "raise resources.time"}
 INTERRUPTIONS = ("preempted", "node failure", "time limit", "requeued", "out of memory")  # causes to count
@@ -56,16 +55,16 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
     if state == "failed":
         cause, reason = explain_failure(run, disk, job, cause)
     if cause in INTERRUPTIONS and state in ("failed", "stopped"):
-        interruptions.setdefault(job.turn if job else disk.attempt, cause)
+        interruptions.setdefault(job.attempt if job else disk.attempt, cause)
     if reason == disk.error and cause == "time limit":  # this error states the number of time limits
         interruptions = {attempt: word for attempt, word in interruptions.items() if word != cause}
     if job and state == "queued":
         cause = next((word for word in reversed(interruptions.values()) if job.former), "")
-        reason = f"waiting: {job.waits or job.state}"
+        reason = f"waiting: {job.pending_reason}"
     elif job and state == "running":
         reason = describe_heartbeat(job, status)
     elif job and cause == "cancelled":
-        reason = ending(job)
+        reason = job.describe_end()
     elif state == "done":
         interruptions = {}
         cause, reason, job = check_evaluation(run, evaluation, jobs, job)
@@ -73,7 +72,7 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
         trial=run.name,
         state=state,
         cause=cause,
-        reason="; ".join(part for part in (counts(interruptions.values()), reason) if part),
+        reason="; ".join(part for part in (count_causes(interruptions.values()), reason) if part),
         job=job.id if job else disk.attempt.rpartition(".")[0],
         slurm=job.state if job else "",
         node=job.nodes if job and job.state else str(status.get("host", "")),
@@ -127,15 +126,15 @@ def combine(disk: DiskState, job: Job | None) -> tuple[str, str]:
     """Return state and cause of a trial from its disk state and its newest training job."""
     if disk.state == "done" or job is None or not job.state:
         return disk.state, disk.cause
-    same_attempt = disk.attempt == job.turn
-    if job.queued:
+    same_attempt = disk.attempt == job.attempt
+    if job.is_queued:
         return "queued", ""
-    if job.runs:
+    if job.is_running:
         is_leaving = same_attempt and (disk.saved or disk.cause in ("exception", "time limit"))
         return (disk.state, disk.cause) if is_leaving else ("running", "")
     if disk.state == "running" and (disk.age < FRESH or not same_attempt):
         return "running", ""
-    end = ENDED[job.state]
+    end = job.end
     if disk.state == "failed" and same_attempt:
         if disk.cause != "killed" and end not in ("out of memory", "node failure"):
             return disk.state, disk.cause
@@ -148,7 +147,7 @@ def combine(disk: DiskState, job: Job | None) -> tuple[str, str]:
     return "failed", end if end != "failed" else disk.cause or "killed"
 
 
-def find_interruptions(run: RunDirectory, training: Iterable[Job]) -> dict[str, str]:
+def find_interruptions(run: RunDirectory, training: Sequence[Job]) -> dict[str, str]:
     """Return attempt -> cause for the interrupted attempts that another one followed, oldest first.
 
     Slurm reports REQUEUED for a job that asked for it; the launcher has then recorded the reason in the run directory.
@@ -156,26 +155,25 @@ def find_interruptions(run: RunDirectory, training: Iterable[Job]) -> dict[str, 
     recorded: dict[str, str] = {}
     for name, cause in (("preemptions", "preempted"), ("time_limits", "time limit")):
         recorded |= dict.fromkeys(read_json(run.path / f".{name}.json").get("attempts", ()), cause)
-    jobs, ended = list(training), {}
-    for job in jobs:
-        states = [*job.former, *([job.state] if job is not jobs[-1] else [])]
-        for number, state in enumerate(states):
+    ended = {}
+    for job in training:
+        causes = [*job.former_ends, *([job.end] if job is not training[-1] else [])]
+        for number, cause in enumerate(causes):
             attempt = f"{job.id}.{number}"
-            ended[attempt] = recorded.pop(attempt, "") or ENDED.get(state, "")
+            ended[attempt] = recorded.pop(attempt, "") or cause
     return {attempt: cause for attempt, cause in (recorded | ended).items() if cause in INTERRUPTIONS}
 
 
 def explain_failure(run: RunDirectory, disk: DiskState, job: Job | None, cause: str) -> tuple[str, str]:
     """Return the cause of a failure and its explanation; the job's log is searched if nothing else tells the cause."""
-    same_attempt = job is None or not job.state or disk.attempt == job.turn
+    same_attempt = job is None or not job.state or disk.attempt == job.attempt
     error = disk.error if same_attempt else ""
     if cause in ("killed", "") and job:
         lines = read_job_lines(run, job)
-        if any(OUT_OF_MEMORY.search(line) for line in lines):
+        if is_out_of_memory(lines):
             cause = "out of memory"
         elif job.state and not (same_attempt and disk.cause):
-            output = [line.strip() for line in lines if line.strip() and not SLURM_MESSAGE.match(line)]
-            error = ": ".join([ending(job) or "died", *output[-1:]])
+            error = ": ".join(filter(None, [job.describe_end() or "died", last_message(lines)]))
             cause = "exit code" if error.startswith("exit code") else "killed"
     if cause in REMEDY and not (cause == "time limit" and error):
         error = REMEDY[cause]
@@ -184,9 +182,9 @@ def explain_failure(run: RunDirectory, disk: DiskState, job: Job | None, cause: 
 
 def describe_heartbeat(job: Job, status: dict[str, Any]) -> str:
     """Return what is unusual about a running trial's heartbeat; '' if nothing is."""
-    if job.state != "RUNNING":
-        return job.state.lower()
-    if status.get("attempt") != job.turn:
+    if job.phase:
+        return job.phase
+    if status.get("attempt") != job.attempt:
         return "starting"
     silence = time.time() - status.get("time", 0)
     return f"no heartbeat for {silence:.0f} s" if silence > SILENT else ""
@@ -197,21 +195,26 @@ def check_evaluation(
 ) -> tuple[str, str, Job | None]:
     """Return, for a done trial, the cause and reason that its evaluation adds, and the job to show."""
     job = next((job for job in reversed(jobs) if job.stage == "eval"), None)
-    if job and job.queued:
-        return "", f"evaluation waiting: {job.waits or job.state}", job
-    if job and job.runs:
+    if job and job.is_queued:
+        return "", f"evaluation waiting: {job.pending_reason}", job
+    if job and job.is_running:
         return "", "evaluating", job
     if error := read_json(run.path / "eval" / "failed.json").get("error"):
         return "evaluation", f"evaluation failed: {error}", job or trained
-    if job and not evaluation and (end := ending(job)):
-        end = "out of memory" if any(OUT_OF_MEMORY.search(line) for line in read_job_lines(run, job)) else end
-        return "" if job.state == "CANCELLED" else "evaluation", f"evaluation: {end}", job
+    if job and not evaluation and (end := job.describe_end()):
+        end = "out of memory" if is_out_of_memory(read_job_lines(run, job)) else end
+        return "" if job.end == "cancelled" else "evaluation", f"evaluation: {end}", job
     return "", "", trained
 
 
 def read_job_lines(run: RunDirectory, job: Job) -> list[str]:
     """Return the last lines of all log files of a job."""
-    return [line for file in job_log_files(run.path.parent, job.id) for line in read_tail(file)[0].splitlines()]
+    return [line for file in list_log_files(run.path.parent, job.id) for line in read_tail(file)[0].splitlines()]
+
+
+def count_causes(causes: Iterable[str]) -> str:
+    """Return causes with their number, such as `preempted ×2, node failure`, in the order of first appearance."""
+    return ", ".join(cause if count == 1 else f"{cause} ×{count}" for cause, count in Counter(causes).items())
 
 
 def read_steps(run: RunDirectory) -> int | None:

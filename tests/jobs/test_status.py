@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from jobs.backends.slurm import accounting
-from jobs.backends.slurm.accounting import Job, accounted, counts, ending, join, listed
+from jobs.backends.slurm.accounting import Job, accounted, join, listed
 from jobs.logs import select_trials
 from jobs.tracking import table
 from jobs.tracking.log_files import newest_log_files
-from jobs.tracking.state import DiskState, TrialStatus, combine, determine_status, is_failed
+from jobs.tracking.state import DiskState, TrialStatus, combine, count_causes, determine_status, is_failed
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory, find_runs
 
@@ -57,14 +57,14 @@ def test_sacct_lists_every_attempt_of_a_job() -> None:
         "24": ["FAILED"],
     }
     assert [attempt.nodes for attempt in attempts["5_0"]] == ["n1", ""]
-    assert ending(attempts["5_0"][-1]) == f"cancelled by {MY_NAME}"
-    assert ending(attempts["24"][0]) == "killed by SIGKILL"
+    assert attempts["5_0"][-1].describe_end() == f"cancelled by {MY_NAME}"
+    assert attempts["24"][0].describe_end() == "killed by SIGKILL"
 
 
 def test_a_job_is_out_of_memory_if_one_of_its_steps_was() -> None:
     """Lines in the form of Slurm's manual, since the Slurm of the tests cannot use cgroups."""
     rows = ["7|FAILED|1:0|n1", "7.batch|FAILED|1:0|n1", "7.0|OUT_OF_MEMORY|0:125|n1", "8|OUT_OF_MEMORY|0:125|n1"]
-    assert {job: ending(attempt) for job, (attempt,) in accounted("\n".join(rows)).items()} == {
+    assert {job: attempt.describe_end() for job, (attempt,) in accounted("\n".join(rows)).items()} == {
         "7": "out of memory",
         "8": "out of memory",
     }
@@ -76,7 +76,12 @@ def test_squeue_lists_the_current_state_of_jobs() -> None:
         "5_2": ("PENDING", "JobArrayTaskLimit", 0),
         "5_1": ("RUNNING", "", 1),
     }
-    assert [ending(live[job][0]) for job in "1234"] == ["killed by SIGKILL", "exit code 3", "killed by SIGKILL", ""]
+    assert [live[job][0].describe_end() for job in "1234"] == [
+        "killed by SIGKILL",
+        "exit code 3",
+        "killed by SIGKILL",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -276,8 +281,8 @@ def test_counts_are_split_by_cause(tmp_path: Path) -> None:
 
 
 def test_repeated_causes_are_counted() -> None:
-    assert counts([]) == ""
-    assert counts(["preempted", "node failure", "preempted"]) == "preempted ×2, node failure"
+    assert count_causes([]) == ""
+    assert count_causes(["preempted", "node failure", "preempted"]) == "preempted ×2, node failure"
 
 
 # Table

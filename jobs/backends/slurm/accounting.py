@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,19 +48,50 @@ class Job:
     former: tuple[str, ...] = ()  # Slurm's words for the turns that were followed by another one, oldest first
 
     @property
-    def turn(self) -> str:
-        """The attempt, as the run directory names it, of the present turn, or of the last one."""
+    def attempt(self) -> str:
+        """The current or last attempt, as the run directory names it."""
         return f"{self.id}.{len(self.former)}"
 
     @property
-    def queued(self) -> bool:
-        """Whether it waits for its first or for another turn."""
+    def is_queued(self) -> bool:
+        """Whether it waits for its first or another attempt."""
         return self.state in WAITING
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         """Whether its processes may be alive."""
-        return bool(self.state) and self.state not in ENDED and not self.queued
+        return bool(self.state) and self.state not in ENDED and not self.is_queued
+
+    @property
+    def phase(self) -> str:
+        """What a running job is doing instead of computing, such as completing; '' if it computes."""
+        return "" if self.state == "RUNNING" else self.state.lower()
+
+    @property
+    def pending_reason(self) -> str:
+        """Why a queued job waits, in Slurm's word."""
+        return self.waits or self.state
+
+    @property
+    def end(self) -> str:
+        """Why the last attempt ended, in the users' words; '' if it completed or has not ended."""
+        return ENDED.get(self.state, "")
+
+    @property
+    def former_ends(self) -> tuple[str, ...]:
+        """Why each attempt ended that another one followed, oldest first, in the users' words."""
+        return tuple(ENDED.get(state, "") for state in self.former)
+
+    def describe_end(self) -> str:
+        """Return why the last attempt ended, with user, signal or exit code; '' if it completed or has not ended."""
+        if self.state == "CANCELLED" and self.by:
+            return f"cancelled by {self.by}"
+        if self.state != "FAILED":
+            return self.end
+        code, _, number = self.code.partition(":")
+        # srun reports the death of a task by a signal as exit code 128 + signal; sacct subtracts the 128 again.
+        signals = {int(number or 0), int(code or 0) - 128, int(code or 0)} & set(SIGNALS)
+        return f"killed by {signal.Signals(signals.pop()).name}" if signals else f"exit code {code}"
 
 
 def read(sweep: Path) -> tuple[dict[str, list[Job]], list[str]]:
@@ -176,29 +206,9 @@ def join(job: Job, turns: list[Job], live: "dict[str, Live] | None") -> Job:
     return replace(now, stage=job.stage, state=state, by=by, nodes=nodes, former=tuple(former))
 
 
-def ending(job: Job) -> str:
-    """How its last turn ended, in the users' words; '' if it has not ended or ended well."""
-    if job.state == "CANCELLED" and job.by:
-        return f"cancelled by {job.by}"
-    if job.state != "FAILED":
-        return ENDED.get(job.state, "")
-    code, _, number = job.code.partition(":")
-    # srun passes the signal of a task on as its exit code, with 128 added; sacct takes that away again.
-    signals = {int(number or 0), int(code or 0) - 128, int(code or 0)} & set(SIGNALS)
-    return f"killed by {signal.Signals(signals.pop()).name}" if signals else f"exit code {code}"
-
-
 def user(number: str) -> str:
     """The name of a user id; the id itself where there is none."""
     try:
         return pwd.getpwuid(int(number)).pw_name
     except (KeyError, ValueError):
         return number
-
-
-def counts(causes: Iterable[str]) -> str:
-    """`preempted ×2, node failure`, in the order of first appearance."""
-    times: dict[str, int] = {}
-    for cause in causes:
-        times[cause] = times.get(cause, 0) + 1
-    return ", ".join(cause if count == 1 else f"{cause} ×{count}" for cause, count in times.items())
