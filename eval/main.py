@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 
-from eval import distributed, record
+from eval import distributed, metrics, record
 from trainer.config.resolve import load_config
-from trainer.config.schema import Config, metrics
+from trainer.config.schema import Config
 from trainer.errors import ConfigError, DataError, check_known
 from trainer.runs.atomic import write_json
 from trainer.runs.checkpoints import describe
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="run directories, or a sweep's")
     parser.add_argument(
-        "--metrics", nargs="+", help=f"instead of the run's own eval.metrics; of: {', '.join(metrics())}"
+        "--metrics", nargs="+", help=f"instead of the run's own eval.metrics; of: {', '.join(metrics.names())}"
     )
     parser.add_argument("--force", action="store_true", help="evaluate again even if nothing has changed")
     pictures = parser.add_argument_group("samples, in place of an evaluation: PNGs of one run in a new folder")
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     if any(wishes) or options.seed is not None or options.step is not None:
         return draw_samples(options)
     try:
-        wanted = [check_known(name, metrics(), "metric") for name in options.metrics or []]
+        wanted = [check_known(name, metrics.names(), "metric") for name in options.metrics or []]
     except ValueError as error:
         print(f"error: --metrics: {error}", file=sys.stderr)
         return 2
@@ -145,9 +145,10 @@ def configured(run: RunDirectory) -> Config:
 def find_due(run: RunDirectory, wanted: list[str], force: bool) -> list[str]:
     """Which evaluations are to be made; ConfigError if none is named."""
     config = configured(run)
+    metrics.check_names(config.eval.metrics, str(run.path / "config.yaml"))
     names = wanted or config.eval.metrics
     if not names:
-        raise ConfigError(f"{run.path}: eval.metrics: names nothing; give --metrics, of: {', '.join(metrics())}")
+        raise ConfigError(f"{run.path}: eval.metrics: names nothing; give --metrics, of: {', '.join(metrics.names())}")
     due = [name for name in names if force or not current(run, config, [name])]
     if not due:
         print(f"{run.name}: evaluated already", file=sys.stderr)

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError, create_model
 from torch import Tensor
 
-from trainer.config.document import parse_overrides
+from trainer.config.document import nest, parse_overrides
 from trainer.config.resolve import explain
 from trainer.config.validators import Section
 from trainer.errors import ConfigError
@@ -20,7 +20,7 @@ WATCH = "watch"  # a function that is called with the time reached and the image
 
 def read_options(method: str, function: Callable[..., Tensor], words: list[str]) -> dict[str, Any]:
     """Turn `steps=50 noise=start.npy` into arguments of a method's `sample`; ConfigError with what is valid."""
-    given, schema = parse_overrides(words), {}
+    given, schema = nest(parse_overrides(words)), {}
     for name, (kind, default) in accepted(function).items():
         schema[name] = (str | None if Tensor in (kind, *get_args(kind)) else kind, default)
     if given and not schema:

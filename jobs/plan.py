@@ -15,14 +15,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from eval.main import current
+from eval.metrics import check_names
 from jobs.backends.slurm.accounting import Job
 from jobs.backends.slurm.arrays import Plan
 from jobs.backends.slurm.presets import KINDS
 from jobs.snapshot import Snapshot
 from jobs.tracking import submissions
 from jobs.tracking.state import determine_status
+from trainer.config.document import Settings, find_place
 from trainer.config.schema import Config
-from trainer.config.sweep import Trial
+from trainer.config.sweep import Trial, load_trials
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
 from trainer.runs.directory import RunDirectory
@@ -57,6 +59,14 @@ class Submission:
         name = self.options.cluster
         preset = {} if name is None or name in KINDS else {"preset": name}
         return {"overrides": self.options.overrides, **preset, **(self.code.record() if self.code else {})}
+
+
+def load_sweep(file: Path, words: list[str], defaults: Settings | None = None) -> list[Trial]:
+    """Return the trials of a sweep file as `load_trials`, and check that their metrics exist; ConfigError."""
+    trials = load_trials(file, words, defaults)
+    for trial in trials:
+        check_names(trial.config.eval.metrics, find_place(trial.settings, "eval.metrics", str(file)))
+    return trials
 
 
 def plan_submission(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, has_queue: bool) -> Submission:

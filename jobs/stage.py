@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from jobs.plan import load_sweep
 from trainer.config.schema import Config
-from trainer.config.sweep import load_trials
 from trainer.data import cache
 from trainer.data.raw import locate
 from trainer.data.registry import get
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     errors: list[ValueError] = []
     try:
-        configs = [trial.config for trial in load_trials(options.sweep, options.overrides)]
+        configs = [trial.config for trial in load_sweep(options.sweep, options.overrides)]
         for dataset in [dataset for dataset in list_datasets(configs) if dataset.is_staged()]:
             print_plain(console, f"already staged: {dataset.folder}")
         stage_datasets(options.sweep, options.overrides, configs, console, skip_unreadable=options.skip_unreadable)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import models
+from eval import metrics
 from jobs import snapshot
 from jobs.backends import local
 from jobs.backends.slurm import arrays, presets
@@ -25,6 +26,7 @@ from jobs.plan import (
     Submission,
     cancel_unlisted,
     group_by_resources,
+    load_sweep,
     lock_sweep,
     needs_evaluation,
     plan_submission,
@@ -32,9 +34,8 @@ from jobs.plan import (
 from jobs.stage import print_plain, stage_datasets
 from jobs.tracking import submissions
 from jobs.tracking.table import summarize_progress
-from trainer.config.document import parse_overrides
-from trainer.config.schema import Config, metrics
-from trainer.config.sweep import Trial, load_trials, origin
+from trainer.config.schema import Config
+from trainer.config.sweep import Trial
 from trainer.data.registry import DATASETS
 from trainer.errors import ConfigError, DataError
 from trainer.runs.atomic import read_json
@@ -107,14 +108,14 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     option = "--cluster" if options.cluster else presets.VARIABLE
     options.cluster = options.cluster or os.environ.get(presets.VARIABLE) or None
     kind, options.preset = presets.choose(options.cluster)
-    trials = load_trials(options.sweep, options.overrides, options.preset.defaults())
+    trials = load_sweep(options.sweep, options.overrides, options.preset.defaults())
     reason = f"requested by {option}" if kind == "local" else submissions.unavailable()
     on_slurm = reason is None or (options.dry_run and kind == "slurm")
     if kind == "slurm" and not on_slurm:
         source = f"command line: {option}" if option == "--cluster" else option
         raise ConfigError(f"{source}: {options.cluster}: {reason}; use --cluster local to run on this machine")
     if on_slurm:
-        check_slurm_options(options, trials)
+        check_slurm_options(trials)
     submission = plan_submission(options, trials, on_slurm, has_queue=reason is None)
     print_plain(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'on this machine ({reason})'}")
     if options.dry_run:
@@ -135,11 +136,10 @@ def submit(options: argparse.Namespace, console: Console) -> int:
         return queue_jobs(submission, console) if on_slurm else run_locally(submission, console)
 
 
-def check_slurm_options(options: argparse.Namespace, trials: list[Trial]) -> None:
+def check_slurm_options(trials: list[Trial]) -> None:
     """Let sbatch check resources.slurm of all trials; ConfigError with file, key and Slurm's answer."""
-    overrides = parse_overrides(options.overrides)
-    for slurm in {str(trial.config.resources.slurm): trial.config.resources.slurm for trial in trials}.values():
-        presets.check_options(slurm, lambda key: origin(options.sweep, "", overrides, [], key))
+    for trial in {str(trial.config.resources.slurm): trial for trial in trials}.values():
+        presets.check_options(trial.settings)
 
 
 def run_locally(submission: Submission, console: Console) -> int:
@@ -248,7 +248,7 @@ def print_vocabulary(console: Console) -> int:
     for dataset in DATASETS.values():
         size = f"{dataset.size or 'any'} px, {dataset.channels} channels"
         print_plain(console, f"    {dataset.name}: {size}, {dataset.origin}")
-    console.print(f"\n[bold]eval.metrics[/bold]  {', '.join(metrics())}", highlight=False)
+    console.print(f"\n[bold]eval.metrics[/bold]  {', '.join(metrics.names())}", highlight=False)
     return 0
 
 

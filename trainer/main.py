@@ -15,12 +15,14 @@ from uuid import uuid4
 
 from trainer.config.resolve import check_batch_size, load_config
 from trainer.config.schema import Config
+from trainer.config.sweep import load_single_trial
 from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.runs.atomic import write_json
 from trainer.runs.checkpoints import clear_scraps, newest, refusal, synchronise
 from trainer.runs.checkpoints import save as save_checkpoint
 from trainer.runs.directory import RunDirectory
 from trainer.runs.lock import LOOK, Lock, superseded, take
+from trainer.runs.placement import compute_written_identity, create_run_directories, locate_trials
 from trainer.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -89,9 +91,6 @@ def locate(path: Path, overrides: list[str], runs: Path, write: bool) -> tuple[P
         if overrides:
             raise ConfigError(f"{run}: {overrides[0]}: a run keeps its config; give the sweep file to change a setting")
         return run, load_config(run / "config.yaml")
-    from trainer.config.sweep import load_single_trial
-    from trainer.runs.placement import create_run_directories, locate_trials
-
     trial = load_single_trial(path, overrides)
     find = create_run_directories if write else locate_trials
     return find(runs / trial.config.name, [trial])[0], trial.config
@@ -114,18 +113,20 @@ def train(run: Path, config: Config, stop: StopRequest, attempt: str) -> None:
     if not accelerator.reduce(torch.tensor(float(lock is not None), device=accelerator.device)).item():
         status = RunDirectory(run).status()
         raise Busy(f"{run}: process {status.get('pid')} on {status.get('host')} trains it; wait for it or stop it")
+    identity = ""  # of the main process's checkpoints
     if lock:
         lock.watch()
         clear(run, attempt)
+        identity = compute_written_identity(run)
     trainer, batches = build(run, config, accelerator)
-    resume(run, config, trainer)
+    resume(run, {config.identity(), identity}, trainer)
     log = None
     if lock:
         from trainer.log import Log
 
         log = Log(run, trainer.step, config.train.steps, attempt, lock.check)
     try:
-        finished = work(run, config, trainer, batches, stop, lock, log)
+        finished = work(run, config, identity, trainer, batches, stop, lock, log)
     except Exception as error:
         with suppress(OSError):  # that of a full disk must not take the place of the first one
             if log and not superseded(run, attempt):
@@ -210,7 +211,7 @@ def build(run: Path, config: Config, accelerator: "Accelerator") -> "tuple[Train
     return Trainer(method, accelerator, config.train), batches
 
 
-def resume(run: Path, config: Config, trainer: "Trainer") -> None:
+def resume(run: Path, identities: set[str], trainer: "Trainer") -> None:
     """Take up the newest intact checkpoint, if there is one; the main process chooses it for all."""
     from accelerate.utils import broadcast_object_list
 
@@ -218,7 +219,7 @@ def resume(run: Path, config: Config, trainer: "Trainer") -> None:
         print(line, file=sys.stderr, flush=True)
 
     main_process = trainer.accelerator.is_main_process
-    (found,) = broadcast_object_list([newest(run, config.identity(), say) if main_process else None])
+    (found,) = broadcast_object_list([newest(run, identities, say) if main_process else None])
     if found:
         trainer.load(found)
         if main_process:
@@ -228,6 +229,7 @@ def resume(run: Path, config: Config, trainer: "Trainer") -> None:
 def work(
     run: Path,
     config: Config,
+    identity: str,
     trainer: "Trainer",
     batches: "Batches",
     stop: StopRequest,
@@ -245,7 +247,7 @@ def work(
     def save() -> None:
         trainer.settle()  # no state after a loss that is not finite is kept
         if lock:
-            save_checkpoint(run, trainer.step, config.identity(), trainer.save, lock.check)
+            save_checkpoint(run, trainer.step, identity, trainer.save, lock.check)
         trainer.accelerator.wait_for_everyone()
 
     every = config.train

@@ -17,7 +17,7 @@ from eval.reporting.formatting import cell, shown
 from jobs.backends.slurm import accounting
 from jobs.backends.slurm.accounting import Job
 from jobs.tracking.state import determine_status
-from trainer.config.document import leaves
+from trainer.config.document import flatten
 from trainer.errors import ConfigError
 from trainer.runs.atomic import read_json
 from trainer.runs.directory import RunDirectory, find_runs
@@ -142,11 +142,11 @@ def read_trial(run: RunDirectory, jobs: Sequence[Job] = ()) -> Trial:
 
     `jobs`, oldest first, tell of what died without leaving a word there.
     """
-    config: dict[str, Any] = _attempt(lambda: dict(leaves(run.config())), dict)
+    config: dict[str, Any] = _attempt(lambda: flatten(run.config()), dict)
     status: dict[str, Any] = _attempt(run.status, dict)
     evaluation: dict[str, Any] = _attempt(run.evaluation, dict)
     milestones = [{"step": h.get("step"), **h.get("metrics", {})} for h in evaluation.get("history") or []]
-    intervals, provenance = evaluation.get("intervals") or {}, dict(leaves(evaluation.get("provenance") or {}))
+    intervals, provenance = evaluation.get("intervals") or {}, flatten(evaluation.get("provenance") or {})
     metrics = {k: v for k, v in (evaluation.get("metrics") or {}).items() if type(v) in (int, float)}
     chosen = {f"{k} step": provenance.get(f"{k}.chosen at step") for k in metrics}
     metrics |= {k: step for k, step in chosen.items() if type(step) is int}

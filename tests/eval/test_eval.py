@@ -26,12 +26,11 @@ from threadpoolctl import threadpool_limits
 
 import models
 from eval import figures, main, record
-from eval.metrics import accuracy, proxy_distance, tsne
+from eval.metrics import accuracy, names, proxy_distance, tsne
 from eval.record import Result
 from eval.trial import Subject
 from models.base import DataSpec, Method
 from trainer.config.resolve import resolve
-from trainer.config.schema import metrics
 from trainer.data.cache import Arrays, load, stage
 from trainer.runs.atomic import read_json
 from trainer.runs.directory import RunDirectory
@@ -502,8 +501,7 @@ def test_bad_arguments_touch_nothing(run: Path, tmp_path: Path, capsys: pytest.C
     assert main.main([str(run), "--metrics", "acuracy"]) == 2
     message = capsys.readouterr().err
     assert (
-        message == "error: --metrics: unknown metric 'acuracy'; did you mean 'accuracy'? "
-        f"valid: {', '.join(metrics())}\n"
+        message == f"error: --metrics: unknown metric 'acuracy'; did you mean 'accuracy'? valid: {', '.join(names())}\n"
     )
     assert main.main([str(run / "eval")]) == 2
     assert f"error: {run / 'eval'}: is no run directory: it has no config.yaml" in capsys.readouterr().err
@@ -513,7 +511,7 @@ def test_bad_arguments_touch_nothing(run: Path, tmp_path: Path, capsys: pytest.C
 def test_a_run_that_names_no_metrics_needs_some(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_config(run, "eval", metrics=[])
     assert main.main([str(run)]) == 2
-    assert f"eval.metrics: names nothing; give --metrics, of: {', '.join(metrics())}" in capsys.readouterr().err
+    assert f"eval.metrics: names nothing; give --metrics, of: {', '.join(names())}" in capsys.readouterr().err
 
 
 def remove(path: Path) -> None:
@@ -629,10 +627,10 @@ def test_the_command_is_light_and_shows_an_example(capsys: pytest.CaptureFixture
 
 
 def test_files_with_an_evaluation_are_the_metrics() -> None:
-    from trainer.config.schema import metrics
+    from eval.metrics import names
 
-    assert {"accuracy", "tsne"} <= set(metrics())
-    assert not {"main", "record", "report", "results", "subject"} & set(metrics())
+    assert {"accuracy", "tsne"} <= set(names())
+    assert not {"main", "record", "report", "results", "subject"} & set(names())
     assert json.dumps(Result().metrics) == "{}"
     assert record.exported(RunDirectory(Path("nowhere"))) == {}
 

@@ -13,6 +13,7 @@ import yaml
 from jobs.backends.slurm import presets
 from jobs.backends.slurm.presets import Preset, Site, choose
 from tests.jobs.test_submit import DANN, check_refused, command
+from trainer.config.document import Setting
 from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
 
@@ -49,14 +50,17 @@ def test_without_a_preset_nothing_is_particular(name: str | None) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown key": ({"containr": "x"}, r"lab.yaml: containr: unknown key 'containr'; did you mean 'container'"),
-    "unknown resource": ({"resources": {"gpus": 2}}, r"lab.yaml: resources.gpus: unknown key 'gpus'; .*gpus_per_node"),
+    "unknown key": ({"containr": "x"}, r"lab.yaml:1: containr: unknown key 'containr'; did you mean 'container'"),
+    "unknown resource": (
+        {"resources": {"gpus": 2}},
+        r"lab.yaml:2: resources.gpus: unknown key 'gpus'.*gpus_per_node",
+    ),
     "an option that is ours": ({"resources": {"slurm": {"time": 5}}}, r"resources.slurm: .*use resources.time"),
     "a count in gres": ({"resources": {"gres": "gpu:a100:2"}}, r"resources.gres: 'gpu:a100:2': .*without a count"),
     "a count alone": ({"resources": {"gres": "gpu:2"}}, r"resources.gres: 'gpu:2': .*without a count"),
-    "no list": ({"setup": "module load cuda"}, r"lab.yaml: setup: 'module load cuda': .*list"),
-    "an open quote": ({"container": "run 'x"}, r'lab.yaml: container: "run \'x": no closing quotation'),
-    "no number": ({"max_array": 0}, r"lab.yaml: max_array: 0: .*greater than 0"),
+    "no list": ({"setup": "module load cuda"}, r"lab.yaml:1: setup: 'module load cuda': .*list"),
+    "an open quote": ({"container": "run 'x"}, r'lab.yaml:1: container: "run \'x": no closing quotation'),
+    "no number": ({"max_array": 0}, r"lab.yaml:1: max_array: 0: .*greater than 0"),
 }
 
 
@@ -156,4 +160,4 @@ def test_python_of_the_nodes_or_of_the_container(tmp_path: Path) -> None:
 
 def test_no_sbatch_refuses_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    presets.check_options({"partishun": "x"}, str)
+    presets.check_options({"resources.slurm.partishun": Setting("x", "lab.yaml")})

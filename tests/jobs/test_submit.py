@@ -148,7 +148,7 @@ WRONG: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
     "batch": (
         {"x.yaml": DANN + "train: {batch_size: 10, micro_batches: 3}\n"},
         [],
-        ["x.yaml", "train.batch_size", "10", "does not divide by 3", "9"],
+        ["x.yaml", "train.batch_size", "10", "is not divisible by 3", "9"],
     ),
     "other size": ({"x.yaml": DANN}, ["data.target=svhn"], ["command line", "data", "28 px", "32 px", "set data.size"]),
     "no target": ({"x.yaml": DANN.replace(", target: mnistm5k", "")}, [], ["x.yaml", "data", "give data.target"]),

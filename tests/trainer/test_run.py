@@ -196,7 +196,7 @@ def test_milestones_are_exported(tmp_path: Path, data_root: str) -> None:
         (["train.precision=fp16"], "train.precision: 'fp16' needs a GPU; choose bf16 or no"),
         (["train.steps=0"], "command line: train.steps: 0: input should be greater than 0"),
         (["model.gama=3"], "did you mean 'model.gamma'?"),
-        (["train.batch_size=9", "train.micro_batches=2"], "train.batch_size: 9 does not divide by 2"),
+        (["train.batch_size=9", "train.micro_batches=2"], "train.batch_size: 9 is not divisible by 2"),
     ],
 )
 def test_bad_input_is_refused_in_one_message(

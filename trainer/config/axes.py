@@ -2,134 +2,146 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from trainer.config.document import Document, leaves
+from trainer.config.document import AXES, Document, Setting, Settings, find_place, to_settings
 from trainer.errors import ConfigError
 
-AXES = ("grid", "zip", "random")
-DRAWS = ("uniform", "loguniform", "integer", "choice")
+DISTRIBUTIONS = ("uniform", "loguniform", "integer", "choice")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values that a key takes."""
+    """The values that a key takes, and the place where they were written."""
 
     kind: str  # grid, zip or random
-    group: str  # axes of one group move together, groups are crossed
+    group: str  # the axes of a group advance together; groups are crossed
     values: list[Any]
+    place: str
 
 
-def split_axes(entry: Document, where: Callable[[str], str]) -> tuple[Document, dict[str, Axis]]:
-    """Part a block into its settings and its axes {dotted key: Axis}; `where` says whence a key comes; ConfigError."""
-    settings = {key: value for key, value in entry.items() if key not in AXES}
+def split_axes(settings: Settings) -> tuple[Settings, dict[str, Axis]]:
+    """Split settings into fixed ones and axes {dotted key: Axis}; ConfigError."""
     axes: dict[str, Axis] = {}
-    for kind in (kind for kind in AXES if kind in entry):
-        block = entry[kind]
-        if not isinstance(block, dict):
+    for kind in AXES:
+        if kind in settings and settings[kind].value != {}:
             raise ConfigError(
-                f"{where(kind)}: {kind}: must be a mapping of keys to lists, such as {{train.seed: [0, 1, 2]}}"
+                f"{settings[kind].place}: {kind}: must be a mapping of keys to lists, such as {{train.seed: [0, 1, 2]}}"
             )
-        columns = draw(block, where) if kind == "random" else dict(leaves(block))
-        for key, values in columns.items():
-            at = f"{where(f'{kind}.{key}')}: {kind}.{key}"
+        block = {key.removeprefix(f"{kind}."): s for key, s in settings.items() if key.startswith(f"{kind}.")}
+        if kind == "random" and (block or kind in settings):
+            block = draw_columns(block, find_place(settings, kind, ""))
+        columns = {key: setting.value for key, setting in block.items() if isinstance(setting.value, list)}
+        for key, setting in block.items():
+            values, where = setting.value, f"{setting.place}: {kind}.{key}"
             if not isinstance(values, list) or not values:
-                raise ConfigError(f"{at}: {values!r}: must be a list of at least one value")
+                raise ConfigError(f"{where}: {values!r}: must be a list of at least one value")
             if key in axes:
-                raise ConfigError(f"{at}: is swept twice; keep one of grid, zip and random")
+                raise ConfigError(f"{where}: is swept twice; keep one of grid, zip and random")
             if key == "method" and kind != "grid":
-                raise ConfigError(f"{at}: methods are swept by grid: or trials:, since each has keys of its own")
-            if kind == "zip" and len({len(column) for column in columns.values() if isinstance(column, list)}) > 1:
-                lengths = ", ".join(f"{k} {len(v)}" for k, v in columns.items() if isinstance(v, list))
-                raise ConfigError(f"{at}: zipped lists go together one by one, but have lengths {lengths}")
-            axes[key] = Axis(kind, key if kind == "grid" else kind, values)
-    return settings, axes
+                raise ConfigError(f"{where}: methods are swept by grid: or trials:, since each has keys of its own")
+            if kind == "zip" and len({len(column) for column in columns.values()}) > 1:
+                lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+                raise ConfigError(f"{where}: zipped lists must have the same length, but have {lengths}")
+            axes[key] = Axis(kind, key if kind == "grid" else kind, values, setting.place)
+    return {key: s for key, s in settings.items() if key.split(".")[0] not in AXES}, axes
 
 
 def merge_axes(shared: dict[str, Axis], own: dict[str, Axis]) -> dict[str, Axis]:
-    """A trial's own axis replaces the shared one of that key; own and shared groups are crossed."""
-    return {key: Axis(axis.kind, f"own {axis.group}", axis.values) for key, axis in own.items()} | {
+    """Let a trial's own axis replace the shared one of that key; own and shared groups are crossed."""
+    return {key: Axis(axis.kind, f"own {axis.group}", axis.values, axis.place) for key, axis in own.items()} | {
         key: axis for key, axis in shared.items() if key not in own
     }
 
 
-def replace_axes(axes: dict[str, Axis], given: Document) -> dict[str, Axis]:
-    """Let lists of the command line take the place of an axis' values, or be an axis of their own; ConfigError."""
+def replace_axes(axes: dict[str, Axis], lists: Settings) -> dict[str, Axis]:
+    """Replace the values of axes by lists of the command line, or add an axis; ConfigError."""
     result = dict(axes)
-    for key, values in given.items():
-        old = axes.get(key)
-        # What was drawn with others goes on without them; what was zipped stays zipped.
-        result[key] = Axis("zip", old.group, values) if old and old.kind == "zip" else Axis("grid", key, values)
-    for key, values in given.items():
-        others = [axis for axis in result.values() if axis.group == result[key].group]
-        length = next((len(axis.values) for axis in others if len(axis.values) != len(values)), len(values))
+    for key, setting in lists.items():
+        # A key that was zipped stays zipped; one that was drawn at random becomes a grid.
+        zipped = key in axes and axes[key].kind == "zip"
+        old = axes[key] if zipped else Axis("grid", key, [], "")
+        result[key] = Axis(old.kind, old.group, setting.value, setting.place)
+    for key, setting in lists.items():
+        values, group = setting.value, [axis for axis in result.values() if axis.group == result[key].group]
+        length = next((len(axis.values) for axis in group if len(axis.values) != len(values)), len(values))
         if not values or length != len(values):
             raise ConfigError(
-                f"command line: {key}: {values}: must be a list of {length if values else 'at least one value'}"
+                f"{setting.place}: {key}: {values}: must be a list of {length if values else 'at least one value'}"
                 + (", as long as the lists that it is zipped with" if values else "")
             )
     return result
 
 
-def combinations(axes: dict[str, Axis]) -> Iterator[Document]:
+def combine(axes: dict[str, Axis]) -> Iterator[Settings]:
     """Yield every combination of the axes' values once."""
     groups: dict[str, list[Document]] = {}
-    drawn = {axis.group for axis in axes.values() if axis.kind == "random"}
     for key, axis in axes.items():
         rows = groups.get(axis.group, [{} for _ in axis.values])
         groups[axis.group] = [row | {key: value} for row, value in zip(rows, axis.values, strict=True)]
-    for group in drawn:  # chance may draw the same again
-        rows = groups[group]
+    for group in {axis.group for axis in axes.values() if axis.kind == "random"}:
+        rows = groups[group]  # The same values may be drawn twice.
         groups[group] = [row for i, row in enumerate(rows) if row not in rows[:i]]
     for combination in product(*groups.values()):
-        yield {key: value for part in combination for key, value in part.items()}
+        settings: Settings = {}
+        for key, value in (pair for row in combination for pair in row.items()):
+            settings |= to_settings({key: value}, axes[key].place)
+        yield settings
 
 
-def draw(block: Document, where: Callable[[str], str]) -> dict[str, list[Any]]:
-    """Draw random values: a pure function of (seed, key, number), so that more draws keep the former ones."""
-    specs = {key: spec for key, spec in block.items() if key not in ("draws", "seed")}
-    count, seed = block.get("draws"), block.get("seed", 0)
+def draw_columns(block: Settings, place: str) -> Settings:
+    """Draw the values of a `random:` block: {dotted key: list of `draws` values}; ConfigError.
+
+    A value depends on seed, key and number alone, so that a larger `draws` keeps the existing trials.
+    """
+    specs = {key: setting for key, setting in block.items() if key not in ("draws", "seed")}
+    count = block["draws"].value if "draws" in block else None
+    seed = block["seed"].value if "seed" in block else 0
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigError(f"{where('random')}: random.draws: {count!r}: must say how many to draw, such as draws: 20")
+        raise ConfigError(f"{place}: random.draws: {count!r}: must be the number of draws, such as draws: 20")
     if not specs:
-        raise ConfigError(
-            f"{where('random')}: random: draws no key; add one, such as model.lr: {{loguniform: [1e-5, 1e-2]}}"
-        )
-    columns: dict[str, list[Any]] = {}
-    for key, spec in specs.items():
-        at = f"{where(f'random.{key}')}: random.{key}"
-        if not isinstance(spec, dict) or len(spec) != 1 or not set(spec) <= set(DRAWS):
-            raise ConfigError(f"{at}: {spec!r}: must be one of {{{' | '.join(DRAWS)}: [low, high]}}")
-        ((kind, bounds),) = spec.items()
+        raise ConfigError(f"{place}: random: draws no key; add one, such as model.lr: {{loguniform: [1e-5, 1e-2]}}")
+    columns: Settings = {}
+    for spec, setting in specs.items():
+        key, _, distribution = spec.rpartition(".")
+        where = f"{setting.place}: random.{spec}: {setting.value!r}"
+        if distribution not in DISTRIBUTIONS or not key:
+            raise ConfigError(f"{where}: must be one of {{{' | '.join(DISTRIBUTIONS)}: [low, high]}}")
+        if key in columns:
+            raise ConfigError(f"{where}: {key} has two distributions; remove one")
         try:
-            if not isinstance(bounds, list):
+            if not isinstance(setting.value, list):
                 raise ValueError("must be a list")
-            columns[key] = [draw_one(kind, bounds, random.Random(f"{seed} {key} {i}")) for i in range(count)]
+            values = [draw_value(distribution, setting.value, random.Random(f"{seed} {key} {i}")) for i in range(count)]
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{at}: {kind}: {bounds!r}: {error}") from None
+            raise ConfigError(f"{where}: {error}") from None
+        columns[key] = Setting(values, setting.place)
     return columns
 
 
-def draw_one(kind: str, bounds: list[Any], rng: random.Random) -> Any:
-    """One value: of the list for a choice, else between low and high, both included; ValueError on bad bounds."""
-    if kind == "choice":
+def draw_value(distribution: str, bounds: list[Any], generator: random.Random) -> Any:
+    """Draw one value: from the list for a choice, else from [low, high], both included; ValueError for bad bounds."""
+    if distribution == "choice":
         if not bounds:
-            raise ValueError("must hold at least one value")
-        return rng.choice(bounds)
+            raise ValueError("must contain at least one value")
+        return generator.choice(bounds)
     if len(bounds) != 2:
         raise ValueError("must be [low, high]")
-    low, high = (float(b) for b in bounds)  # also 1e-5, which YAML reads as text
+    low, high = (float(bound) for bound in bounds)  # YAML reads 1e-5 as text
     if not low < high or math.isinf(high - low):
         raise ValueError("low must be less than high")
-    if kind == "integer":
+    if distribution == "integer":
         if low % 1 or high % 1:
             raise ValueError("low and high must be whole numbers")
-        return rng.randint(int(low), int(high))
-    if kind == "loguniform" and low <= 0:
+        return generator.randint(int(low), int(high))
+    if distribution == "uniform":
+        value = generator.uniform(low, high)
+    elif low > 0:
+        value = math.exp(generator.uniform(math.log(low), math.log(high)))
+    else:
         raise ValueError("low must be greater than 0")
-    value = rng.uniform(low, high) if kind == "uniform" else math.exp(rng.uniform(math.log(low), math.log(high)))
-    # Few digits make short names; they must not step over the bounds.
+    # Rounding keeps names short, but must not leave the bounds.
     return min(max(float(f"{value:.6g}"), low), high)

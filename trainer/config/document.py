@@ -1,7 +1,7 @@
-"""YAML mappings: errors that name file, line and remedy; base files; dotted keys; command-line overrides."""
+"""Settings from YAML files and the command line: each value keeps the place where it was written."""
 
 from collections.abc import Iterator
-from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,159 +9,208 @@ import yaml
 
 from trainer.errors import ConfigError
 
-Document = dict[str, Any]  # a YAML mapping
-SWEEP_KEYS = ("grid", "zip", "random", "trials")  # only allowed at the top level of a sweep file
-TEXT = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # what YAML takes a key for: words, or <<
+Document = dict[str, Any]  # a YAML mapping as Python reads it
+AXES = ("grid", "zip", "random")
+SWEEP_KEYS = (*AXES, "trials")  # only allowed at the top level of a sweep file
+COMMAND_LINE = "command line"
+KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # of valid keys: text, or <<
+MAPPING_TAG, NULL_TAG = "tag:yaml.org,2002:map", "tag:yaml.org,2002:null"
 
 
-def read_settings(path: Path, seen: tuple[Path, ...] = ()) -> Document:
-    """Read a mapping and lay it over the file that its `base:` names (relative to it); ConfigError otherwise."""
-    path = path.resolve()
-    if path in seen:
-        raise ConfigError(
-            f"{_short(path)}: base: the files name each other: {' → '.join(_short(p) for p in (*seen, path))}; "
-            "let one of them do without"
-        )
-    document = _own(path, f" (named by base: in {_short(seen[-1])})" if seen else "")
-    base = document.pop("base", None)
-    if base is None:
-        return document
-    under = read_settings(path.parent / str(base), (*seen, path))
-    under.pop("name", None)  # what builds on a sweep is another sweep
-    return merge(under, document)
+@dataclass(frozen=True)
+class Setting:
+    """A value and the place where it was written, such as "sweeps/dann.yaml:12" or "command line"."""
+
+    value: Any
+    place: str
 
 
-def whence(path: Path, key: str) -> str:
-    """The file that has the last word on a key: `path`, or one of its bases where only that one sets the key."""
-    file = path.resolve()
-    while True:
-        document = _own(file)
-        if key in document or any(touches(written, key) for written, _ in leaves(document)):
-            return _short(file)
-        if "base" not in document:
-            return _short(path.resolve())
-        file = (file.parent / str(document["base"])).resolve()
+Settings = dict[str, Setting]  # by dotted key, such as model.gamma
 
 
-def touches(written: str, key: str) -> bool:
-    """Whether a dotted key, as it is written, sets `key`, a part of it or a block round it, be it as an axis."""
-    for axis in SWEEP_KEYS:
-        written, key = written.removeprefix(f"{axis}."), key.removeprefix(f"{axis}.")
-    return f"{written}.".startswith(f"{key}.") or f"{key}.".startswith(f"{written}.")
+def flatten(document: Document) -> Document:
+    """Return {dotted key: value} of all values that are not mappings."""
+    return dict(_iterate_values(document, ""))
 
 
-def nested(document: Document) -> Document:
-    """Spell dotted keys out and leave out keys without a value: {model.gamma: 5, train: } is {model: {gamma: 5}}."""
-    result: Document = {}
-    for key, value in document.items():
-        if value is not None:
-            put(result, key, value)
-    return result
+def to_settings(document: Document, place: str) -> Settings:
+    """Return the settings of a document, all written in one place."""
+    return {key: Setting(value, place) for key, value in flatten(document).items()}
 
 
-def merge(under: Document, over: Document) -> Document:
-    """Lay one mapping over another, block by block; neither is changed."""
+def nest(settings: Settings) -> Document:
+    """Return settings as a nested document: model.gamma = 5 becomes {model: {gamma: 5}}."""
+    document: Document = {}
+    for key, setting in settings.items():
+        *blocks, last = key.split(".")
+        inner = document
+        for block in blocks:
+            inner = inner.setdefault(block, {})
+        inner[last] = setting.value
+    return document
+
+
+def merge(under: Settings, over: Settings) -> Settings:
+    """Return `under` with the settings of `over`, key by key; a value replaces a block, and a block a value."""
     result = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merge(result[key], value) if both else deepcopy(value)
+    for key, setting in over.items():
+        parts = key.split(".")
+        for length in range(1, len(parts)):
+            result.pop(".".join(parts[:length]), None)
+        inside = () if key in result else [other for other in result if other.startswith(f"{key}.")]
+        if inside and setting.value == {}:
+            continue  # An empty block changes nothing.
+        for other in inside:
+            del result[other]
+        result[key] = setting
     return result
 
 
-def put(document: Document, key: str, value: Any) -> None:
-    """Set a dotted key in place: put(d, "model.gamma", 5); a block is laid over the one that is there."""
-    *blocks, last = key.split(".")
-    for block in blocks:
-        inner = document.get(block)
-        document[block] = inner = dict(inner) if isinstance(inner, dict) else {}
-        document = inner
-    old = document.get(last)
-    document[last] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+def find_place(settings: Settings, key: str, default: str) -> str:
+    """Return where a key was written, or the block around it, or a key inside it; `default` if nowhere."""
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        if setting := settings.get(".".join(parts[:length])):
+            return setting.place
+    places = [setting.place for other, setting in settings.items() if other.startswith(f"{key}.")]
+    return COMMAND_LINE if COMMAND_LINE in places else next(iter(places), default)
 
 
-def leaves(document: Document, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every (dotted key, value) that is not itself a mapping."""
+def parse_overrides(words: list[str]) -> Settings:
+    """Parse words such as model.gamma=5 or train.seed=[0,1]; ConfigError."""
+    overrides: Settings = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"{COMMAND_LINE}: {word!r} is not key=value, such as train.steps=500")
+        if key.split(".")[0] in ("base", *SWEEP_KEYS):
+            raise ConfigError(f"{COMMAND_LINE}: {key}: only a file sets this; name the key itself: train.seed=[0,1,2]")
+        try:
+            overrides |= to_settings({key: yaml.safe_load(text)}, COMMAND_LINE)
+        except yaml.YAMLError:
+            raise ConfigError(f"{COMMAND_LINE}: {key}: {text!r} is not a YAML value; quote it") from None
+    return overrides
+
+
+def read_settings(path: Path, derived: tuple[Path, ...] = ()) -> Settings:
+    """Read a YAML file over the file that its `base:` names, relative to it; ConfigError.
+
+    `derived` are the files that build on this one. An entry of `trials:` is itself of type Settings.
+    """
+    path = path.resolve()
+    if path in derived:
+        chain = " → ".join(shorten_path(p) for p in (*derived, path))
+        raise ConfigError(f"{shorten_path(path)}: base: circular: {chain}; remove one `base:`")
+    settings = _read_file(path, f" (named by base: in {shorten_path(derived[-1])})" if derived else "")
+    base = settings.pop("base", None)
+    if base is None:
+        return settings
+    under = read_settings(path.parent / str(base.value), (*derived, path))
+    under.pop("name", None)  # A sweep that builds on another one has its own name.
+    return merge(under, settings)
+
+
+def shorten_path(path: Path) -> str:
+    """Return a path as a user would type it from the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _iterate_values(document: Document, prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in document.items():
         if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
+            yield from _iterate_values(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def parse_overrides(words: list[str]) -> Document:
-    """Turn `model.gamma=5 train.seed=[0,1]` into {dotted key: value as YAML reads it}; ConfigError."""
-    overrides: Document = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not all(key.split(".")):
-            raise ConfigError(f"command line: {word!r} is not key=value, such as train.steps=500")
-        if key.split(".")[0] in ("base", *SWEEP_KEYS):
-            raise ConfigError(f"command line: {key}: only a file sets this; name the key itself: train.seed=[0,1,2]")
-        try:
-            overrides |= leaves({key: yaml.safe_load(value)})
-        except yaml.YAMLError:
-            raise ConfigError(f"command line: {key}: {value!r} is not a YAML value; quote it") from None
-    return overrides
-
-
-def _own(path: Path, whose: str = "") -> Document:
-    """The mapping that one file holds, without its base's; ConfigError."""
+def _read_file(path: Path, reason: str) -> Settings:
+    """Read the settings of one file, without its base; ConfigError, with `reason` why it was to be read."""
+    name = shorten_path(path)
     try:
         text = path.read_bytes().decode()
     except OSError as error:
-        raise ConfigError(
-            f"{_short(path)}: cannot read this file: {error.strerror}{whose}; {near_files(path)}"
-        ) from None
+        raise ConfigError(f"{name}: cannot read this file: {error.strerror}{reason}; {_suggest_files(path)}") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{_short(path)}:{line}: is not UTF-8 text; save it as UTF-8") from None
+        raise ConfigError(f"{name}:{line}: is not UTF-8 text; save it as UTF-8") from None
     try:
-        _check_keys(yaml.compose(text, Loader=yaml.CSafeLoader), path)
-        document = yaml.load(text, Loader=yaml.CSafeLoader)
+        loader = yaml.CSafeLoader(text)
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            raise ConfigError(f"{name}: must be a mapping of keys to values; see sweeps/README.md")
+        _check_keys(root, name)
+        return _read_mapping(loader, root, name)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        position = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         tab = mark and "\t" in text.split("\n")[mark.line]
         remedy = "indent with spaces, not with tabs" if tab else "check the indentation and the quotes here"
-        raise ConfigError(f"{_short(path)}{where}: not valid YAML: {problem}; {remedy}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{_short(path)}: must be a mapping of keys to values; see sweeps/README.md")
-    return nested(document)
+        raise ConfigError(f"{name}{position}: not valid YAML: {problem}; {remedy}") from None
 
 
-def near_files(path: Path) -> str:
-    """The remedy for a path that cannot be read: what lies there."""
-    beside = sorted(p.name for p in (path if path.is_dir() else path.parent).glob("*.yaml"))
-    return f"files there: {', '.join(beside)}" if beside else "check the path"
+def _read_mapping(loader: yaml.CSafeLoader, root: yaml.MappingNode, name: str, suffix: str = "") -> Settings:
+    """Return the settings of a mapping; a key without a value, such as `train:`, counts as not written."""
+    settings: Settings = {}
+    loader.flatten_mapping(root)  # resolves <<
+    for key, node in root.value:
+        if node.tag == NULL_TAG:
+            continue
+        place = f"{name}:{key.start_mark.line + 1}{suffix}"
+        if key.value == "trials":
+            settings["trials"] = Setting(_read_trials(loader, node, name), place)
+        else:
+            settings = merge(settings, dict(_iterate_nodes(loader, key.value, node, place, name, suffix)))
+    return settings
 
 
-def _check_keys(node: yaml.Node | None, path: Path, inside: tuple[yaml.Node, ...] = ()) -> None:
-    """Refuse what YAML itself would take without a word: a key that stands twice, one that is not text, a loop."""
-    if any(node is outer for outer in inside):
-        line = inside[-1].start_mark.line + 1
-        raise ConfigError(f"{_short(path)}:{line}: an anchor holds itself; write out what is meant")
+def _read_trials(loader: yaml.CSafeLoader, root: yaml.Node, name: str) -> Any:
+    """Return the entries of `trials:`; if there are several, every place says which one it is in."""
+    if not isinstance(root, yaml.SequenceNode):
+        return loader.construct_object(root, deep=True)
+    return [
+        _read_mapping(loader, node, name, f": trials[{number}]" if len(root.value) > 1 else "")
+        if isinstance(node, yaml.MappingNode)
+        else loader.construct_object(node, deep=True)
+        for number, node in enumerate(root.value)
+    ]
+
+
+def _iterate_nodes(
+    loader: yaml.CSafeLoader, key: str, node: yaml.Node, place: str, name: str, suffix: str
+) -> Iterator[tuple[str, Setting]]:
+    """Yield the settings below a key, each with its own line; an empty mapping is a value."""
+    if not isinstance(node, yaml.MappingNode) or node.tag != MAPPING_TAG or not node.value:
+        yield key, Setting(loader.construct_object(node, deep=True), place)
+        return
+    loader.flatten_mapping(node)
+    for inner, value in node.value:
+        line = f"{name}:{inner.start_mark.line + 1}{suffix}"
+        yield from _iterate_nodes(loader, f"{key}.{inner.value}", value, line, name, suffix)
+
+
+def _suggest_files(path: Path) -> str:
+    """Return the remedy for a path that cannot be read: the YAML files beside it."""
+    names = sorted(p.name for p in (path if path.is_dir() else path.parent).glob("*.yaml"))
+    return f"files there: {', '.join(names)}" if names else "check the path"
+
+
+def _check_keys(node: yaml.Node, name: str, outer: tuple[yaml.Node, ...] = ()) -> None:
+    """Refuse what YAML itself accepts silently: duplicate keys, keys that are not text, recursive anchors."""
+    if any(node is ancestor for ancestor in outer):
+        raise ConfigError(f"{name}:{outer[-1].start_mark.line + 1}: recursive anchor; write the value out")
     if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
+        lines: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
-            if key.tag not in TEXT:
-                name = key.value if isinstance(key, yaml.ScalarNode) else key.id
-                raise ConfigError(f"{_short(path)}:{line}: {name}: a key must be text; put it in quotes")
-            if key.value in seen:
-                raise ConfigError(
-                    f"{_short(path)}:{line}: {key.value}: stands twice (first on line {seen[key.value]}); remove one"
-                )
-            seen[key.value] = line
-            _check_keys(value, path, (*inside, node))
+            if key.tag not in KEY_TAGS:
+                text = key.value if isinstance(key, yaml.ScalarNode) else key.id
+                raise ConfigError(f"{name}:{line}: {text}: a key must be text; put it in quotes")
+            if key.value in lines:
+                first = lines[key.value]
+                raise ConfigError(f"{name}:{line}: {key.value}: duplicate key (first on line {first}); remove one")
+            lines[key.value] = line
+            _check_keys(value, name, (*outer, node))
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _check_keys(value, path, (*inside, node))
-
-
-def _short(path: Path) -> str:
-    """The path as a user would type it from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+            _check_keys(value, name, (*outer, node))

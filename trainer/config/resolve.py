@@ -1,6 +1,5 @@
-"""Resolve a document into a Config: fill in defaults, check every value, explain what is wrong."""
+"""Resolve settings into a trial's configuration: fill in defaults, check every value, explain errors."""
 
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -8,86 +7,89 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError, create_model
 
 import models
-from trainer.config.document import SWEEP_KEYS, Document, read_settings
-from trainer.config.schema import Config
+from trainer.config.document import SWEEP_KEYS, Document, Settings, find_place, nest, read_settings, to_settings
+from trainer.config.schema import Config, check_method
 from trainer.config.validators import Section
 from trainer.errors import ConfigError, check_known
 
 
 def load_config(file: Path) -> Config:
     """Read and resolve a run directory's config.yaml; ConfigError."""
-    return resolve(read_settings(file), str(file))
+    return resolve_settings(read_settings(file), str(file))
 
 
-def resolve(document: Document, origin: str | Callable[[str], str]) -> Config:
-    """Fill in every default and check every value; ConfigError names the key, the remedy and where the key stands:
-    `origin`, or what it says of the key."""
-    where = (lambda key: origin) if isinstance(origin, str) else origin
-    method = known_method(document.get("method"), where)
+def resolve(document: Document, place: str) -> Config:
+    """Resolve a document; ConfigError, which begins with `place`."""
+    return resolve_settings(to_settings(document, place), place)
+
+
+def resolve_settings(settings: Settings, file: str) -> Config:
+    """Fill in every default and check every value.
+
+    ConfigError with place, key, value and remedy; `file` is the place of keys that are not written anywhere.
+    """
+    method = find_method(settings, file)
     schema = config_schema(method)
     try:
-        config = schema.model_validate({"model": {}} | document)
+        config = schema.model_validate({"model": {}} | nest(settings))
     except ValidationError as error:
         key, problem = explain(error, schema)
-        raise ConfigError(f"{where(key)}: {key}: {problem}") from None
+        raise ConfigError(f"{find_place(settings, key, file)}: {key}: {problem}") from None
     try:
         check_combinations(config)
     except ValueError as error:
-        raise ConfigError(f"{where(str(error).partition(':')[0])}: {error}") from None
+        raise ConfigError(f"{find_place(settings, str(error).partition(':')[0], file)}: {error}") from None
     channels, size, _ = config.data.shape()
     return config.model_copy(update={"data": config.data.model_copy(update={"channels": channels, "size": size})})
 
 
-def known_method(name: Any, where: Callable[[str], str]) -> str:
-    """Check that models/ has a method of that name; ConfigError with the nearest name otherwise."""
+def find_method(settings: Settings, file: str) -> str:
+    """Return the method that settings name; ConfigError if there is none of that name."""
+    name = settings["method"].value if "method" in settings else None
     try:
         if name is None:
             raise ValueError(f"missing; give one of {', '.join(models.names())}")
-        model_schema(str(name))
-        return str(name)
+        return check_method(str(name))
     except ValueError as error:
-        raise ConfigError(f"{where('method')}: method: {error}") from None
+        raise ConfigError(f"{find_place(settings, 'method', file)}: method: {error}") from None
 
 
 def check_combinations(config: Config) -> None:
-    """Check what concerns several keys at once; ValueError."""
-    reads, sets = models.signature(config.method).reads, config.data.datasets()
+    """Check settings that depend on each other; ValueError, which begins with the key."""
+    reads, datasets = models.signature(config.method).reads, config.data.datasets()
     for key in reads:
         domain = key.rpartition("_")[0]
-        if domain not in sets:
-            given = ", ".join(f"{d or 'dataset'}: {n}" for d, n in sets.items()) or "nothing"
-            raise ValueError(f"data: {config.method} reads {key!r}: give data.{domain or 'dataset'} (given: {given})")
+        if domain not in datasets:
+            current = ", ".join(f"{d or 'dataset'}: {name}" for d, name in datasets.items()) or "nothing"
+            raise ValueError(f"data: {config.method} reads {key!r}: give data.{domain or 'dataset'} (given: {current})")
     try:
         config.data.shape()
     except ValueError as error:
         raise ValueError(f"data: {error}") from None
     if config.data.source is not None and config.data.source == config.data.target:
         raise ValueError(
-            f"data.target: {config.data.target!r} is the source, too, so there is nothing to adapt to; give another set"
+            f"data.target: {config.data.target!r} is also the source, so there is nothing to adapt to; "
+            "give another dataset"
         )
     if config.data.balanced and not any(key.endswith("labels") for key in reads):
-        raise ValueError(
-            f"data.balanced: {config.method} reads no labels, so classes cannot be drawn as often; leave it out"
-        )
+        raise ValueError(f"data.balanced: {config.method} reads no labels, so classes cannot be balanced; leave it out")
     parts = config.resources.nodes * config.resources.processes() * config.train.micro_batches
     check_batch_size(config.train.batch_size, parts)
 
 
 def check_batch_size(batch_size: int, parts: int) -> None:
-    """ValueError unless the global batch can be cut into `parts` = processes × micro-batches."""
+    """Check that the global batch can be split into `parts` = processes × micro-batches; ValueError."""
     if batch_size % parts:
-        near = max(1, round(batch_size / parts)) * parts
+        nearest = max(1, round(batch_size / parts)) * parts
         raise ValueError(
-            f"train.batch_size: {batch_size} does not divide by {parts} (processes × train.micro_batches); "
-            f"the nearest that does is {near}"
+            f"train.batch_size: {batch_size} is not divisible by {parts} (processes × train.micro_batches); "
+            f"the nearest valid size is {nearest}"
         )
 
 
 @lru_cache
 def model_schema(method: str) -> type[BaseModel]:
-    """The schema of the `model:` block, the signature of the method's constructor; ValueError if there is no method
-    of that name."""
-    check_known(method, models.names(), "method")
+    """Return the schema of a method's `model:` block, which is the signature of its constructor."""
     fields: Any = {h.name: (h.annotation, h.default) for h in models.signature(method).hyperparameters}
     return create_model(f"{method} model", __base__=Section, **fields)
 
@@ -99,20 +101,19 @@ def config_schema(method: str) -> type[Config]:
 
 
 def takes_list(method: str, key: str) -> bool:
-    """Whether the value of a dotted key is itself a list."""
+    """Return whether a single value of a dotted key is itself a list."""
     block, _, name = key.partition(".")
-    section = Config.model_fields.get(block)
-    schema = model_schema(method) if block == "model" else section.annotation if section else None
-    field = getattr(schema, "model_fields", {}).get(name)
+    field = config_schema(method).model_fields.get(block)
+    field = getattr(field and field.annotation, "model_fields", {}).get(name)
     return field is not None and any(
         get_origin(a) in (list, tuple) for a in (field.annotation, *get_args(field.annotation))
     )
 
 
 def explain(error: ValidationError, schema: type[BaseModel]) -> tuple[str, str]:
-    """The dotted key of the first of pydantic's errors, and `value: what is wrong; what would be right`."""
+    """Return the dotted key of pydantic's first error, and `value: what is wrong; what is valid`."""
     first = error.errors(include_url=False)[0]
-    # Pydantic puts in what it tried: a validator, a member of a union, the key rather than its value.
+    # Pydantic's path also names validators, members of unions and mapping keys.
     path = [str(p) for p in first["loc"] if not str(p).startswith("function-") and p not in ("str", "int", "[key]")]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
@@ -123,10 +124,10 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> tuple[str, str]:
             check_known(path[-1], valid, "key")
         except ValueError as unknown:
             return key, str(unknown)
-        return key, "must not stand here; it belongs to the top of a sweep file"
+        return key, "only allowed at the top level of a sweep file"
     if first["type"] == "missing":
         return key, "missing; give it a value"
-    if first["type"].endswith("_type") and first["type"] in ("model_type", "dict_type"):
+    if first["type"] in ("model_type", "dict_type"):
         return key, f"{first['input']!r}: must be a mapping of keys to values"
     message = first["msg"].removeprefix("Value error, ")
     value = "" if isinstance(first["input"], str) and repr(first["input"]) in message else f"{first['input']!r}: "

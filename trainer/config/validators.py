@@ -1,34 +1,12 @@
-"""What all blocks of a YAML have in common, and the checks of single values that know nothing of the house."""
+"""The base class of every block of a YAML file, and checks of single values."""
 
 import re
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
-TRUTH = {True: ("yes", "on", "true"), False: ("no", "off", "false")}  # the words that YAML reads as truth values
-
-
-class Section(BaseModel):
-    """Unknown keys are errors; a default is as good as a written value."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), validate_default=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def keep_truth(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Take YAML's no for "no" where that is a choice, and never a truth value for a number."""
-        if isinstance(value, bool):
-            choices = get_args(cls.model_fields[str(info.field_name)].annotation)
-            value = next((word for word in TRUTH[value] if word in choices), value)
-        result = check(value)
-        if isinstance(value, bool) and not isinstance(result, bool):
-            raise ValueError("is a truth value where a number must stand")
-        return result
-
-
-OWNED = {  # sbatch option -> the setting that decides it
+BOOLEAN_WORDS = {True: ("yes", "on", "true"), False: ("no", "off", "false")}  # YAML reads these as booleans
+RESERVED_OPTIONS = {  # sbatch option -> the setting that controls it
     "nodes": "resources.nodes",
     "ntasks-per-node": "resources.processes_per_node",
     "cpus-per-task": "resources.cpus_per_gpu",
@@ -47,39 +25,89 @@ OWNED = {  # sbatch option -> the setting that decides it
 }
 
 
-def duration(text: Any) -> str:
-    """Check a Slurm time limit: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS."""
-    days, _, clock = str(text).rpartition("-")
+class Section(BaseModel):
+    """Refuse unknown keys, and check defaults like written values."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def restore_words(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Read YAML's `no` as "no" where that is a choice; refuse a boolean where a number is expected."""
+        if isinstance(value, bool):
+            choices = get_args(cls.model_fields[str(info.field_name)].annotation)
+            value = next((word for word in BOOLEAN_WORDS[value] if word in choices), value)
+        result = validate(value)
+        if isinstance(value, bool) and not isinstance(result, bool):
+            raise ValueError("expected a number, got a boolean")
+        return result
+
+
+def parse_slurm_time(text: str) -> int:
+    """Return the seconds of a time as Slurm writes it; ValueError for anything else, such as UNLIMITED.
+
+    The formats are minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM and D-HH:MM:SS.
+    """
+    days, dash, clock = text.rpartition("-")
     parts = clock.split(":")
-    if not isinstance(text, str) or len(parts) > 3 or not all(p.isdigit() for p in [*parts, days or "0"]):
-        # Without quotes YAML reads 10:00:00 as a number to base 60.
-        raise ValueError('must look like "02:00:00" (hours:minutes:seconds) or "1-00:00:00" (days first), in quotes')
-    if any(int(part) >= 60 for part in parts[1:]) or (text.startswith("-")):
+    if len(parts) > 3 or not all(part.isdecimal() for part in ([days, *parts] if dash else parts)):
+        raise ValueError(f"{text!r} is not a time")
+    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
+    return int(days or 0) * 86400 + sum(int(part) * unit for part, unit in zip(parts, units, strict=False))
+
+
+def check_time_limit(value: Any) -> str:
+    """Check a Slurm time limit: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS."""
+    try:
+        if not isinstance(value, str):  # Without quotes YAML reads 10:00:00 as a number to base 60.
+            raise ValueError
+        parse_slurm_time(value)
+    except ValueError:
+        raise ValueError(
+            'must look like "02:00:00" (hours:minutes:seconds) or "1-00:00:00" (days first), in quotes'
+        ) from None
+    if any(int(part) >= 60 for part in value.rpartition("-")[2].split(":")[1:]):
         raise ValueError('minutes and seconds go up to 59; write "02:00:00" (hours:minutes:seconds)')
-    return text
+    return value
 
 
-def gres_name(text: str) -> str:
-    """Check the name of a kind of GPU in Slurm's --gres, which its count is put behind."""
-    if not re.fullmatch(r"[A-Za-z][\w.-]*(:(?!\d+$)[\w.-]+)?", text):
+def check_gres(name: str) -> str:
+    """Check the GPU type of Slurm's --gres, which gpus_per_node completes with the count."""
+    if not re.fullmatch(r"[A-Za-z][\w.-]*(:(?!\d+$)[\w.-]+)?", name):
         raise ValueError("must be a name such as gpu or gpu:a100, without a count: that is gpus_per_node")
-    return text
+    return name
 
 
-def sbatch_options(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
-    """Check that options can stand in an sbatch script as nothing else, and leave alone what Turnout itself sets."""
+def check_sbatch_options(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """Refuse malformed sbatch options and those that Turnout sets itself."""
     for key, value in options.items():
         if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
             raise ValueError(f"{key!r} is no sbatch option; write its long name, such as partition or mem-per-gpu")
-        if key in OWNED:
-            raise ValueError(f"{key} is set by Turnout; use {OWNED[key]} instead")
+        if key in RESERVED_OPTIONS:
+            raise ValueError(f"{key} is set by Turnout; use {RESERVED_OPTIONS[key]} instead")
         if not str(value).isprintable():
-            raise ValueError(f"{key}: {value!r} holds a line break or a control character; remove it")
+            raise ValueError(f"{key}: {value!r} contains a line break or a control character; remove it")
     return options
 
 
-def folder_name(name: str) -> str:
-    """Check a sweep's name, which is also its directory's."""
+def check_sweep_name(name: str) -> str:
+    """Check a sweep's name, which is also the name of its directory."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ValueError("must be at most 100 letters, digits, dots, _ and -, the first a letter or digit; set name:")
     return name
+
+
+def check_metric_name(name: str) -> str:
+    """Check that a metric's name can be that of a Python file; eval/ knows which metrics exist."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError("must be the name of a metric, such as accuracy")
+    return name
+
+
+def check_range(bounds: tuple[float, float]) -> tuple[float, float]:
+    """Check that the first number is not above the second."""
+    if bounds[0] > bounds[1]:
+        raise ValueError("must be [lowest, highest]")
+    return bounds

@@ -86,19 +86,20 @@ def clear_scraps(run: Path) -> None:
         scrap.unlink(missing_ok=True)
 
 
-def newest(run: Path, identity: str, say: Callable[[str], None]) -> Path | None:
+def newest(run: Path, identities: set[str], say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose every byte is as it was written; None if the run has none at all.
 
-    Says each one that had to be passed over. Raises CheckpointError if there are some but none is good, or if it
-    belongs to another configuration.
+    Says each one that had to be passed over. Raises CheckpointError if there are some but none is good, or if its
+    configuration has none of `identities`.
     """
     found = next(verified(run, say), None)
     if found is None and steps(run):
         raise CheckpointError(
             f"{run}: none of its {len(steps(run))} checkpoints is intact; remove {run / 'checkpoints'} to start anew"
         )
-    if found and (made_by := read_json(found / MANIFEST).get("identity")) != identity:
-        raise CheckpointError(f"{found}: was made by another config ({made_by}, now {identity}); use another directory")
+    if found and (made_by := read_json(found / MANIFEST).get("identity")) not in identities:
+        now = " or ".join(sorted(identities))
+        raise CheckpointError(f"{found}: was made by another config ({made_by}, now {now}); use another directory")
     return found
 
 

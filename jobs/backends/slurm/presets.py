@@ -3,17 +3,16 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
+from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, ValidationError
 
 from jobs.backends.slurm.allocation import DEAF
 from jobs.snapshot import ROOT
-from trainer.config.document import Document, read_settings, whence
+from trainer.config.document import Settings, find_place, nest, read_settings
 from trainer.config.resolve import explain
 from trainer.config.schema import Resources
 from trainer.config.validators import Section
@@ -43,9 +42,11 @@ class Preset(Section):
     max_array: PositiveInt | None = None  # elements of an array, where that is less than the controller says
     max_jobs: PositiveInt | None = None  # jobs of a user in the queue, likewise; each element of an array is one
 
-    def defaults(self) -> Document:
-        """What goes below a sweep file."""
-        return {"resources": self.resources.model_dump(exclude_unset=True)}
+    _settings: Settings = PrivateAttr(default_factory=dict)  # as written
+
+    def defaults(self) -> Settings:
+        """Return the preset's `resources:`, defaults below a sweep file's own."""
+        return {key: setting for key, setting in self._settings.items() if key.startswith("resources.")}
 
 
 @dataclass(frozen=True)
@@ -82,24 +83,27 @@ def choose(name: str | None) -> tuple[str | None, Preset]:
             file = FOLDER / f"{check_known(name, [*KINDS, *presets], 'cluster')}.yaml"
         except ValueError as error:
             raise ConfigError(f"--cluster or {VARIABLE}: {error}; presets lie in sweeps/clusters/") from None
-    document = read_settings(file)
+    settings = read_settings(file)
     try:
-        preset = Preset.model_validate(document)
+        preset = Preset.model_validate(nest(settings))
     except ValidationError as error:
         key, problem = explain(error, Preset)
-        raise ConfigError(f"{whence(file, key)}: {key}: {problem}") from None
-    check_options(preset.resources.slurm, lambda key: whence(file, key))
+        raise ConfigError(f"{find_place(settings, key, str(file))}: {key}: {problem}") from None
+    preset._settings = settings
+    check_options(settings)
     return "slurm", preset
 
 
-def check_options(options: dict[str, str | int | bool], where: Callable[[str], str]) -> None:
-    """Have the sbatch that is installed look at options; ConfigError with Slurm's own words, or the nearest name.
+def check_options(settings: Settings) -> None:
+    """Let sbatch check the options of `resources.slurm`; ConfigError with Slurm's own message or the nearest name.
 
-    `where` says whence a dotted key comes. Nothing is submitted; where sbatch does not answer, nothing is refused.
+    Nothing is submitted. Without a working sbatch nothing is refused.
     """
+    options = {key: s for key, s in settings.items() if key.startswith("resources.slurm.")}
     if not options or parse("--usage").returncode:
         return
-    for key, value in options.items():
+    for full_key, setting in options.items():
+        key, value = full_key.removeprefix("resources.slurm."), setting.value
         said = parse(f"--{key}" if value is True else f"--{key}={value}", "--usage")
         if said.returncode == 0:
             continue
@@ -110,8 +114,7 @@ def check_options(options: dict[str, str | int | bool], where: Callable[[str], s
             problem = f"unknown sbatch option {key!r}; {hint}`sbatch --help` lists them"
         else:
             problem = f"{value!r}: sbatch refuses it: {said.stderr.strip().splitlines()[0]}"
-        key = f"resources.slurm.{key}"
-        raise ConfigError(f"{where(key)}: {key}: {problem}")
+        raise ConfigError(f"{setting.place}: {full_key}: {problem}")
 
 
 def parse(*words: str) -> "subprocess.CompletedProcess[str]":
