@@ -1,6 +1,7 @@
-"""A private real Slurm on this host: munged, mariadbd, slurmdbd, slurmctld and some slurmd in one temporary directory.
+"""Start a private real Slurm on this host: munged, mariadbd, slurmdbd, slurmctld and one slurmd per node.
 
-In a test: `with Cluster() as cluster: cluster.run("sbatch", …)`. By hand: `python tests/slurm/cluster.py --help`.
+All its files are in one temporary directory. In a test: `with Cluster() as cluster: cluster.run("sbatch", …)`.
+By hand: `python tests/slurm/cluster.py --help`.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 T = TypeVar("T")
 
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"  # Debian keeps the daemons in sbin
@@ -28,65 +31,65 @@ PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client"
 ACCOUNTING_PACKAGES = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server"}
 PROGRAMS = {"slurmctld", "slurmd", "slurmstepd", "slurmdbd", "munged", "mariadbd", "srun", "salloc", "sbatch"}
 INHERITED = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SCANCEL_", "SQUEUE_", "SACCT_", "SINFO_")
-PORTS = ("held", "slurmctld", "slurmdbd", "mariadbd")  # the first ports of a cluster's block; one per slurmd follows
-BLOCK = 32
+PORTS = ("reserved", "slurmctld", "slurmdbd", "mariadbd")  # first ports of a cluster's block; one per slurmd follows
+BLOCK = 32  # ports per cluster
 
 
 def missing(accounting: bool = True) -> list[str]:
-    """Debian packages to install before a Cluster can start, sorted; empty if nothing is missing."""
-    wanted = PACKAGES | ACCOUNTING_PACKAGES if accounting else PACKAGES
-    return sorted({package for program, package in wanted.items() if shutil.which(program, path=PATH) is None})
+    """Return the Debian packages that must be installed before a Cluster can start, sorted; [] if none is missing."""
+    packages = PACKAGES | ACCOUNTING_PACKAGES if accounting else PACKAGES
+    return sorted({package for program, package in packages.items() if shutil.which(program, path=PATH) is None})
 
 
 def not_installed(packages: list[str]) -> str:
-    """What to tell who lacks `packages`."""
+    """Return the message for a machine that lacks `packages`."""
     return f"Slurm is not installed: apt-get install -y --no-install-recommends {' '.join(packages)}"
 
 
 def knob(default: T, meaning: str) -> T:
-    """A field of Cluster that is also an option of the command line."""
+    """Return a field of Cluster that is also a command-line option."""
     value: T = field(default=default, metadata={"help": meaning})
     return value
 
 
 @dataclass(eq=False)
 class Cluster:
-    """A context manager: inside it, Slurm runs and every node is idle; after it, no process and no file is left.
+    """A context manager that runs Slurm with idle nodes, and leaves neither processes nor files behind.
 
-    Partitions, both over all nodes: `main` (default, preemptible, its jobs are requeued) and `high` (preempts main).
-    Raises RuntimeError with the tail of the logs if a daemon does not start. If this very process is killed, a
-    small process that waits for its end cleans up in its place.
+    It has two partitions over all nodes: `main` (default, preemptible, jobs are requeued) and `high` (preempts main).
+    RuntimeError with the end of the logs if a daemon does not start. A small guard process cleans up if this process
+    is killed.
     """
 
-    nodes: int = knob(2, "named n1, n2, …; all of them are this host")
-    cpus: int = knob(8, "per node; need not exist")
-    gpus: int = knob(2, "per node; fake: counted and shared out, with nothing behind them")
-    memory: int = knob(8000, "MB per node; need not exist")
+    nodes: int = knob(2, "number of nodes n1, n2, …; all of them are this host")
+    cpus: int = knob(8, "CPUs per node; they need not exist")
+    gpus: int = knob(2, "fake GPUs per node: Slurm allocates them, but there is no hardware")
+    memory: int = knob(8000, "MB per node; it need not exist")
     accounting: bool = knob(True, "run slurmdbd on a MariaDB, so that sacct answers")
-    grace_seconds: int = knob(20, "from the first signal of a preemption to the end of the job")
-    cred_expire: int = knob(5, "a requeued job may start this many seconds later, at least 5")
+    grace_seconds: int = knob(20, "seconds from the first signal of a preemption to the end of the job")
+    cred_expire: int = knob(5, "seconds until a requeued job may start again, at least 5")
     kill_wait: int = knob(5, "seconds from SIGTERM to SIGKILL")
-    slurmd_timeout: int = knob(10, "seconds until a node that does not answer is down")
-    preempt_user_signal: bool = knob(True, "a preemption begins with the job's own --signal instead of SIGTERM")
-    max_array_size: int = knob(1001, "indices of job arrays stay below this")
+    slurmd_timeout: int = knob(10, "seconds without an answer after which a node is down")
+    preempt_user_signal: bool = knob(True, "begin a preemption with the job's own --signal instead of SIGTERM")
+    max_array_size: int = knob(1001, "upper bound of job array indices, exclusive")
     over_time_limit: int = knob(0, "minutes that a job may run beyond its time limit")
     min_job_age: int = knob(300, "seconds for which squeue remembers an ended job")
-    settings: Mapping[str, object] = field(default_factory=dict)  # of slurm.conf; they win over the above
+    settings: Mapping[str, object] = field(default_factory=dict)  # lines of slurm.conf that override the fields above
     root: Path = field(init=False, repr=False)
-    environment: dict[str, str] = field(init=False, repr=False)  # of every process that is to talk to this cluster
+    environment: dict[str, str] = field(init=False, repr=False)  # for every process that uses this cluster
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= BLOCK - len(PORTS):
             raise ValueError(f"nodes must be in 1 … {BLOCK - len(PORTS)}, not {self.nodes}")
         if self.cred_expire < 5:
-            raise ValueError(f"cred_expire must be at least 5, not {self.cred_expire}: Slurm would take 120 instead")
+            raise ValueError(f"cred_expire must be at least 5, not {self.cred_expire}: Slurm would use 120 instead")
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._guard: subprocess.Popen[bytes] | None = None
-        self._held: socket.socket | None = None
+        self._reservation: socket.socket | None = None
 
     def __enter__(self) -> "Cluster":
         if len(tempfile.gettempdir()) > 48:
-            raise ValueError(f"{tempfile.gettempdir()} is too long for the sockets below it: set TMPDIR")
+            raise ValueError(f"{tempfile.gettempdir()} is too long a path for Unix sockets inside it: set TMPDIR")
         self.root = Path(tempfile.mkdtemp(prefix="turnout-slurm-"))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
         self.environment = inherited | {"SLURM_CONF": f"{self.root}/slurm.conf", "PATH": PATH}
@@ -105,9 +108,9 @@ class Cluster:
     def run(
         self, *argv: str | Path, check: bool = True, timeout: float = 60, cwd: Path | None = None, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in `environment`, its output captured as text.
+        """Run a command in `environment` and capture its output as text.
 
-        Raises RuntimeError with that output if it fails and `check`, subprocess.TimeoutExpired after `timeout` s.
+        RuntimeError with that output if it fails and `check` is set, subprocess.TimeoutExpired after `timeout` s.
         """
         command = [str(word) for word in argv]
         done = subprocess.run(
@@ -117,56 +120,57 @@ class Cluster:
             raise RuntimeError(f"`{' '.join(command)}` exited with {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
-    def wait(self, predicate: Callable[[], T], timeout: float, what: str) -> T:
-        """Poll until `predicate()` is true and return its value; after `timeout` s raise TimeoutError with the logs."""
-        give_up = time.monotonic() + timeout
+    def wait(self, predicate: Callable[[], T], timeout: float, event: str) -> T:
+        """Poll until `predicate()` is true and return its value; TimeoutError with the logs after `timeout` s."""
+        deadline = time.monotonic() + timeout
         while not (value := predicate()):
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"waited {timeout:g} s for {what}; the last answer was {value!r}\n{self.logs()}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {timeout:g} s for {event}; the last value was {value!r}\n{self.logs()}")
             time.sleep(0.05)
         return value
 
     def job_states(self, job_id: int | str) -> dict[str, str]:
-        """State of each job: `{"7": "RUNNING"}` or, of an array, `{"7_0": "COMPLETED", …}`; {} for an unknown id."""
+        """Return job → state: `{"7": "RUNNING"}`, for an array `{"7_0": "COMPLETED", …}`, {} for an unknown id."""
         rows = ""
         if self.accounting:
             rows = self.run("sacct", "-XnP", "-j", str(job_id), "-o", "JobID,State", check=False).stdout
-        # squeue forgets and sacct lags behind: ask both and let squeue win. Without a controller it tries for 20 s.
+        # squeue forgets ended jobs and sacct lags behind, so both are asked and squeue wins. Without a controller
+        # squeue would retry for 20 s, so it is not asked.
         if "slurmctld" in self.pids():
             rows += self.run("squeue", "-hr", "-t", "all", "-j", str(job_id), "-o", "%i|%T", check=False).stdout
         states = dict(row.split("|") for row in rows.splitlines())
         return {job: state.split()[0] for job, state in states.items() if "[" not in job}  # "CANCELLED by 0", "7_[1-3]"
 
     def cancel_jobs(self, timeout: float = 60) -> None:
-        """Cancel every job and wait until the nodes are rid of them."""
+        """Cancel every job and wait until all have ended."""
         self.run("scancel", "--user", str(os.getuid()), check=False, timeout=timeout)
-        self.wait(lambda: not self.run("squeue", "-h", timeout=timeout).stdout, timeout, "the end of cancelled jobs")
+        self.wait(lambda: not self.run("squeue", "-h", timeout=timeout).stdout, timeout, "cancelled jobs to end")
 
     def pids(self) -> dict[str, int]:
-        """The daemons that run, as name -> pid: munged, mariadbd, slurmdbd, slurmctld, slurmd-n1, …"""
+        """Return name → pid of the running daemons: munged, mariadbd, slurmdbd, slurmctld, slurmd-n1, …"""
         return {name: daemon.pid for name, daemon in self._daemons.items() if daemon.poll() is None}
 
     def kill_daemon(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to a daemon and wait for its end; job steps live on, as they do when a daemon crashes."""
+        """Send a signal to a daemon and wait for its end; job steps keep running, as after a crash of the daemon."""
         self._daemons[name].send_signal(number)
         self._daemons[name].wait(timeout=60)
 
     def wait_until_saved(self, job_id: int | str) -> None:
-        """Wait until the present state of a job is on slurmctld's disk, safe from SIGKILL; it saves every 5 s."""
+        """Wait until slurmctld has written the current state of a job to disk, which it does every 5 s."""
         mark = f"saved at {time.time_ns()}"
         self.run("scontrol", "update", f"JobId={job_id}", f"Comment={mark}")
 
         def saved() -> bool:
-            with contextlib.suppress(FileNotFoundError):  # for a moment, while it is replaced
+            with contextlib.suppress(FileNotFoundError):  # missing for a moment while it is replaced
                 return mark.encode() in (self.root / "state/job_state").read_bytes()
             return False
 
         self.wait(saved, 30, f"slurmctld to save job {job_id}")
 
     def start_daemon(self, name: str) -> None:
-        """Start a daemon (again) and wait until it listens."""
+        """Start or restart a daemon and wait until it listens."""
         if name in self.pids():
-            raise RuntimeError(f"{name} runs already")
+            raise RuntimeError(f"{name} is already running")
         munge_socket = self.root / "munge.sock"
         if name == "munged":
             munge_socket.unlink(missing_ok=True)
@@ -185,7 +189,7 @@ class Cluster:
         self.wait(listens, 60, f"{name} to listen")
 
     def logs(self, lines: int = 12) -> str:
-        """The last lines of each daemon's log, or of its error output where it came to no log."""
+        """Return the last lines of each daemon's log, or of its stderr if it has no log."""
         tails = []
         for errors in sorted((self.root / "log").glob("*.err")):
             log = errors.with_suffix(".log")
@@ -194,29 +198,30 @@ class Cluster:
         return "\n".join(tails)
 
     def stop(self) -> None:
-        """End the jobs, every process of the cluster, its directory. The end of the `with` block does this."""
+        """End all jobs and processes and remove the directory, as the end of the `with` block does."""
         try:
             if "slurmctld" in self.pids():
-                # Jobs get a moment to tidy up what they have elsewhere; who does not hear is killed below.
+                # Jobs get a moment to clean up outside the directory; those that ignore it are killed below.
                 with contextlib.suppress(TimeoutError, RuntimeError, subprocess.TimeoutExpired):
                     self.cancel_jobs(timeout=2)
         finally:
             if self._guard is None:
                 shutil.rmtree(self.root)
             else:
-                self._guard.communicate()  # it waits for the end of its input, then ends all that is ours
+                self._guard.communicate()  # at the end of its input the guard ends all processes of the cluster
                 for daemon in self._daemons.values():
-                    daemon.kill()  # dead already, unless something happened to the guard
+                    daemon.kill()  # already dead, unless the guard failed
                     daemon.wait()
-                if self._held is not None:
-                    self._held.close()
+                if self._reservation is not None:
+                    self._reservation.close()
                 if self._guard.returncode:
-                    raise RuntimeError(f"could not clean up {self.root}: see the error output")
+                    raise RuntimeError(f"could not clean up {self.root}: see stderr")
 
     def _start(self) -> None:
         for name in ("log", "pid", "state", "spool", "dev"):
             (self.root / name).mkdir()
-        self._held = hold_ports()
+
+        self._reservation = reserve_ports()
         self._names = [f"n{i}" for i in range(1, self.nodes + 1)]
         self._addresses = name_nodes(self._names)
         self._configure()
@@ -237,16 +242,16 @@ class Cluster:
             self.wait(lambda: self.run(*shown).stdout.strip() != "0", 60, "slurmctld to register with slurmdbd")
 
     def _port(self, daemon: str) -> int:
-        assert self._held is not None
-        first: int = self._held.getsockname()[1]
+        assert self._reservation is not None
+        first: int = self._reservation.getsockname()[1]
         _, is_slurmd, number = daemon.partition("slurmd-n")
         return first + (len(PORTS) - 1 + int(number) if is_slurmd else PORTS.index(daemon))
 
     def _values(self) -> dict[str, object]:
-        """What the templates below may refer to."""
+        """Return the values of the names in the templates below."""
         ports = {f"{name}_port": self._port(name) for name in PORTS[1:]}
         host = socket.gethostname().partition(".")[0]
-        return {known.name: getattr(self, known.name) for known in fields(self)} | ports | {"host": host}
+        return {option.name: getattr(self, option.name) for option in fields(self)} | ports | {"host": host}
 
     def _command(self, name: str) -> list[str]:
         if name in ("munged", "mariadbd"):
@@ -255,7 +260,7 @@ class Cluster:
         return [program, "-D", "-N", node] if node else [program, "-D"]
 
     def _configure(self) -> None:
-        """Write the configuration of every daemon, and what it refers to."""
+        """Write the configuration of every daemon and the files that it names."""
         root, values, version = self.root, self._values(), slurm_version()
         optional, resources = "", f"CPUs={self.cpus} RealMemory={self.memory}"
         if self.preempt_user_signal and version >= (23, 2):
@@ -269,26 +274,26 @@ class Cluster:
         if self.gpus:
             optional += "GresTypes=gpu\n" + "AccountingStorageTRES=gres/gpu\n" * self.accounting
             resources += f" Gres=gpu:{self.gpus}"
-            for i in range(self.gpus):  # copies of /dev/null: only character devices set CUDA_VISIBLE_DEVICES
+            for i in range(self.gpus):  # copies of /dev/null: Slurm sets CUDA_VISIBLE_DEVICES only for devices
                 os.mknod(root / f"dev/gpu{i}", 0o20666, os.makedev(1, 3))
             (root / "gres.conf").write_text(f"AutoDetect=off\nName=gpu File={root}/dev/gpu[0-{self.gpus - 1}]\n")
-        # Before 23.02 knew "disabled", v1 was the plugin that does nothing until it is asked.
+        # Slurm before 23.02 does not know "disabled"; there cgroup/v1 does nothing unless another plugin uses it.
         (root / "cgroup.conf").write_text(f"CgroupPlugin={'disabled' if version >= (23, 2) else 'cgroup/v1'}\n")
         write_secret(root / "munge.key", os.urandom(128))
-        more = {
+        values |= {
             "optional": optional.format_map(values),
             "resources": resources,
             "addresses": ",".join(self._addresses),
             "first_port": self._port(f"slurmd-{self._names[0]}"),
             "last_port": self._port(f"slurmd-{self._names[-1]}"),
         }
-        lines = SLURM_CONF.format_map(values | more).splitlines()
+        lines = SLURM_CONF.format_map(values).splitlines()
         lines = [line for line in lines if line.partition("=")[0] not in self.settings]
         lines += [f"{key}={value}" for key, value in self.settings.items()]
         (root / "slurm.conf").write_text("\n".join(lines) + "\n")
 
 
-# What a cluster is made of. Names in braces are those of Cluster._values.
+# Templates of configuration files and commands. Names in braces are those of Cluster._values.
 SLURM_CONF = """\
 ClusterName=turnout
 SlurmctldHost={host}(127.0.0.1)
@@ -306,7 +311,7 @@ SlurmdTimeout={slurmd_timeout}
 StateSaveLocation={root}/state
 AuthType=auth/munge
 AuthInfo=socket={root}/munge.sock,cred_expire={cred_expire}
-# Nodes have what is written here, not what this host has.
+# Nodes have the resources configured here, not those of this host.
 SlurmdParameters=config_overrides
 # Neither cgroups nor systemd.
 ProctrackType=proctrack/linuxproc
@@ -314,7 +319,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-# Start, restart and requeue without the patience that a large cluster needs.
+# Start, restart and requeue at once, without the delays that a large cluster needs.
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=2
 PriorityType=priority/multifactor
 PreemptType=preempt/partition_prio
@@ -359,7 +364,7 @@ grant all on slurm_acct_db.* to slurm@127.0.0.1;
 """
 MUNGED = """munged --foreground --force --socket={root}/munge.sock --key-file={root}/munge.key
 --pid-file={root}/pid/munged.pid --log-file={root}/log/munged.log --seed-file={root}/munge.seed"""
-# Nothing here has to survive the host: not waiting for the disk saves seconds on a slow one.
+# The database need not survive a crash of the host, and skipping fsync saves seconds on a slow disk.
 INSTALL_DB = """mariadb-install-db --no-defaults --user=root --datadir={root}/db --skip-test-db
 --auth-root-authentication-method=normal --innodb-log-file-size=8M --loose-debug-no-sync --loose-skip-sync-frm"""
 MARIADBD = """mariadbd --no-defaults --user=root --datadir={root}/db --tmpdir={root} --socket={root}/mysql.sock
@@ -369,42 +374,42 @@ MARIADBD = """mariadbd --no-defaults --user=root --datadir={root}/db --tmpdir={r
 
 
 def slurm_version() -> tuple[int, int]:
-    """Of the installed slurmctld, (22, 5) for 22.05.8."""
-    said = subprocess.run(["slurmctld", "-V"], env=os.environ | {"PATH": PATH}, capture_output=True, text=True).stdout
-    found = re.search(r"(\d+)\.(\d+)", said)
-    if found is None:
-        raise RuntimeError(f"`slurmctld -V` names no version: {said!r}")
-    return int(found[1]), int(found[2])
+    """Return the version of the installed slurmctld, such as (22, 5) for 22.05.8."""
+    output = subprocess.run(["slurmctld", "-V"], env=os.environ | {"PATH": PATH}, capture_output=True, text=True).stdout
+    match = re.search(r"(\d+)\.(\d+)", output)
+    if match is None:
+        raise RuntimeError(f"`slurmctld -V` prints no version: {output!r}")
+    return int(match[1]), int(match[2])
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can ever read."""
+    """Write a file that only its owner can read, from the moment it exists."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
 
 
 def listening_ports() -> set[int]:
-    """TCP ports (IPv4) on which this host listens; looking does not disturb the listener, connecting would."""
+    """Return the TCP ports (IPv4) on which this host listens, without connecting, which would disturb the listener."""
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A"}
 
 
-def hold_ports() -> socket.socket:
-    """A socket on the first of BLOCK free ports; as long as it is open, the block belongs to its holder.
+def reserve_ports() -> socket.socket:
+    """Return a socket on the first of BLOCK free ports, which reserves the block as long as it is open.
 
-    Blocks do not overlap, so no two clusters can share a port; they lie below those that Linux hands out by itself.
+    Blocks do not overlap, so no two clusters share a port; they are below the ports that Linux assigns by itself.
     """
     for first in random.SystemRandom().sample(range(10240, 32768, BLOCK), k=100):
         with contextlib.ExitStack() as others, contextlib.suppress(OSError):
             sockets = [others.enter_context(socket.socket()) for _ in range(BLOCK)]
-            for offset, held in enumerate(sockets):
-                held.bind(("", first + offset))
+            for offset, port in enumerate(sockets):
+                port.bind(("", first + offset))
             return sockets[0].dup()
-    raise RuntimeError(f"found no {BLOCK} free ports in a row")
+    raise RuntimeError(f"there are no {BLOCK} free ports in a row")
 
 
 def name_nodes(names: list[str]) -> list[str]:
-    """Make node names resolve, as those of a real cluster do: add what /etc/hosts lacks. Returns loopback addresses."""
+    """Add missing node names to /etc/hosts, so that they resolve as on a real cluster; return loopback addresses."""
     addresses = [f"127.0.0.{number}" for number in range(11, 11 + len(names))]
     with open("/etc/hosts", "r+", encoding="utf-8") as hosts:
         fcntl.flock(hosts, fcntl.LOCK_EX)
@@ -417,38 +422,35 @@ def name_nodes(names: list[str]) -> list[str]:
 
 
 def members(root: Path) -> dict[int, str]:
-    """The living processes of the cluster in `root`, as pid -> name: daemons, clients, job steps and their children."""
+    """Return pid → name of the cluster's processes: daemons, clients, job steps and all their descendants."""
     parents: dict[int, int] = {}
     names: dict[int, str] = {}
-    found: set[int] = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        environment: list[bytes] = []
+    pids: set[int] = set()
+    for process in psutil.process_iter():
         try:
-            before, _, after = (process / "stat").read_text(errors="replace").rpartition(")")
-            pid, state, parent = int(process.name), *after.split()[:2]
-            if state in "ZX":
+            if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
                 continue
-            parents[pid], names[pid] = int(parent), before.partition("(")[2]
-            environment = (process / "environ").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            pass  # it ended meanwhile, or is none of ours unless by its parent
-        # Somebody's shell or editor may know the cluster too: only its programs and what runs in a job are its own.
-        in_job = any(variable.startswith(b"SLURM_JOB_ID=") for variable in environment)
-        if f"SLURM_CONF={root}/slurm.conf".encode() in environment and (in_job or names[pid] in PROGRAMS):
-            found.add(pid)
-    while children := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= children
-    return {pid: names[pid] for pid in sorted(found)}
+            parents[process.pid], names[process.pid] = process.ppid(), process.name()
+            environment = process.environ()
+        except psutil.Error:
+            continue  # it has ended, or belongs to another user and thus not to the cluster
+        # A user's shell or editor may have SLURM_CONF, too, so only Slurm's programs and processes of jobs count.
+        is_ours = "SLURM_JOB_ID" in environment or names[process.pid] in PROGRAMS
+        if is_ours and environment.get("SLURM_CONF") == f"{root}/slurm.conf":
+            pids.add(process.pid)
+    while children := {pid for pid, parent in parents.items() if parent in pids} - pids:
+        pids |= children
+    return {pid: names[pid] for pid in sorted(pids)}
 
 
 def end(root: Path) -> None:
-    """Wait for the end of standard input, then kill the cluster in `root` and remove its directory."""
+    """Wait for the end of stdin, then kill the cluster in `root` and remove its directory."""
     sys.stdin.buffer.read()
-    give_up = time.monotonic() + 30
-    while found := members(root):
-        if time.monotonic() > give_up:
-            sys.exit(f"{root}: cannot end {found}")
-        for pid in found:
+    deadline = time.monotonic() + 30
+    while processes := members(root):
+        if time.monotonic() > deadline:
+            sys.exit(f"{root}: cannot end {processes}")
+        for pid in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
@@ -456,20 +458,20 @@ def end(root: Path) -> None:
 
 
 def main() -> None:
-    """Bring a cluster up for use by hand."""
+    """Start a private Slurm cluster for use by hand; Ctrl-C or SIGTERM ends it."""
     parser = argparse.ArgumentParser(description=main.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for each in fields(Cluster):
-        if "help" in each.metadata:
-            kind = {"action": argparse.BooleanOptionalAction} if each.type is bool else {"type": each.type}
-            option = f"--{each.name.replace('_', '-')}"
-            parser.add_argument(option, default=each.default, help=each.metadata["help"], **kind)
+    for option in fields(Cluster):
+        if "help" in option.metadata:
+            kind = {"action": argparse.BooleanOptionalAction} if option.type is bool else {"type": option.type}
+            name = f"--{option.name.replace('_', '-')}"
+            parser.add_argument(name, default=option.default, help=option.metadata["help"], **kind)
     options = vars(parser.parse_args())
     packages = missing(options["accounting"])
     if packages:
         sys.exit(not_installed(packages))
     if os.geteuid() != 0:
         sys.exit("Slurm's daemons need root")
-    for number in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored in what a script starts with &
+    for number in (signal.SIGTERM, signal.SIGINT):  # a script that starts this with & makes it ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), Cluster(**options) as cluster:
         print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}", flush=True)

@@ -1,4 +1,4 @@
-"""What every process of a trial did, step by step, whatever became of it: see recorder/sitecustomize.py."""
+"""Read and check the steps that every process of a trial recorded; recorder/sitecustomize.py writes them."""
 
 import json
 import re
@@ -10,11 +10,11 @@ RECORDER = Path(__file__).with_name("recorder")
 
 
 def recorded(folder: Path) -> dict[str, dict[int, list[dict[str, Any]]]]:
-    """Attempt -> rank -> a line per step that it took, in order; attempts in the order in which Slurm ran them.
+    """Return attempt → rank → a line per step, in order; attempts are in the order in which Slurm ran them.
 
-    `folder` is that of one trial; an attempt without a step is not there.
+    `folder` is that of one trial. Attempts without a step are missing.
     """
-    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    attempts: dict[str, dict[int, list[dict[str, Any]]]] = {}
 
     def numbers(file: Path) -> list[int]:
         return [int(number) for number in re.findall(r"\d+", file.name)]
@@ -22,14 +22,14 @@ def recorded(folder: Path) -> dict[str, dict[int, list[dict[str, Any]]]]:
     for file in sorted(folder.glob("*.rank*"), key=numbers):
         attempt, _, rank = file.name.rpartition(".rank")
         if lines := [json.loads(line) for line in file.read_text().splitlines()]:
-            found.setdefault(attempt, {})[int(rank)] = lines
-    return found
+            attempts.setdefault(attempt, {})[int(rank)] = lines
+    return attempts
 
 
 def check_ran_once(folder: Path, ranks: int, steps: int, crashed: Collection[str] = ()) -> list[int]:
-    """Assert that every rank took each of the steps 1 … `steps` once and in order; return where attempts went on from.
+    """Assert that every rank took steps 1 … `steps` once and in order; return the steps after which attempts started.
 
-    An attempt counts up to the step from which its successor went on. Only those in `crashed` may have gone further.
+    Steps that the next attempt repeated do not count; only attempts in `crashed` may have such steps.
     """
     taken = {a: {r: [line["step"] for line in rows] for r, rows in of.items()} for a, of in recorded(folder).items()}
     starts = [min(own[0] for own in by_rank.values()) - 1 for by_rank in taken.values()]
@@ -41,7 +41,7 @@ def check_ran_once(folder: Path, ranks: int, steps: int, crashed: Collection[str
             assert own == list(range(start + 1, start + 1 + len(own))), f"{attempt}, rank {rank}: {own} after {start}"
             if attempt not in crashed:
                 reached = start + len(own)
-                assert reached == end, f"{attempt}, rank {rank}: was at {reached}, but its successor began after {end}"
+                assert reached == end, f"{attempt}, rank {rank}: reached {reached}, but the next started after {end}"
             count[rank] += [step for step in own if step <= end]
     for rank, own in count.items():
         assert own == list(range(1, steps + 1)), f"rank {rank}: {own}"

@@ -1,4 +1,4 @@
-"""A sweep as its user sees it on a cluster: a YAML, `jobs/submit.py`, run directories and jobs."""
+"""Helpers for tests of sweeps on a cluster: submit a YAML file, wait for its jobs, find and signal processes."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from safetensors.numpy import load_file
 
@@ -20,7 +21,7 @@ from trainer.config.sweep import load_trials
 from trainer.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 300.0  # seconds: what is tested is that something happens, not how busy the machine is
+TIMEOUT = 300.0  # seconds; long, because a busy machine must not fail a test
 STEPS = 240
 DANN: dict[str, Any] = {
     "method": "dann",
@@ -31,7 +32,7 @@ DANN: dict[str, Any] = {
 
 
 class Submitted:
-    """One sweep on one cluster; `content` is its YAML."""
+    """One sweep on one cluster, with `content` as its YAML file."""
 
     def __init__(self, cluster: Cluster, folder: Path, data_root: str, content: dict[str, Any]) -> None:
         self.cluster, self.file, self.logs = cluster, folder / f"{content['name']}.yaml", folder / "logs"
@@ -40,13 +41,13 @@ class Submitted:
         self.checkout = ROOT
         self.folder: Path = self.logs / content["name"]
         self.environment = cluster.environment | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root, "COLUMNS": "200"}
-        # Every process of every job says, step by step, what it does.
+        # Every process of every job records each of its steps.
         self.steps = folder / "steps"
         path = [str(RECORDER), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.environment |= {"TURNOUT_TEST_STEPS": str(self.steps), "PYTHONPATH": os.pathsep.join(path)}
 
     def submit(self, *words: str) -> str:
-        """Run the real command and return what it printed."""
+        """Run jobs/submit.py and return its output."""
         done = subprocess.run(
             [sys.executable, "jobs/submit.py", str(self.file), "--cluster", "slurm", "--runs", str(self.logs), *words],
             cwd=self.checkout, env=self.environment, timeout=60,
@@ -56,84 +57,88 @@ class Submitted:
         return done.stdout
 
     def submissions(self) -> list[dict[str, Any]]:
-        """The lines of submissions.jsonl."""
+        """Return the lines of submissions.jsonl."""
         return [json.loads(line) for line in (self.folder / "submissions.jsonl").read_text().splitlines()]
 
     def jobs(self, stage: str) -> list[str]:
-        """Ids of all jobs of a stage, elements of arrays as `<array>_<index>`, in the order of submission."""
+        """Return the ids of all jobs of a stage in the order of submission, array elements as `<array>_<index>`."""
         arrays = [array for line in self.submissions() for array in line["arrays"] if array["stage"] == stage]
         return [job for a in arrays for job in elements(a["id"], len(a["trials"]))]
 
     def runs(self) -> list[RunDirectory]:
-        """The run directories, in the order of the trials."""
+        """Return the run directories in the order of the trials."""
         return [RunDirectory(self.folder / trial.name) for trial in load_trials(self.file, [])]
 
     def state(self, job: str) -> str:
-        """What Slurm says of a job or element."""
+        """Return Slurm's state of a job or array element."""
         return self.cluster.job_states(job).get(job, "")
 
-    def wait_for(self, job: str, *states: str, timeout: float = PATIENCE) -> None:
-        """Wait until Slurm says that a job is in one of `states`."""
-        what = f"job {job} to be {' or '.join(states)}"
+    def wait_for(self, job: str, *states: str, timeout: float = TIMEOUT) -> None:
+        """Wait until Slurm reports a job in one of `states`."""
         try:
-            self.cluster.wait(lambda: self.state(job) in states, timeout, what)
+            self.cluster.wait(lambda: self.state(job) in states, timeout, f"job {job} to be {' or '.join(states)}")
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{self.output()}") from None
 
     def output(self, characters: int = 1500) -> str:
-        """The ends of what the jobs printed."""
+        """Return the last characters of each job's log files."""
         logs = sorted((self.folder / "slurm").glob("*/*log.*"))
         return "\n".join(f"---- {log.name}\n{log.read_text()[-characters:]}" for log in logs)
 
 
 def restarts(cluster: Cluster, job: str) -> int:
-    """How often Slurm has requeued a job."""
-    said = cluster.run("scontrol", "show", "job", job, "-o").stdout
-    return int(re.findall(r" Restarts=(\d+)", said)[0])
+    """Return how often Slurm has requeued a job."""
+    output = cluster.run("scontrol", "show", "job", job, "-o").stdout
+    return int(re.findall(r" Restarts=(\d+)", output)[0])
 
 
 def elements(job: str, count: int) -> list[str]:
-    """Ids of the elements of an array; a lone job is none."""
+    """Return the ids of the elements of an array; a single job has the plain id."""
     return [job] if count == 1 else [f"{job}_{i}" for i in range(count)]
 
 
 def workers(run: Path) -> list[int]:
-    """Pids of the trainers of a run, without torchrun's agents."""
+    """Return the pids of the processes that train a trial, without torchrun's agents."""
     return [pid for pid, words in commands() if words[1:2] != ["-m"] and words[-1] == str(run) and trains(words)]
 
 
 def agents(run: Path, *, node: int | None = None) -> list[int]:
-    """Pids of the torchrun agents of a run, on one node or on all."""
-    found = {pid: w for pid, w in commands() if w[1:3] == ["-m", "torch.distributed.run"] and w[-1] == str(run)}
-    return [pid for pid, w in found.items() if node is None or w[w.index("--node-rank") + 1] == str(node)]
+    """Return the pids of the torchrun agents of a trial, on one node or on all."""
+    torchrun = ["-m", "torch.distributed.run"]
+    return [
+        pid
+        for pid, words in commands()
+        if words[1:3] == torchrun and words[-1] == str(run)
+        if node is None or words[words.index("--node-rank") + 1] == str(node)
+    ]
 
 
 def evaluators(run: Path) -> list[int]:
-    """Pids of the evaluations of a run."""
+    """Return the pids of the evaluations of a trial."""
     return [pid for pid, words in commands() if words[-1] == str(run) and words[-2].endswith("eval/main.py")]
 
 
 def launchers(sweep: Path) -> list[int]:
-    """Pids of what Slurm has started for a sweep."""
-    start = ["-u", "-m", "submitit.core._submit"]  # srun has these words too, but further back
+    """Return the pids of the launchers that Slurm has started for a sweep."""
+    start = ["-u", "-m", "submitit.core._submit"]  # srun has these words, too, but later in its command line
     return [pid for pid, words in commands() if words[1:4] == start and words[-1].startswith(str(sweep))]
 
 
 def parent(pid: int) -> int:
-    """The pid of a process's parent."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """Return the pid of a process's parent."""
+    return psutil.Process(pid).ppid()
 
 
 def children(pid: int) -> list[int]:
-    """The pids of a process's children."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Return the pids of a process's children."""
+    return [child.pid for child in psutil.Process(pid).children()]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -142,28 +147,25 @@ def trains(words: list[str]) -> bool:
 
 
 def commands() -> Iterator[tuple[int, list[str]]]:
-    """Pid and command line of every process."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_text(errors="replace").split("\0")[:-1]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+    """Yield pid and command line of every process."""
+    for process in psutil.process_iter(["cmdline"]):
+        words: list[str] = process.info["cmdline"] or []  # None for a process that has ended
         if len(words) > 1:
-            yield int(process.name), words
+            yield process.pid, words
 
 
 def weights(run: Path, steps: int = STEPS) -> dict[str, bytes]:
-    """Name -> bytes of everything that a finished run exported."""
+    """Return tensor name → bytes of the exported weights of a finished trial."""
     return {name: array.tobytes() for name, array in load_file(run / f"weights/step-{steps:06d}.safetensors").items()}
 
 
 def losses(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the clock."""
+    """Return the lines of metrics.jsonl without the fields that depend on the clock."""
     return [{k: v for k, v in line.items() if k not in ("time", "rate")} for line in RunDirectory(run).metrics()]
 
 
-def undisturbed(folder: Path, data_root: str, content: dict[str, Any], processes: int, *overrides: str) -> Path:
-    """Train one trial on this machine and return its run directory."""
+def train_uninterrupted(folder: Path, data_root: str, content: dict[str, Any], processes: int, *overrides: str) -> Path:
+    """Train one trial on this machine without interruption and return its run directory."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{content['name']}.yaml"
     file.write_text(yaml.safe_dump(content))
@@ -171,7 +173,7 @@ def undisturbed(folder: Path, data_root: str, content: dict[str, Any], processes
     command = [*(torchrun if processes > 1 else []), "trainer/main.py", str(file), *overrides, "--runs", str(folder)]
     done = subprocess.run(
         [sys.executable, *command],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root}, timeout=PATIENCE,
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root}, timeout=TIMEOUT,
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -180,14 +182,14 @@ def undisturbed(folder: Path, data_root: str, content: dict[str, Any], processes
 
 
 def send(pids: list[int], number: signal.Signals) -> None:
-    """Signal processes that may have ended meanwhile."""
+    """Signal processes; it is no error that some have ended."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 def command(sweep: Submitted, program: str, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run jobs/<program>.py on a sweep's directory, as its user would."""
+    """Run jobs/<program>.py on a sweep's directory."""
     return subprocess.run(
         [sys.executable, f"jobs/{program}.py", str(sweep.folder), *words],
         cwd=ROOT, env=sweep.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240,

@@ -1,4 +1,4 @@
-"""The same command at any time, by anybody: no trial twice, none forgotten, and never more jobs than Slurm takes."""
+"""Submitting repeatedly starts no trial twice and misses none, and never queues more jobs than Slurm takes."""
 
 import subprocess
 import sys
@@ -24,9 +24,9 @@ HELD: dict[str, Any] = DANN | {
 
 
 def queue(cluster: Cluster, name: str) -> list[str]:
-    """Ids of the jobs of a sweep that wait or run."""
+    """Return the ids of the queued and running jobs of a sweep."""
     rows = cluster.run("squeue", "-h", "-r", "-o", "%i %j").stdout.splitlines()
-    return [job for job, _, found in (row.partition(" ") for row in rows) if found.startswith(f"{name}-")]
+    return [job for job, _, job_name in (row.partition(" ") for row in rows) if job_name.startswith(f"{name}-")]
 
 
 def test_two_commands_at_the_same_moment_start_every_trial_once(
@@ -38,16 +38,16 @@ def test_two_commands_at_the_same_moment_start_every_trial_once(
         subprocess.Popen(command, cwd=ROOT, env=sweep.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=60)[0].decode() for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert sorted("nothing to do" in text for text in said) == [False, True]
+    outputs = [process.communicate(timeout=60)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sorted("nothing to do" in output for output in outputs) == [False, True]
     (line,) = sweep.submissions()
     assert sorted(len(array["trials"]) for array in line["arrays"]) == [3, 3]
     assert len(queue(cluster, "twice")) == 7
     cluster.cancel_jobs()
 
 
-def test_what_the_file_no_longer_names_is_cancelled_only_when_asked(
+def test_trials_that_left_the_file_are_cancelled_only_with_prune(
     cluster: Cluster, tmp_path: Path, data_root: str
 ) -> None:
     sweep = Submitted(cluster, tmp_path, data_root, HELD | {"name": "pruned"})
@@ -57,11 +57,11 @@ def test_what_the_file_no_longer_names_is_cancelled_only_when_asked(
     assert [len(array["trials"]) for array in (*first["arrays"], *second["arrays"])] == [3, 3, 1, 1]
     assert len(queue(cluster, "pruned")) == 7 + 3
     assert "cancelled 4 jobs of 2 trials" in sweep.submit("train.seed=[0,3]", "--prune")
-    gone = {f"{array['id']}_{i}" for array in first["arrays"] for i in (1, 2)}
-    assert gone.isdisjoint(queue(cluster, "pruned"))
+    cancelled = {f"{array['id']}_{i}" for array in first["arrays"] for i in (1, 2)}
+    assert cancelled.isdisjoint(queue(cluster, "pruned"))
     assert len(queue(cluster, "pruned")) == 7 + 3 - 4
     assert len(sweep.submissions()) == 2
-    assert all((run.path / "config.yaml").exists() for run in sweep.runs()), "their folders stay"
+    assert all((run.path / "config.yaml").exists() for run in sweep.runs()), "run directories stay"
     cluster.cancel_jobs()
 
 
@@ -76,8 +76,10 @@ MANY: dict[str, Any] = DANN | {
 }
 
 
-def test_a_sweep_with_more_trials_than_a_user_may_have_jobs(slurm: None, tmp_path: Path, data_root: str) -> None:
-    """It is packed: each job works through several trials, one of which fails, and is told to stop in the middle."""
+def test_jobs_run_several_trials_each_if_a_user_may_not_have_a_job_per_trial(
+    slurm: None, tmp_path: Path, data_root: str
+) -> None:
+    """One of the trials fails, and one job is stopped in the middle and requeued."""
     with Cluster(settings={"AccountingStorageEnforce": "associations,limits,qos"}) as own:
         own.run("sacctmgr", "-i", "add", "account", "vision")
         own.run("sacctmgr", "-i", "add", "user", "root", "account=vision", "defaultaccount=vision")
@@ -93,13 +95,13 @@ def test_a_sweep_with_more_trials_than_a_user_may_have_jobs(slurm: None, tmp_pat
         )
         assert "5 trials, up to 3 in each job" in sweep.submit()
         assert len(queue(own, "many")) == 5
-        assert "0 to train" in sweep.submit(), "packed trials are found again"
+        assert "0 to train" in sweep.submit(), "trials of packed jobs count as queued"
         (line,) = sweep.submissions()
         first = next(iter(submissions.trials_by_job(line["arrays"][0])))
         runs = sweep.runs()
         own.wait(lambda: len(runs[1].metrics()) > 5, 90, "the second trial of the first job")
         own.run("scancel", "--signal=USR2", first)
-        own.wait(lambda: any(runs[1].path.glob("stopped.*")), 60, "it to stop")
+        own.wait(lambda: any(runs[1].path.glob("stopped.*")), 60, "the trial to stop")
         for stage in line["arrays"]:
             for job in submissions.trials_by_job(stage):
                 sweep.wait_for(job, "COMPLETED")
@@ -108,10 +110,10 @@ def test_a_sweep_with_more_trials_than_a_user_may_have_jobs(slurm: None, tmp_pat
     assert [run.state() for run in runs] == ["failed", "done", "done", "done", "done"]
     assert all(run.evaluation()["metrics"] for run in runs[1:])
     (marker,) = runs[0].path.glob("failed.*")
-    assert marker.name == f"failed.{first}.0.json", "the turn after the stop did not try it again"
+    assert marker.name == f"failed.{first}.0.json", "the attempt after the stop did not try the failed trial again"
 
 
-def test_a_job_carries_as_many_trials_as_it_must() -> None:
+def test_a_packed_array_has_several_trials_per_job() -> None:
     runs = [RunDirectory(Path(str(number))) for number in range(10)]
     plan = Plan(Resources(max_parallel=20), runs, runs, [])
     parts = arrays([plan], largest=3, each=2)
@@ -128,11 +130,11 @@ def test_a_job_carries_as_many_trials_as_it_must() -> None:
     }
 
 
-def test_limits_of_slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_are_those_that_slurm_enforces(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
-    found = limits.limits([Resources()], Preset())
-    assert (found.array, found.reason) == (1001, "MaxJobCount")
-    assert 9000 < found.jobs <= 10000
+    current = limits.limits([Resources()], Preset())
+    assert (current.array, current.reason) == (1001, "MaxJobCount")
+    assert 9000 < current.jobs <= 10000
     monkeypatch.setenv("PATH", "")
     assert limits.limits([Resources()], Preset()) == limits.Limits()

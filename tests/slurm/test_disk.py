@@ -1,4 +1,4 @@
-"""A disk that is full when a trial saves: it fails and says so, what was saved stays good, and it goes on later."""
+"""A disk is full when a trial saves: the trial fails with that reason, keeps its last checkpoint, and resumes later."""
 
 import errno
 import random
@@ -12,7 +12,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import check_ran_once
-from tests.slurm.submitted import DANN, PATIENCE, STEPS, Submitted, losses, restarts, send, weights, workers
+from tests.slurm.submitted import DANN, STEPS, TIMEOUT, Submitted, losses, restarts, send, weights, workers
 from tests.slurm.test_faults import SEED
 from trainer.runs import checkpoints
 from trainer.runs.directory import RunDirectory
@@ -20,7 +20,7 @@ from trainer.runs.directory import RunDirectory
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A file system of its own under `folder`, which the kernel itself keeps from growing."""
+    """Mount a file system of limited size on `folder`."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if subprocess.run(mount, check=False).returncode:
@@ -32,7 +32,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 
 def fill(disk: Path, room: int) -> Path:
-    """Fill a disk up to `room` bytes; return the file that does it."""
+    """Fill a disk with a file, except for `room` bytes; return that file."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -50,7 +50,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("full", ["checkpoints", "all of the run"])
-def test_a_full_disk_fails_a_trial_and_costs_nothing_that_was_saved(
+def test_a_trial_fails_on_a_full_disk_and_keeps_its_last_checkpoint(
     full: str, cluster: Cluster, tmp_path: Path, data_root: str, whole: Path
 ) -> None:
     resources = DANN["resources"] | {"nodes": 2}
@@ -60,29 +60,29 @@ def test_a_full_disk_fails_a_trial_and_costs_nothing_that_was_saved(
     with small_disk(disk, 32):
         sweep.submit()
         (job,) = sweep.jobs("train")
-        cluster.wait(lambda: len(losses(run)) > 50, PATIENCE, "the first checkpoint")
-        held = workers(run)
-        send(held, signal.SIGSTOP)
+        cluster.wait(lambda: len(losses(run)) > 50, TIMEOUT, "the first checkpoint")
+        pids = workers(run)
+        send(pids, signal.SIGSTOP)
         (saved,) = checkpoints.steps(run)
         before = content(saved)
         size = sum(map(len, before.values()))
-        # Somewhere in the middle of the next checkpoint, or at once, whatever is written.
+        # The disk becomes full in the middle of the next checkpoint, or with the next write of any file.
         room = random.Random(SEED).randrange(size) if full == "checkpoints" else 0
         filler = fill(disk, room)
-        send(held, signal.SIGCONT)
+        send(pids, signal.SIGCONT)
         sweep.wait_for(job, "FAILED")
         print(f"seed {SEED}: {room} of {size} bytes free; {RunDirectory(run).error()}")
         assert restarts(cluster, job) == 0
-        cluster.wait(lambda: not workers(run), PATIENCE, "the end of its processes")
-        said = RunDirectory(run).error() if full == "checkpoints" else sweep.output(10**6)
-        place = f"{run}/checkpoints/step-000100: checkpoint not written: " if full == "checkpoints" else ""
-        assert f"{place}No space left on device" in said
-        assert str(run) in said
-        # What was good is untouched, and what was begun is gone.
+        cluster.wait(lambda: not workers(run), TIMEOUT, "its processes to end")
+        message = RunDirectory(run).error() if full == "checkpoints" else sweep.output(10**6)
+        prefix = f"{run}/checkpoints/step-000100: checkpoint not written: " if full == "checkpoints" else ""
+        assert f"{prefix}No space left on device" in message
+        assert str(run) in message
+        # The complete checkpoint is unchanged, and the incomplete one is removed.
         assert checkpoints.steps(run) == [saved]
         assert (content(saved), checkpoints.damage(saved)) == (before, "")
         assert not list(run.rglob("*.tmp"))
-        # Without room it fails again, and still does no harm.
+        # While the disk is full it fails again, and still keeps the checkpoint.
         if full == "all of the run":
             sweep.submit()
             sweep.wait_for(sweep.jobs("train")[-1], "FAILED")

@@ -1,4 +1,4 @@
-"""Cluster presets on a real Slurm: what they say arrives, and a sweep file has the last word."""
+"""Cluster presets take effect on a real Slurm, and settings of a sweep file override them."""
 
 import re
 import sys
@@ -21,7 +21,7 @@ SWEEP: dict[str, Any] = {
     "resources": {"mem_gb": 1},
 }
 SMALL = {"cpus_per_gpu": 1, "time": "00:10:00"}
-# A container that brings an environment of its own, notes what it runs, and stays beside it.
+# A container with its own environment, which records the command it runs and waits for its end.
 BOX = """\
 #!/bin/sh
 echo "$SEEN $FROM_SRUN $CUDA_VISIBLE_DEVICES $*" >> "$NOTES"
@@ -33,40 +33,42 @@ exit $code
 
 
 @pytest.fixture(autouse=True)
-def no_job_is_handed_on(cluster: Cluster) -> Iterator[None]:
+def cancel_jobs(cluster: Cluster) -> Iterator[None]:
     yield
     cluster.cancel_jobs()
 
 
-def submitted(
+def prepare(
     cluster: Cluster, folder: Path, data_root: str, preset: dict[str, Any], **content: Any
 ) -> tuple[Submitted, str]:
-    """A sweep that is ready to be submitted, and the path of its preset."""
+    """Write a sweep and its preset; return the sweep and the path of the preset."""
     sweep = Submitted(cluster, folder, data_root, SWEEP | {"name": "preset"} | content)
     (folder / "lab.yaml").write_text(yaml.safe_dump(preset))
     return sweep, str(folder / "lab.yaml")
 
 
-def facts(cluster: Cluster, job: str) -> dict[str, str]:
-    """What scontrol tells of a job."""
+def describe(cluster: Cluster, job: str) -> dict[str, str]:
+    """Return what `scontrol show job` reports."""
     words = cluster.run("scontrol", "show", "job", job, "-o").stdout.split()
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def test_options_reach_slurm_and_those_of_the_file_win(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
+def test_options_of_the_preset_reach_slurm_unless_the_file_overrides_them(
+    cluster: Cluster, tmp_path: Path, data_root: str
+) -> None:
     cluster.run("sacctmgr", "-i", "add", "qos", "fast", check=False)
     cluster.run("scontrol", "update", "NodeName=n1,n2", "AvailableFeatures=big", "ActiveFeatures=big")
     options = {"partition": "high", "qos": "fast", "constraint": "big", "comment": "preset", "hold": True}
-    asked = SMALL | {"gpus_per_node": 2, "gres": "gpu", "mem_gb": 3, "slurm": options}
+    resources = SMALL | {"gpus_per_node": 2, "gres": "gpu", "mem_gb": 3, "slurm": options}
     own = {"mem_gb": 1, "time": "00:07:00", "slurm": {"comment": "file"}}
-    sweep, lab = submitted(cluster, tmp_path, data_root, {"resources": asked}, resources=own)
+    sweep, lab = prepare(cluster, tmp_path, data_root, {"resources": resources}, resources=own)
     sweep.submit("--cluster", lab, "resources.slurm.partition=main")
     (line,) = sweep.submissions()
     assert line["preset"] == lab
-    train, evaluate = (facts(cluster, array["id"]) for array in line["arrays"])
+    train, evaluate = (describe(cluster, array["id"]) for array in line["arrays"])
     for job in (train, evaluate):
-        found = {key: job[key] for key in ("Partition", "QOS", "Features", "Comment", "TimeLimit", "MinMemoryNode")}
-        assert found == {
+        keys = ("Partition", "QOS", "Features", "Comment", "TimeLimit", "MinMemoryNode")
+        assert {key: job[key] for key in keys} == {
             "Partition": "main",
             "QOS": "fast",
             "Features": "big",
@@ -78,12 +80,12 @@ def test_options_reach_slurm_and_those_of_the_file_win(cluster: Cluster, tmp_pat
         "gpu:2",
         "gpu:1",
     ]
-    assert facts(cluster, line["report"])["QOS"] == "fast"
-    assert "0 to train" in sweep.submit(), "the same trials, whatever they run on"
+    assert describe(cluster, line["report"])["QOS"] == "fast"
+    assert "0 to train" in sweep.submit(), "a preset does not change the identity of trials"
 
 
 def test_setup_container_and_srun_arguments(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
-    """All of it round a trial that is told to stop and goes on."""
+    """All of them apply to a trial that is stopped and resumed."""
     box, notes = tmp_path / "the box.sh", tmp_path / "notes"
     box.write_text(BOX)
     box.chmod(0o755)
@@ -94,7 +96,7 @@ def test_setup_container_and_srun_arguments(cluster: Cluster, tmp_path: Path, da
         "python": sys.executable,
         "srun": ["--export=ALL,FROM_SRUN=by srun"],
     }
-    sweep, lab = submitted(cluster, tmp_path, data_root, preset)
+    sweep, lab = prepare(cluster, tmp_path, data_root, preset)
     shown = sweep.submit("--cluster", lab, "--dry-run")
     sweep.submit("--cluster", lab)
     (line,) = sweep.submissions()
@@ -103,11 +105,11 @@ def test_setup_container_and_srun_arguments(cluster: Cluster, tmp_path: Path, da
     assert re.sub("code/[0-9a-f]{12}", "", script) in re.sub("code/[0-9a-f]{12}", "", shown)
     assert f"started by: '{box}' {sys.executable}" in shown
     (run,) = sweep.runs()
-    cluster.wait(lambda: len(run.metrics()) > 5, 60, "the training to be under way")
+    cluster.wait(lambda: len(run.metrics()) > 5, 60, "some steps of training")
     cluster.run("scancel", "--signal=USR2", train)
     sweep.wait_for(line["report"], "COMPLETED")
     assert [row["step"] for row in losses(run.path)] == list(range(1, STEPS + 1))
-    assert facts(cluster, train)["Restarts"] == "1"
+    assert describe(cluster, train)["Restarts"] == "1"
     assert run.evaluation()["metrics"]
     lines = notes.read_text().splitlines()
     scripts = ["trainer/main.py", "trainer/main.py", "eval/main.py", "eval/report.py"]
@@ -121,19 +123,19 @@ def test_setup_container_and_srun_arguments(cluster: Cluster, tmp_path: Path, da
     ]
 
 
-def test_limits_that_only_the_preset_knows(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
+def test_the_preset_can_lower_the_limits_of_slurm(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
     preset = {"resources": SMALL, "max_array": 2, "max_jobs": 9}
     own = {"eval": {"metrics": []}, "grid": {"train.seed": [*range(5)]}}
-    sweep, lab = submitted(cluster, tmp_path, data_root, preset, **own)
+    sweep, lab = prepare(cluster, tmp_path, data_root, preset, **own)
     arrays = re.findall(r"--array=(\S+)", sweep.submit("--cluster", lab, "--dry-run"))
-    assert arrays == ["0-1%2", "0-1%2"], "and one that is none"
-    sweep, lab = submitted(cluster, tmp_path, data_root, preset | {"max_jobs": 1}, **own)
+    assert arrays == ["0-1%2", "0-1%2"], "the fifth trial is a single job"
+    sweep, lab = prepare(cluster, tmp_path, data_root, preset | {"max_jobs": 1}, **own)
     with pytest.raises(AssertionError, match=r"Slurm takes 1 more jobs from you \(max_jobs"):
         sweep.submit("--cluster", lab)
 
 
 @pytest.mark.parametrize(
-    ("where", "key", "value", "said"),
+    ("where", "key", "value", "message"),
     [
         ("preset", "partishun", "main", "unknown sbatch option 'partishun'; did you mean 'partition'"),
         ("file", "qoss", "x", "unknown sbatch option 'qoss'; did you mean 'qos'"),
@@ -141,24 +143,26 @@ def test_limits_that_only_the_preset_knows(cluster: Cluster, tmp_path: Path, dat
         ("file", "hold", "now", "'now': sbatch refuses it: .*doesn't allow an argument"),
     ],
 )
-def test_options_that_sbatch_does_not_know_are_refused(
-    where: str, key: str, value: str, said: str, cluster: Cluster, tmp_path: Path, data_root: str
+def test_invalid_sbatch_options_are_rejected(
+    where: str, key: str, value: str, message: str, cluster: Cluster, tmp_path: Path, data_root: str
 ) -> None:
     slurm = {"slurm": {key: value}}
     preset = {"resources": slurm if where == "preset" else {}}
     own = SWEEP["resources"] | (slurm if where == "file" else {})
-    sweep, lab = submitted(cluster, tmp_path, data_root, preset, resources=own)
+    sweep, lab = prepare(cluster, tmp_path, data_root, preset, resources=own)
     words = [f"resources.slurm.{key}={value}"] if where == "command line" else []
     file = {"preset": "lab.yaml", "file": "preset.yaml", "command line": "command line"}[where]
-    with pytest.raises(AssertionError, match=rf"error: \S*{file}: resources\.slurm\.{key}: {said}"):
+    with pytest.raises(AssertionError, match=rf"error: \S*{file}: resources\.slurm\.{key}: {message}"):
         sweep.submit("--cluster", lab, *words)
     assert not sweep.logs.exists()
     assert cluster.run("squeue", "-h").stdout == ""
 
 
-def test_options_that_sbatch_knows_but_does_not_list(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
+def test_valid_sbatch_options_that_its_help_does_not_list_are_accepted(
+    cluster: Cluster, tmp_path: Path, data_root: str
+) -> None:
     options = {"hint": "nomultithread", "exclusive": "user", "no-kill": True, "nice": 5, "hold": True}
-    sweep, lab = submitted(cluster, tmp_path, data_root, {"resources": SMALL | {"slurm": options}})
+    sweep, lab = prepare(cluster, tmp_path, data_root, {"resources": SMALL | {"slurm": options}})
     sweep.submit("--cluster", lab)
     (train,) = sweep.jobs("train")
-    assert facts(cluster, train)["Nice"] == "5"
+    assert describe(cluster, train)["Nice"] == "5"

@@ -1,4 +1,4 @@
-"""Jobs that start at the same moment on the same nodes find their own processes, and nobody else's."""
+"""Jobs that start at the same moment on the same nodes connect only to their own processes."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ STEPS, SEEDS = 5, [0, 1, 2]
 TRAIN = DANN["train"] | {"steps": STEPS}
 SHAPES = {"nodes": {"nodes": 2}, "processes": {"processes_per_node": 2}}
 
-# In a network of its own with few ports, until there is none left.
+# Run in a network namespace with few ports, until no port is left.
 CROWD = """
 import fcntl, socket, struct, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -26,45 +26,45 @@ from jobs.allocation import Allocation
 from jobs.launch import rendezvous
 
 JOBS, FIRST, LAST = 40, 40000, 40127
-with socket.socket() as control:  # lo is down in a new network
+with socket.socket() as control:  # lo is down in a new network namespace
     fcntl.ioctl(control, 0x8914, struct.pack("16sh22x", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
 Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"{FIRST} {LAST}")
-strangers, everybody = [], ExitStack()
-listener = everybody.enter_context(socket.create_server(("", 20000), backlog=4096))
+others, cleanup = [], ExitStack()
+listener = cleanup.enter_context(socket.create_server(("", 20000), backlog=4096))
 
-def stranger(kind):
-    # Another program that asks for any port: to listen, to hold it as we do, or to talk to somebody.
+def take_any_port(kind):
+    # Another program asks for any port: to listen, to reserve it as a launcher does, or to connect to a server.
     family = socket.AF_INET6 if kind == "six" else socket.AF_INET
-    one = socket.socket(family)
+    other = socket.socket(family)
     with suppress(OSError):
-        if kind == "talks":
-            one.connect(("127.0.0.1", 20000))
+        if kind == "connects":
+            other.connect(("127.0.0.1", 20000))
         else:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind != "plain"))
-            one.bind(("", 0))
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind != "plain"))
+            other.bind(("", 0))
             if kind in ("listens", "six"):
-                one.listen()
-        strangers.append(one)
+                other.listen()
+        others.append(other)
         return True
     return False
 
-def job(number):
+def publish_port(number):
     run = Path(sys.argv[1]) / str(number)
     run.mkdir()
-    return everybody.enter_context(rendezvous(run, Allocation(str(number), f"{number}.0")))[1]
+    return cleanup.enter_context(rendezvous(run, Allocation(str(number), f"{number}.0")))[1]
 
-KINDS = ("plain", "reuse", "listens", "six", "talks")
+KINDS = ("plain", "reuse", "listens", "six", "connects")
 with ThreadPoolExecutor(16) as pool:
-    jobs = [(pool.submit(job, n), pool.submit(stranger, KINDS[n % 5]))[0] for n in range(JOBS)]
+    jobs = [(pool.submit(publish_port, n), pool.submit(take_any_port, KINDS[n % 5]))[0] for n in range(JOBS)]
     ports = [future.result() for future in jobs]
 for kind in KINDS:
-    while stranger(kind):
+    while take_any_port(kind):
         pass
-taken = {one.getsockname()[1] for one in strangers}
+taken = {other.getsockname()[1] for other in others}
 assert len(set(ports)) == JOBS, ports
 assert not taken & set(ports), taken & set(ports)
-assert taken | set(ports) == set(range(FIRST, LAST + 1)), "the crowd was too small"
-# Torchrun listens with such a store: on each of the ports, and it answers.
+assert taken | set(ports) == set(range(FIRST, LAST + 1)), "some ports were not taken"
+# torchrun listens with such a store: it can listen on each of the ports, and it answers.
 for port in ports:
     store = TCPStore("127.0.0.1", port, 1, is_master=True, timeout=timedelta(seconds=20))
     store.set("port", str(port))
@@ -73,16 +73,18 @@ for port in ports:
 
 
 @pytest.mark.usefixtures("slurm")
-def test_a_port_that_a_job_has_published_is_given_to_nobody_else(tmp_path: Path) -> None:
+def test_the_kernel_assigns_a_published_port_to_no_other_program(tmp_path: Path) -> None:
     program = ["unshare", "--net", sys.executable, "-c", CROWD, str(tmp_path)]
     if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
-        pytest.skip("this machine gives nobody a network of his own")
+        pytest.skip("this machine allows no network namespace")
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
-def test_jobs_that_start_at_once_find_their_own_processes(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
-    """Trials of two nodes and the same trials as two processes of one node: they end alike, unless they got mixed."""
+def test_jobs_that_start_at_the_same_time_connect_to_their_own_processes(
+    cluster: Cluster, tmp_path: Path, data_root: str
+) -> None:
+    """Trials on two nodes and the same trials as two processes on one node have equal results, unless mixed up."""
     sweeps = []
     for name, shape in SHAPES.items():
         resources = DANN["resources"] | shape | {"slurm": {"hold": True}}
@@ -102,7 +104,7 @@ def test_jobs_that_start_at_once_find_their_own_processes(cluster: Cluster, tmp_
             ports.append(port)
     print(f"ports {ports}")
     assert len(set(ports)) == len(sweeps) * len(SEEDS)
-    together = [[(weights(run.path, STEPS), losses(run.path)) for run in sweep.runs()] for sweep in sweeps]
-    assert together[0] == together[1]
-    assert all(together[0][0] != other for other in together[0][1:])
+    results = [[(weights(run.path, STEPS), losses(run.path)) for run in sweep.runs()] for sweep in sweeps]
+    assert results[0] == results[1]
+    assert all(results[0][0] != other for other in results[0][1:])
     cluster.cancel_jobs()

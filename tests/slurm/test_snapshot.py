@@ -1,4 +1,4 @@
-"""Jobs on a real Slurm run the code as it was when they were submitted."""
+"""Jobs on a real Slurm run the code as of their submission."""
 
 import shutil
 import subprocess
@@ -12,8 +12,8 @@ from tests.slurm.submitted import DANN, ROOT, Submitted
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_editing_the_checkout_changes_nothing_that_is_queued(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
-    """Here the checkout's path has a blank and an apostrophe in it, and its user's data root is relative to it."""
+def test_edits_of_the_checkout_do_not_affect_queued_jobs(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
+    """The path of the checkout contains a blank and an apostrophe, and the data root is relative to it."""
     checkout = tmp_path / "my checkout's"
     for package in PACKAGES:
         shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -39,10 +39,10 @@ def test_editing_the_checkout_changes_nothing_that_is_queued(cluster: Cluster, t
             for file in (checkout / package).rglob("*.py"):
                 file.write_text("this is no Python")
         (line,) = sweep.submissions()
-        held = [array["id"] for array in line["arrays"]]
-        cluster.run("scontrol", "release", ",".join(held))
+        arrays = [array["id"] for array in line["arrays"]]
+        cluster.run("scontrol", "release", ",".join(arrays))
         sweep.wait_for(line["report"], "COMPLETED")
-        assert [sweep.state(job) for job in held] == ["COMPLETED", "COMPLETED"], sweep.output()
+        assert [sweep.state(job) for job in arrays] == ["COMPLETED", "COMPLETED"], sweep.output()
         assert "accuracy" in (sweep.folder / "report" / "results.md").read_text()
         assert (line["commit"], line["dirty"]) == (head.strip(), True), "the link to the data is new"
         assert (sweep.folder / line["code"] / "trainer" / "loop.py").read_text() == (

@@ -1,4 +1,4 @@
-"""What is not staged is not queued."""
+"""A sweep is queued on Slurm only if its datasets are staged."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.submitted import DANN, Submitted
 
 
-def test_a_sweep_whose_data_are_not_staged_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_sweep_without_staged_data_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     data = {"source": "svhn", "target": "mnistm5k", "size": 28}
     sweep = Submitted(cluster, tmp_path, str(tmp_path / "data"), DANN | {"name": "far", "data": data})
     remedy = rf"svhn-28x28x3.*python jobs/stage\.py {sweep.file} train\.steps=9\n"
@@ -18,7 +18,7 @@ def test_a_sweep_whose_data_are_not_staged_is_refused(cluster: Cluster, tmp_path
     assert cluster.run("squeue", "-h").stdout == ""
 
 
-def test_what_comes_with_the_packages_is_staged_by_submit(cluster: Cluster, tmp_path: Path) -> None:
+def test_submit_stages_bundled_datasets(cluster: Cluster, tmp_path: Path) -> None:
     resources = DANN["resources"] | {"slurm": {"hold": True}}
     content = DANN | {"name": "near", "data": {"source": "digits"}, "method": "source_only", "resources": resources}
     sweep = Submitted(cluster, tmp_path, str(tmp_path / "data"), content)

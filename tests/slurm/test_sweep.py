@@ -1,4 +1,4 @@
-"""A sweep on a real Slurm, by the command that users type: train, evaluate, report, and submit again."""
+"""Submit sweeps to a real Slurm with jobs/submit.py: train, evaluate, report, and submit again."""
 
 import csv
 import re
@@ -36,38 +36,38 @@ def table(sweep: Submitted) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def submitted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Iterator[dict[str, Any]]:
-    """Three sweeps at the same time, each with what submitting it printed."""
+    """Submit three sweeps at the same time; yield each with the output of the command."""
     folder, started = tmp_path_factory.mktemp("sweeps"), {}
     for content in (GOOD, BAD, LONE):
         sweep = Submitted(cluster, folder, data_root, content)
-        started[content["name"]] = (sweep, sweep.submit())
+        started[content["name"]] = sweep, sweep.submit()
     yield started
     cluster.cancel_jobs()
 
 
-def ended(submitted: dict[str, Any], name: str) -> Submitted:
-    """The sweep, once its report job has ended."""
+def wait_for_report(submitted: dict[str, Any], name: str) -> Submitted:
+    """Wait until the report job of a sweep has ended; return the sweep."""
     sweep: Submitted = submitted[name][0]
     sweep.wait_for(sweep.submissions()[-1]["report"], "COMPLETED")
     return sweep
 
 
-def test_the_command_returns_at_once_with_the_ids(submitted: dict[str, Any]) -> None:
-    sweep, said = submitted["good"]
+def test_the_command_prints_the_job_ids_without_waiting(submitted: dict[str, Any]) -> None:
+    sweep, output = submitted["good"]
     (line,) = sweep.submissions()
     assert [(a["stage"], len(a["trials"])) for a in line["arrays"]] == [("train", 2), ("eval", 2)]
     for job in (*(a["id"] for a in line["arrays"]), line["report"]):
-        assert re.search(rf"\b{job}\b", said)
+        assert re.search(rf"\b{job}\b", output)
 
 
-def test_submitting_while_it_is_queued_starts_nothing(submitted: dict[str, Any]) -> None:
+def test_submitting_a_queued_sweep_again_starts_nothing(submitted: dict[str, Any]) -> None:
     sweep, _ = submitted["good"]
     assert "0 to train" in sweep.submit()
     assert len(sweep.submissions()) == 1
 
 
 def test_every_trial_is_trained_evaluated_and_reported(submitted: dict[str, Any]) -> None:
-    sweep = ended(submitted, "good")
+    sweep = wait_for_report(submitted, "good")
     for stage in ("train", "eval"):
         assert [sweep.state(job) for job in sweep.jobs(stage)] == ["COMPLETED"] * 2
     rows = table(sweep)
@@ -75,10 +75,10 @@ def test_every_trial_is_trained_evaluated_and_reported(submitted: dict[str, Any]
     assert all(row["state"] == "done" and 0 < float(row["accuracy/target"]) < 1 for row in rows)
 
 
-def test_slurm_got_the_script_that_a_dry_run_shows(submitted: dict[str, Any]) -> None:
-    sweep = ended(submitted, "good")
+def test_a_dry_run_shows_the_script_that_slurm_gets(submitted: dict[str, Any]) -> None:
+    sweep = wait_for_report(submitted, "good")
     (code,) = re.findall(r"code/\w+", sweep.submissions()[0]["code"])
-    # Whoever runs the tests may be editing the checkout meanwhile.
+    # The checkout may be edited while the tests run.
     shown = re.sub(r"/code/\w{12}\b", f"/{code}", sweep.submit("--dry-run", "train.seed=[2,3]"))
     (line,) = sweep.submissions()
     train, evaluate = (array["id"] for array in line["arrays"])
@@ -88,8 +88,8 @@ def test_slurm_got_the_script_that_a_dry_run_shows(submitted: dict[str, Any]) ->
         assert expected in shown, job
 
 
-def test_submitting_after_the_end_starts_nothing_and_what_was_deleted_starts_alone(submitted: dict[str, Any]) -> None:
-    sweep = ended(submitted, "good")
+def test_submitting_a_finished_sweep_starts_only_trials_that_were_deleted(submitted: dict[str, Any]) -> None:
+    sweep = wait_for_report(submitted, "good")
     assert "nothing to do" in sweep.submit()
     first, second = sweep.runs()
     before = {file: file.read_bytes() for file in second.path.rglob("*") if file.is_file()}
@@ -98,14 +98,14 @@ def test_submitting_after_the_end_starts_nothing_and_what_was_deleted_starts_alo
     sweep.submit()
     line = sweep.submissions()[1]
     assert [(a["stage"], a["trials"]) for a in line["arrays"]] == [("train", [first.name]), ("eval", [first.name])]
-    ended(submitted, "good")
+    wait_for_report(submitted, "good")
     assert weights(first.path, 20) == trained
     assert {file: file.read_bytes() for file in second.path.rglob("*") if file.is_file()} == before
     assert all(row["accuracy/target"] for row in table(sweep))
 
 
-def test_a_failing_trial_takes_nobody_with_it_and_the_report_says_why(submitted: dict[str, Any]) -> None:
-    sweep = ended(submitted, "bad")
+def test_a_failing_trial_does_not_affect_others_and_the_report_explains_it(submitted: dict[str, Any]) -> None:
+    sweep = wait_for_report(submitted, "bad")
     assert [sweep.state(job) for job in sweep.jobs("train")] == ["COMPLETED", "FAILED"]
     assert [sweep.state(job) for job in sweep.jobs("eval")] == ["COMPLETED", "CANCELLED"]
     good, bad = table(sweep)
@@ -114,8 +114,8 @@ def test_a_failing_trial_takes_nobody_with_it_and_the_report_says_why(submitted:
     assert re.search(r"loss joint/\w+ is (nan|inf) at step \d+", (sweep.folder / "report" / "index.html").read_text())
 
 
-def test_two_nodes_end_with_the_weights_of_two_processes_here(submitted: dict[str, Any], whole: Path) -> None:
-    sweep = ended(submitted, "lone")
+def test_two_nodes_give_the_weights_of_two_local_processes(submitted: dict[str, Any], whole: Path) -> None:
+    sweep = wait_for_report(submitted, "lone")
     (job,) = sweep.jobs("train")
     assert sweep.state(job) == "COMPLETED"
     (run,) = sweep.runs()
@@ -124,8 +124,8 @@ def test_two_nodes_end_with_the_weights_of_two_processes_here(submitted: dict[st
     assert [line["step"] for line in losses(run.path)] == list(range(1, STEPS + 1))
 
 
-def test_both_ranks_of_two_nodes_end_with_the_same_weights(cluster: Cluster, tmp_path: Path) -> None:
-    """Of every method; each rank keeps its own."""
+def test_both_ranks_of_two_nodes_have_the_same_weights(cluster: Cluster, tmp_path: Path) -> None:
+    """Checked for every method; each rank writes its own weights."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
@@ -137,17 +137,17 @@ def test_both_ranks_of_two_nodes_end_with_the_same_weights(cluster: Cluster, tmp
         assert {key: array.tobytes() for key, array in zero.items()} == {key: a.tobytes() for key, a in one.items()}
 
 
-def test_a_sweep_of_thousands_is_one_submission_per_chunk(tmp_path: Path, data_root: str) -> None:
-    """None of it ever starts: the jobs are held."""
+def test_a_sweep_of_thousands_is_split_into_few_arrays(tmp_path: Path, data_root: str) -> None:
+    """No job starts: all are held."""
     trials, largest = 3000, 1001
     resources = DANN["resources"] | {"max_parallel": 20, "slurm": {"hold": True}}
     content = DANN | {"name": "large", "grid": {"train.seed": list(range(trials))}, "resources": resources}
     with Cluster(accounting=False, max_array_size=largest) as own:
         sweep = Submitted(own, tmp_path, data_root, content)
-        began = time.monotonic()
-        said = sweep.submit("--yes")
-        print(f"{trials} trials: {time.monotonic() - began:.1f} s")
-        assert said.count("train  job") == 3
+        start = time.monotonic()
+        output = sweep.submit("--yes")
+        print(f"{trials} trials: {time.monotonic() - start:.1f} s")
+        assert output.count("train  job") == 3
         (line,) = sweep.submissions()
         assert [len(array["trials"]) for array in line["arrays"]] == [1000, 1000, 1000]
         rows = own.run("squeue", "-h", "-o", "%F %K").stdout.split("\n")
@@ -157,7 +157,7 @@ def test_a_sweep_of_thousands_is_one_submission_per_chunk(tmp_path: Path, data_r
         assert "0 to train" in sweep.submit()
 
 
-def test_parts_of_an_array_share_its_throttle() -> None:
+def test_parts_of_a_split_array_share_its_max_parallel() -> None:
     def plan(count: int, lanes: int, evaluated: bool = True) -> Plan:
         runs = [RunDirectory(Path(str(number))) for number in range(count)]
         return Plan(Resources(max_parallel=lanes), runs, runs if evaluated else [], [])
@@ -172,7 +172,7 @@ def test_parts_of_an_array_share_its_throttle() -> None:
         ("eval", train.runs, ("aftercorr", 2 * number)) for number, train in enumerate(parts[::2])
     ]
     assert [p.resources.max_parallel for p in parts[::2]] == [1, 2, 2]
-    # Three lanes for five parts: two of them wait for the end of an earlier one.
+    # Five parts have three lanes, so two parts wait for the end of an earlier one.
     narrow = arrays([plan(10, lanes=3, evaluated=False)], largest=2)
     assert [p.resources.max_parallel for p in narrow] == [1] * 5
     assert [p.waits for p in narrow] == [None, None, None, ("afterany", 0), ("afterany", 1)]
@@ -180,6 +180,6 @@ def test_parts_of_an_array_share_its_throttle() -> None:
     assert [len(p.runs) for p in arrays([plan(4, 20), plan(1, 20, evaluated=False)], largest=1000)] == [4, 4, 1]
 
 
-def test_elements() -> None:
+def test_a_single_job_has_no_element_index() -> None:
     assert elements("7", 1) == ["7"]
     assert elements("7", 2) == ["7_0", "7_1"]

@@ -1,7 +1,8 @@
-"""Records the steps of real jobs behind the product's back: Python imports this at its start where PYTHONPATH names
-its folder, and jobs inherit that. Each process appends a line per step to <TURNOUT_TEST_STEPS>/<run>/<attempt>.rank<n>.
+"""Record the steps of jobs without a hook in the product.
 
-Only the standard library, and only what every interpreter has loaded anyway: torchrun and launchers come by here too.
+Python imports sitecustomize at its start from a folder in PYTHONPATH, which jobs inherit. Each process appends a line
+per step to <TURNOUT_TEST_STEPS>/<run>/<attempt>.rank<n>. torchrun and launchers import this file, too, so it imports
+only modules that every interpreter has loaded already.
 """
 
 import os
@@ -13,7 +14,7 @@ from typing import Any
 
 
 class Recorder:
-    """Finds trainer.loop as Python would, and has its Trainer.fit say each step that has been taken."""
+    """An import hook that wraps Trainer.fit of trainer.loop so that it records each step."""
 
     @staticmethod
     def find_spec(name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -30,7 +31,7 @@ class Recorder:
 
 
 def recording(fit: Any) -> Any:
-    """`fit` that leaves a line {step, time in s since the epoch, port of the group} once a step is done."""
+    """Return `fit` with a line {step, time in s since the epoch, port of the process group} written after each step."""
 
     def recorded(trainer: Any, batches: Iterable[Any]) -> Iterator[int]:
         import json
@@ -39,7 +40,7 @@ def recording(fit: Any) -> Any:
         folder = os.path.join(os.environ["TURNOUT_TEST_STEPS"], os.path.basename(os.path.normpath(sys.argv[1])))
         os.makedirs(folder, exist_ok=True)
         name = f"{os.environ['TURNOUT_ATTEMPT']}.rank{os.environ.get('RANK', '0')}"
-        # Not buffered: a process that is killed has said what it did.
+        # Unbuffered, so that a process that is killed has recorded its steps.
         file = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for step in fit(trainer, batches):
             line = {"step": step, "time": time.time(), "port": os.environ.get("MASTER_PORT", "")}
