@@ -20,6 +20,7 @@ setup(
         "mlxtend>=0.23",
         "numpy>=1.26",
         "pillow>=10",
+        "psutil>=5.9",
         "pydantic>=2.7",
         "pytorch-fid>=0.3",
         "pyyaml>=6",
@@ -43,6 +44,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.8",
             "types-PyYAML",
+            "types-psutil",
         ],
     },
 )

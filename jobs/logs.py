@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from jobs.backends.local import launchers
-from jobs.tracking import submissions
+from jobs.backends.base import Backend
+from jobs.backends.local import LocalBackend
+from jobs.backends.slurm.backend import SlurmBackend
 from jobs.tracking.log_files import newest_log_files, read_tail
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory, find_runs
@@ -136,17 +137,16 @@ def follow(sweep: Path, run: RunDirectory, stage: str, tails: dict[Path, Tail]) 
 
 
 def find_active_job(sweep: Path, run: RunDirectory, stage: str) -> str:
-    """Return `<id> <state>` of a trial's queued or running job, 'local RUNNING' for a launcher on this machine, or ''.
+    """Return `<backend> <id> <state>` of a trial's queued or running job; '' if there is none.
 
-    ConfigError if the queue does not answer.
+    ConfigError if a backend that should have jobs does not answer.
     """
-    if (stage, str(run.path.absolute())) in launchers().values():
-        return "local RUNNING"
-    if not any(submission.get("arrays") for submission in submissions.read(sweep)):
-        return ""
-    if reason := submissions.unavailable():
-        raise ConfigError(reason)
-    return submissions.queued(sweep, stage).get(run.name, "")
+    backends: tuple[Backend, ...] = (LocalBackend(), SlurmBackend())
+    for backend in backends:
+        for job in backend.active(sweep):
+            if job.stage == stage and run.name in job.trials:
+                return f"{backend.name} {job.id} {job.state}"
+    return ""
 
 
 def describe_end(run: RunDirectory, stage: str, job: str) -> str:

@@ -3,7 +3,6 @@
 import argparse
 import os
 import socket
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +15,9 @@ from filelock import FileLock, Timeout
 
 from eval.main import current
 from eval.metrics import check_names
-from jobs.backends.slurm.accounting import Job
-from jobs.backends.slurm.arrays import Plan
-from jobs.backends.slurm.presets import KINDS
+from jobs.backends.base import Backend, Plan
+from jobs.backends.slurm.presets import BACKENDS
 from jobs.snapshot import Snapshot
-from jobs.tracking import submissions
 from jobs.tracking.state import determine_status
 from trainer.config.document import Settings, find_place
 from trainer.config.schema import Config
@@ -39,13 +36,13 @@ class Submission:
 
     options: argparse.Namespace  # of jobs/submit.py
     sweep: Path  # its directory
-    on_slurm: bool
+    backend: Backend
     trials: list[Trial]
     runs: list[RunDirectory]  # of the trials, in their order
     states: list[str]  # likewise
     to_train: list[int]  # positions in `trials`
     to_evaluate: list[int]  # positions of trained trials whose evaluation is missing or outdated
-    unlisted: dict[str, str]  # trial that is queued or running but not in the file -> its job
+    unlisted: set[str]  # trials that are queued or running but not in the file
     code: Snapshot | None = None  # what the jobs run; None if there is nothing to start
 
     def summary(self) -> str:
@@ -57,7 +54,7 @@ class Submission:
     def record(self) -> dict[str, Any]:
         """Return the entries of submissions.jsonl that do not depend on the backend."""
         name = self.options.cluster
-        preset = {} if name is None or name in KINDS else {"preset": name}
+        preset = {} if name is None or name in BACKENDS else {"preset": name}
         return {"overrides": self.options.overrides, **preset, **(self.code.record() if self.code else {})}
 
 
@@ -69,14 +66,16 @@ def load_sweep(file: Path, words: list[str], defaults: Settings | None = None) -
     return trials
 
 
-def plan_submission(options: argparse.Namespace, trials: list[Trial], on_slurm: bool, has_queue: bool) -> Submission:
-    """Compare the trials of the file with run directories and, if `has_queue`, Slurm's queue. Nothing is written."""
+def plan_submission(options: argparse.Namespace, trials: list[Trial], backend: Backend, reachable: bool) -> Submission:
+    """Compare the trials of the file with run directories and, if it is reachable, the backend's queue.
+
+    Nothing is written.
+    """
     sweep = options.runs / trials[0].config.name
     runs = [RunDirectory(path) for path in locate_trials(sweep, trials)]
-    training, evaluating = ({}, {})
-    if has_queue and sweep.is_dir():
-        training, evaluating = submissions.queued(sweep, "train"), submissions.queued(sweep, "eval")
-    jobs = {name: [Job(job.split()[0], "train", job.split()[1])] for name, job in training.items()}
+    active = backend.active(sweep) if reachable and sweep.is_dir() else []
+    jobs = {trial: [job] for job in active if job.stage == "train" for trial in job.trials}
+    evaluating = {trial for job in active if job.stage == "eval" for trial in job.trials}
     states = [determine_status(run, jobs.get(run.name, ())).state for run in runs]
     startable = ("failed",) if options.retry_failed else ("pending", "failed", "stopped")
     to_evaluate = [
@@ -85,18 +84,17 @@ def plan_submission(options: argparse.Namespace, trials: list[Trial], on_slurm: 
         if state == "done" and run.name not in evaluating and needs_evaluation(trials[i].config, run)
     ]
     if options.retry_failed:
-        to_evaluate = [i for i in to_evaluate if (runs[i].path / "eval" / "failed.json").exists()]
-    listed = {run.name for run in runs}
+        to_evaluate = [i for i in to_evaluate if runs[i].evaluation_error()]
     return Submission(
         options,
         sweep,
-        on_slurm,
+        backend,
         trials,
         runs,
         states,
         to_train=[i for i, state in enumerate(states) if state in startable],
         to_evaluate=to_evaluate,
-        unlisted={name: job for name, job in (evaluating | training).items() if name not in listed},
+        unlisted=(evaluating | jobs.keys()) - {run.name for run in runs},
     )
 
 
@@ -133,13 +131,10 @@ def cancel_unlisted(submission: Submission) -> str:
         return ""
     if not submission.options.prune:
         return f"{len(unlisted)} queued trials are not in the file, such as {min(unlisted)}; --prune cancels them"
-    stages = [submissions.queued(submission.sweep, stage) for stage in ("train", "eval")]
-    kept = {job for queued in stages for name, job in queued.items() if name not in unlisted}
-    ids = {job.split()[0] for queued in stages for name, job in queued.items() if name in unlisted and job not in kept}
-    result = subprocess.run(["scancel", *sorted(ids)], capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise ConfigError(f"{submission.sweep}: scancel: {result.stderr.strip()}; nothing was queued")
-    return f"cancelled {len(ids)} jobs of {len(unlisted)} trials that are not in the file"
+    active = submission.backend.active(submission.sweep)
+    jobs = [job for job in active if job.trials and unlisted.issuperset(job.trials)]
+    submission.backend.cancel(jobs, whole=False)
+    return f"cancelled {len(jobs)} jobs of {len(unlisted)} trials that are not in the file"
 
 
 @contextmanager
@@ -151,7 +146,7 @@ def lock_sweep(submission: Submission) -> Iterator[None]:
     """
     sweep = submission.sweep
     lock, holder = FileLock(sweep / ".submitting"), sweep / ".submitting.by"
-    activity = "queues" if submission.on_slurm else "trains"
+    activity = "trains" if submission.backend.name == "local" else "queues"
     deadline = time.monotonic() + LOCK_TIMEOUT
     try:
         sweep.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from jobs.backends.slurm import accounting
-from jobs.backends.slurm.accounting import Job
+from jobs.backends.base import Job
+from jobs.backends.slurm.backend import SlurmBackend
 from jobs.tracking.state import determine_status, is_failed
 from jobs.tracking.table import count_states, render, render_fitted
 from trainer.runs.directory import find_runs
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show(sweep: Path, only_failed: bool, as_json: bool) -> None:
     """Print the statuses once: as JSON, as a table that fits the terminal, or with one line per trial in a pipe."""
-    jobs, notes = accounting.read(sweep)
+    jobs, notes = SlurmBackend().jobs(sweep)
     statuses = [determine_status(run, jobs.get(run.name, ())) for run in find_runs(sweep)]
     chosen = [status for status in statuses if is_failed(status) or not only_failed]
     if as_json:
@@ -84,7 +84,7 @@ def watch(sweep: Path, only_failed: bool) -> None:
     with Live(auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             if time.monotonic() - queried > QUERY_INTERVAL:
-                (jobs, notes), queried = accounting.read(sweep), time.monotonic()
+                (jobs, notes), queried = SlurmBackend().jobs(sweep), time.monotonic()
             statuses = [determine_status(run, jobs.get(run.name, ())) for run in find_runs(sweep)]
             chosen = [status for status in statuses if is_failed(status) or not only_failed]
             live.update(render_fitted(chosen, statuses, notes), refresh=True)

@@ -6,7 +6,6 @@ stopped ones resume. No trial is started twice, even by two commands at the same
 
 import argparse
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -20,8 +19,10 @@ from rich.markup import escape
 import models
 from eval import metrics
 from jobs import snapshot
-from jobs.backends import local
-from jobs.backends.slurm import arrays, presets
+from jobs.backends.base import Backend
+from jobs.backends.local import LocalBackend
+from jobs.backends.slurm import presets
+from jobs.backends.slurm.backend import SlurmBackend
 from jobs.plan import (
     Submission,
     cancel_unlisted,
@@ -32,13 +33,10 @@ from jobs.plan import (
     plan_submission,
 )
 from jobs.stage import print_plain, stage_datasets
-from jobs.tracking import submissions
 from jobs.tracking.table import summarize_progress
 from trainer.config.schema import Config
-from trainer.config.sweep import Trial
 from trainer.data.registry import DATASETS
 from trainer.errors import ConfigError, DataError
-from trainer.runs.atomic import read_json
 from trainer.runs.directory import RunDirectory
 from trainer.runs.placement import create_run_directories
 
@@ -107,16 +105,19 @@ def submit(options: argparse.Namespace, console: Console) -> int:
         raise ConfigError(f"command line: --max-parallel: {options.max_parallel}: must be at least 1")
     option = "--cluster" if options.cluster else presets.VARIABLE
     options.cluster = options.cluster or os.environ.get(presets.VARIABLE) or None
-    kind, options.preset = presets.choose(options.cluster)
-    trials = load_sweep(options.sweep, options.overrides, options.preset.defaults())
-    reason = f"requested by {option}" if kind == "local" else submissions.unavailable()
-    on_slurm = reason is None or (options.dry_run and kind == "slurm")
-    if kind == "slurm" and not on_slurm:
+    preset = presets.load_preset(options.cluster)
+    trials = load_sweep(options.sweep, options.overrides, preset.defaults())
+    slurm = SlurmBackend(preset)
+    reason = f"requested by {option}" if options.cluster == "local" else slurm.unavailable()
+    required = options.cluster not in (None, "local")
+    on_slurm = reason is None or (options.dry_run and required)
+    if required and not on_slurm:
         source = f"command line: {option}" if option == "--cluster" else option
         raise ConfigError(f"{source}: {options.cluster}: {reason}; use --cluster local to run on this machine")
-    if on_slurm:
-        check_slurm_options(trials)
-    submission = plan_submission(options, trials, on_slurm, has_queue=reason is None)
+    backend: Backend = slurm if on_slurm else LocalBackend(options.max_parallel, console)
+    for trial in {str(trial.config.resources): trial for trial in trials}.values():
+        backend.check(trial.settings)
+    submission = plan_submission(options, trials, backend, reachable=on_slurm and reason is None)
     print_plain(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'on this machine ({reason})'}")
     if options.dry_run:
         return print_plan(submission)
@@ -125,7 +126,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     stage_datasets(options.sweep, options.overrides, configs, console, download=not on_slurm)
     with lock_sweep(submission):
         # Plan again: another command may have started some of the trials since.
-        submission = plan_submission(options, trials, on_slurm, has_queue=reason is None)
+        submission = plan_submission(options, trials, backend, reachable=on_slurm and reason is None)
         if submission.to_train or submission.to_evaluate:
             submission.code = snapshot.take(submission.sweep)
         create_run_directories(submission.sweep, trials)
@@ -136,35 +137,18 @@ def submit(options: argparse.Namespace, console: Console) -> int:
         return queue_jobs(submission, console) if on_slurm else run_locally(submission, console)
 
 
-def check_slurm_options(trials: list[Trial]) -> None:
-    """Let sbatch check resources.slurm of all trials; ConfigError with file, key and Slurm's answer."""
-    for trial in {str(trial.config.resources.slurm): trial for trial in trials}.values():
-        presets.check_options(trial.settings)
-
-
 def run_locally(submission: Submission, console: Console) -> int:
     """Train and evaluate on this machine, then write the report and print its tables; return the exit code."""
     sweep, runs = submission.sweep, submission.runs
-    gpus, cores = local.visible_gpus(), len(os.sched_getaffinity(0))
-    configs = {run.name: trial.config for run, trial in zip(runs, submission.trials, strict=True)}
-    processes = {name: local.processes(config, gpus) for name, config in configs.items()}
-    pool = local.Pool(
-        to_train=[runs[i] for i in submission.to_train],
-        to_evaluate=[runs[i] for i in submission.to_evaluate],
-        evaluates=lambda run: needs_evaluation(configs[run.name], run),
-        processes=processes,
-        parallel=submission.options.max_parallel or max(1, (len(gpus) or cores // 2) // max(processes.values())),
-        gpus=gpus,
-    )
-    started_trials = {"trials": [run.name for run in pool.to_train], "evaluate": [run.name for run in pool.to_evaluate]}
+    started, completed, code = time.monotonic(), True, snapshot.ROOT
     if submission.code:
-        pool.code = submission.code.folder
-        submissions.append(sweep, {"cluster": "local", **started_trials, **submission.record()})
-    started = time.monotonic()
-    completed = pool.run(runs, console)
+        code = submission.code.folder
+        backend = LocalBackend(submission.options.max_parallel, console, tuple(runs))
+        plans = group_by_resources(submission)
+        completed = backend.submit(sweep, plans, code, submission.record())["completed"]
     page = sweep / "report" / "index.html"
-    command = [sys.executable, str(pool.code / "eval" / "report.py"), str(sweep)]
-    environment = snapshot.import_environment(pool.code)
+    command = [sys.executable, str(code / "eval" / "report.py"), str(sweep)]
+    environment = snapshot.import_environment(code)
     report = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
     if not completed:
         print_plain(console, summarize_progress(runs))
@@ -175,7 +159,7 @@ def run_locally(submission: Submission, console: Console) -> int:
     print((page.parent / "results.md").read_text())
     seconds = time.monotonic() - started
     print_plain(console, f"{seconds:.0f} s; report: {page}; curves: tensorboard --logdir {sweep}")
-    problems = {run: describe_problem(configs[run.name], run) for run in runs}
+    problems = {run: describe_problem(t.config, run) for run, t in zip(runs, submission.trials, strict=True)}
     for run, problem in problems.items():
         if problem:
             print(f"error: {run.path}: {problem}", file=sys.stderr)
@@ -184,14 +168,14 @@ def run_locally(submission: Submission, console: Console) -> int:
 
 def describe_problem(config: Config, run: RunDirectory) -> str:
     """Return why a trial is not trained and evaluated; '' if it is, or if another command is running it."""
-    state, log = run.state(), run.path / "train.log"
+    state, log = run.state(), run.log_file("train")
     if state == "failed":
         return f"{run.error()}; see {log}"
     if state in ("pending", "stopped"):
         return f"did not finish; see {log}; rerun the same command to resume"
     if state == "done" and needs_evaluation(config, run):
-        error = read_json(run.path / "eval" / "failed.json").get("error", "exited without an error record")
-        return f"evaluation failed: {error}; see {run.path / 'eval.log'}"
+        error = run.evaluation_error() or "exited without an error record"
+        return f"evaluation failed: {error}; see {run.log_file('eval')}"
     return ""
 
 
@@ -201,8 +185,7 @@ def queue_jobs(submission: Submission, console: Console) -> int:
     if not plans or not submission.code:
         print_plain(console, "nothing to do")
         return 0
-    site = presets.Site(submission.options.preset, submission.code.folder)
-    record = arrays.submit(submission.sweep, plans, site, submission.record())
+    record = submission.backend.submit(submission.sweep, plans, submission.code.folder, submission.record())
     for array in record["arrays"]:
         packed = f", up to {array['each']} in each job" if array["each"] > 1 else ""
         print_plain(console, f"{array['stage']:>6}  job {array['id']}  {len(array['trials'])} trials{packed}")
@@ -226,13 +209,9 @@ def print_plan(submission: Submission) -> int:
     """Print every trial with its state and, for Slurm, the sbatch scripts; return the exit code."""
     for run, state in zip(submission.runs, submission.states, strict=True):
         print(f"{state:>8}  {run.name}")
-    if submission.on_slurm:
-        code = snapshot.take(submission.sweep, write=False).folder
-        site = presets.Site(submission.options.preset, code)
-        for script in arrays.scripts(submission.sweep, group_by_resources(submission), site):
-            print(f"\n{script}")
-        if site.container():
-            print(f"\n# In the jobs, trainings, evaluations and reports start with: {shlex.join(site.container())}")
+    code = snapshot.take(submission.sweep, write=False).folder
+    for script in submission.backend.scripts(submission.sweep, group_by_resources(submission), code):
+        print(f"\n{script}")
     return 0
 
 

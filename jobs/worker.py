@@ -1,19 +1,16 @@
-"""What runs on a node: takes trials one after the other, starts their processes, owns the signals, asks for a requeue.
+"""The launcher: runs the trials of a job on one node, one after the other, and starts and supervises their processes.
 
-One instance per node. Slurm signals every process of a job step: the trainers behind torchrun ignore the signals that
-this process turns into a stop file, save at a step boundary that all ranks agree on, and leave a marker. Only that
-marker, never an exit code, tells a stop from a crash.
+Slurm signals every process of a job step. The trainers ignore the signals; the launcher turns them into a stop file;
+the trainers save at a step that all ranks agree on, and leave a marker. Only that marker, never an exit code, tells a
+stop from a crash. After a stop the launcher asks the backend for a requeue.
 """
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,18 +18,17 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from jobs.backends.slurm.allocation import DEAF, Allocation, ignore_signals, parent
-from trainer.runs.atomic import read_json, write_json, write_text
+import psutil
+
+from jobs.backends.base import IGNORE_SIGNALS, Allocation, ignore_signals
+from jobs.rendezvous import RendezvousError, torchrun
 from trainer.runs.directory import RunDirectory
-from trainer.runs.lock import rival, superseded
+from trainer.runs.lock import competitor, is_superseded
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLISHED_WITHIN = 300.0  # seconds that a node waits for the head node to publish the rendezvous
-PATIENCE = 600.0  # seconds that a job which has saved waits for a controller that does not answer
-# A node that reaches no network waits long before it says so: nothing that a job runs looks for one, unless told to.
+# A node without a network waits long for one, so nothing that a job runs looks for a network unless told to.
 OFFLINE = ("TURNOUT_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-SUBREAPER = 36  # of Linux' prctl: whose parent dies becomes a child of this process, not of init
-UNDECIDED = ("", "SIGNALING", "SUSPENDED", "STOPPED")  # states after which squeue is asked again
+PR_SET_CHILD_SUBREAPER = 36  # prctl: orphans become children of this process instead of init's
 
 
 class TrialFailed(RuntimeError):
@@ -40,250 +36,162 @@ class TrialFailed(RuntimeError):
 
 
 @dataclass
-class Launch:
-    """A job: trains (or evaluates) a list of runs. Picklable, called by submitit on every node, or by `main`."""
+class Launcher:
+    """A job: trains, evaluates or reports a list of run directories. submitit pickles it and calls it on every node."""
 
     stage: str  # train, eval or report
     runs: list[str]  # run directories; for a report, the sweep's
     processes: int = 1  # per node
-    signal_delay: int = 0  # seconds before the time limit at which Slurm warns
-    max_requeues: int = 0  # turns that may end at the time limit and be followed by another one
-    directory: str = ""  # where the user was, which relative paths start from
-    container: list[str] = field(default_factory=list)  # what starts a Python in a container; empty: none is used
-    asked: list[int] = field(default_factory=list)  # signals that have come
-    ended: float = 0.0  # when the last command that was followed did
+    signal_delay: int = 0  # seconds before the time limit at which Slurm signals
+    max_requeues: int = 0  # attempts that may end at the time limit and be followed by another one
+    directory: str = ""  # the user's working directory, which relative paths start from
+    container: list[str] = field(default_factory=list)  # command that starts a Python in a container; empty: none
+    signals: list[int] = field(default_factory=list)  # received
+    end_time: float = 0.0  # when the last command ended
 
-    def __call__(self, allocation: Allocation | None = None) -> None:
-        """Work through the list. SystemExit with the reasons if a run failed; no return where it was told to stop."""
-        allocation = allocation or Allocation.here()
-        with contextlib.suppress(OSError):  # a node may lack it; then what is relative is missed where it is needed
+    def __call__(self, allocation: Allocation) -> None:
+        """Run all trials. SystemExit with the reasons if every one failed; does not return after a stop."""
+        with contextlib.suppress(OSError):  # on a node without it, relative paths fail where they are used
             os.chdir(self.directory or ".")
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.receive)
-        signal.signal(signal.SIGCONT, signal.SIG_IGN)  # comes with every signal of Slurm
-        work = {"train": self.train, "eval": self.evaluate, "report": self.report}[self.stage]
+        signal.signal(signal.SIGCONT, signal.SIG_IGN)  # Slurm sends it with every signal
         failures: list[str] = []
-        for position, run in enumerate(map(Path, self.runs)):
+        for position, run in enumerate(RunDirectory(Path(path)) for path in self.runs):
             try:
-                # Told to stop while it does not run yet, the first one is started all the same: its processes agree.
-                finished = not (self.asked and position) and (self.given_up(run, allocation) or work(run, allocation))
-                if self.asked and not finished:
-                    self.ask_for_another_turn(run, allocation)
-                    leave()
-            except TrialFailed as error:
+                # A job that is stopped before its first trial starts it all the same: its processes then agree to stop.
+                finished = not (self.signals and position) and self.run_stage(run, allocation)
+                if self.signals and not finished:
+                    self.requeue(run, allocation)
+                    exit_silently()
+            except (TrialFailed, RendezvousError) as error:
                 failures.append(f"{run.name}: {error}")
         if len(failures) == len(self.runs):
             sys.exit(f"error: {'; '.join(failures)}")
-        # The trials of this job that did not fail are to be evaluated: so it is none that has failed.
+        # Exit code 0, so that the other trials of this job are evaluated.
         print(*failures, sep="\n", flush=True)
-        if self.asked:
-            leave()
-
-    def given_up(self, run: Path, allocation: Allocation) -> bool:
-        """Whether there is nothing to do for a run; TrialFailed if it failed in an earlier turn of this job of many."""
-        if len(self.runs) == 1:
-            return False  # another turn means that Slurm, or somebody, wants it tried again
-        if any(run.glob(f"failed.{allocation.job}.*")):
-            raise TrialFailed(RunDirectory(run).error())
-        if self.stage == "eval" and not (run / "done").exists():
-            raise TrialFailed("not evaluated: its training has not finished")
-        return False
+        if self.signals:
+            exit_silently()
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Only remember the signal."""
-        self.asked.append(number)
+        self.signals.append(number)
 
-    def train(self, run: Path, allocation: Allocation) -> bool:
-        """Train one run on this node's share of processes; whether it is finished. TrialFailed with the run's error."""
-        if (run / "done").exists():
+    def run_stage(self, run: RunDirectory, allocation: Allocation) -> bool:
+        """Run the stage of one trial; return whether it finished. TrialFailed."""
+        if len(self.runs) > 1:  # with one trial, a requeue means that Slurm or the user wants it tried again
+            if run.has_failed(allocation.job):
+                raise TrialFailed(run.error())
+            if self.stage == "eval" and not run.is_done():
+                raise TrialFailed("not evaluated: its training has not finished")
+        stages = {"train": self.train, "eval": self.evaluate, "report": self.report}
+        return stages[self.stage](run, allocation)
+
+    def train(self, run: RunDirectory, allocation: Allocation) -> bool:
+        """Train a trial with this node's share of processes; return whether it finished. TrialFailed with its error."""
+        if run.is_done():
             return True
-        command = [str(ROOT / "trainer" / "main.py"), str(run)]
+        attempt = allocation.attempt
         with torchrun(run, allocation, self.processes) as prefix:
-            code = self.follow([*prefix, *command], allocation, stop_file=run / f"stop.{allocation.attempt}")
-        if superseded(run, allocation.attempt):
-            leave()  # Slurm had lost this node, and the job goes on elsewhere
-        failed = any(run.glob(f"failed.{allocation.attempt}.*"))
-        ended = (run / "done").exists() or (run / f"stopped.{allocation.attempt}.json").exists()
-        if allocation.node:  # the head node's markers may reach this one late
+            command = [*prefix, str(ROOT / "trainer" / "main.py"), str(run.path)]
+            code = self.supervise(command, allocation, stop_file=run.stop_file(attempt))
+        if is_superseded(run, attempt):
+            exit_silently()  # Slurm had lost this node, and the job continues elsewhere
+        failed = run.has_failed(attempt)
+        ended = run.is_done() or run.has_stopped(attempt)
+        if allocation.node:  # markers of the first node may reach this one late
             ended = code == 0
         if ended and not failed:
-            return (run / "done").exists()
-        if not failed and (other := rival(run, allocation.attempt)):
-            raise TrialFailed(f"{other} trains it already")
+            return run.is_done()
+        if not failed and (other := competitor(run, attempt)):
+            raise TrialFailed(f"already being trained by {other}")
         if not failed or code < 0:
             cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            # The first to fail, even if others speak first: they lost a process that has been ended after that.
-            fail(run, allocation, f"its processes ended without a word ({cause}); see the log", self.ended)
-        raise TrialFailed(RunDirectory(run).error())  # that of the first to fail
+            # Dated back to the end of the process: peers that lost it may have reported their own errors since.
+            error = f"its processes exited without an error record ({cause}); see the log"
+            self.fail(run, allocation, error, self.end_time)
+        raise TrialFailed(run.error())
 
-    def evaluate(self, run: Path, allocation: Allocation) -> bool:
-        """Evaluate one run; whether that is finished. TrialFailed if it did not work."""
-        code = self.follow([str(ROOT / "eval" / "main.py"), str(run)], allocation, None)
-        if code and not self.asked:
-            said = read_json(run / "eval" / "failed.json").get("error", f"exit code {code}; see the log")
-            raise TrialFailed(str(said))
+    def evaluate(self, run: RunDirectory, allocation: Allocation) -> bool:
+        """Evaluate a trial; return whether that finished. TrialFailed."""
+        code = self.supervise([str(ROOT / "eval" / "main.py"), str(run.path)], allocation)
+        if code and not self.signals:
+            raise TrialFailed(run.evaluation_error() or f"exit code {code}; see the log")
         return code == 0
 
-    def report(self, sweep: Path, allocation: Allocation) -> bool:
-        """Write a sweep's report; whether it was written."""
-        code = self.follow([str(ROOT / "eval" / "report.py"), str(sweep)], allocation, None)
-        if code and not self.asked:
+    def report(self, sweep: RunDirectory, allocation: Allocation) -> bool:
+        """Write the report of a sweep; return whether that finished. TrialFailed."""
+        code = self.supervise([str(ROOT / "eval" / "report.py"), str(sweep.path)], allocation)
+        if code and not self.signals:
             raise TrialFailed(f"the report was not written (exit code {code}); see the log")
         return code == 0
 
-    def follow(self, command: list[str], allocation: Allocation, stop_file: Path | None) -> int:
-        """Run a Python command to its end, handing on a request to stop; return its exit code."""
-        own, python = {"TURNOUT_ATTEMPT": allocation.attempt}, [sys.executable]
-        if allocation.slurm:
-            own |= {name: os.environ.get(name, "1") for name in OFFLINE}
+    def supervise(self, command: list[str], allocation: Allocation, stop_file: Path | None = None) -> int:
+        """Run a Python command to its end, passing on a request to stop; return its exit code."""
+        variables, python = {"TURNOUT_ATTEMPT": str(allocation.attempt)}, [sys.executable]
+        if allocation.offline:
+            variables |= {name: os.environ.get(name, "1") for name in OFFLINE}
         if self.container:
-            # What starts a container may listen to signals again, and leave the environment or PYTHONPATH behind.
-            inside = [f"{name}={value}" for name, value in (own | {"PYTHONPATH": str(ROOT)}).items()]
-            python = [*self.container[:-1], *DEAF, *inside, self.container[-1]]
-        with leaving_nothing():
-            child = subprocess.Popen([*python, *command], env=os.environ | own, preexec_fn=ignore_signals)
-            told = False
+            # The container's own start-up may restore signal handlers, and drop the environment or PYTHONPATH.
+            inside = [f"{name}={value}" for name, value in (variables | {"PYTHONPATH": str(ROOT)}).items()]
+            python = [*self.container[:-1], *IGNORE_SIGNALS, *inside, self.container[-1]]
+        with end_orphans():
+            child = subprocess.Popen([*python, *command], env=os.environ | variables, preexec_fn=ignore_signals)
+            passed_on = False
             while child.poll() is None:
-                if self.asked and not told:
+                if self.signals and not passed_on:
                     with contextlib.suppress(OSError):  # the disk may be full for a moment
-                        # Sticky: also workers that are not up yet will see the file.
+                        # A file stays: workers that have not started yet will see it, too.
                         stop_file.touch() if stop_file else child.kill()
-                        told = True
+                        passed_on = True
                 time.sleep(0.05)
-            self.ended = time.time()
+            self.end_time = time.time()
         return child.returncode
 
-    def ask_for_another_turn(self, run: Path, allocation: Allocation) -> None:
-        """Have Slurm requeue this job, unless somebody has decided otherwise; TrialFailed where it may not or cannot.
+    def requeue(self, run: RunDirectory, allocation: Allocation) -> None:
+        """Ask for another attempt at the rest of this job; TrialFailed if there will be none."""
+        if reason := allocation.requeue(run, self.signal_delay, self.max_requeues):
+            self.fail(run, allocation, reason)
+            raise TrialFailed(reason)
 
-        After scancel or scontrol requeue the job is COMPLETING: a requeue would revive what was cancelled.
-        """
-        if not allocation.slurm or allocation.node:
-            return
-        give_up, refused = time.monotonic() + PATIENCE, "its controller does not answer"
-        while time.monotonic() < give_up:
-            state, left = allocation.state()
-            print(f"{run.name}: saved, with work left; Slurm says {state or 'nothing'}, {left:.0f} s left", flush=True)
-            if state == "RUNNING":
-                if left < self.signal_delay + 60:  # Slurm may warn up to a minute early
-                    self.count_time_limit(run, allocation)
-                elif allocation.preempted():
-                    note_preemption(run, allocation)
-                if not (refused := allocation.requeue()):
-                    return
-            elif state not in UNDECIDED:
-                return
-            time.sleep(2)
-        raise TrialFailed(fail(run, allocation, f"saved, but Slurm gives it no other turn: {refused}"))
-
-    def count_time_limit(self, run: Path, allocation: Allocation) -> None:
-        """Note that this turn ended at the time limit; TrialFailed if it was one too many."""
-        file = run / ".time_limits.json"
-        reached = read_json(file)
-        attempts = reached["attempts"] if reached.get("job") == allocation.job else []
-        attempts = [*(a for a in attempts if a != allocation.attempt), allocation.attempt]
-        write_json(file, {"job": allocation.job, "attempts": attempts})
-        if len(attempts) > self.max_requeues:
-            error = f"reached its time limit {len(attempts)} times (resources.max_requeues: {self.max_requeues}); "
-            error += "raise resources.time or max_requeues; the same command goes on from its checkpoint"
-            raise TrialFailed(fail(run, allocation, error))
+    def fail(self, run: RunDirectory, allocation: Allocation, error: str, since: float | None = None) -> None:
+        """Leave a failure marker, dated now or back to an earlier time."""
+        with contextlib.suppress(OSError):  # on a full disk the error still reaches Slurm's log
+            run.fail_launcher(allocation.attempt, allocation.node, error, since)
 
 
 @contextlib.contextmanager
-def leaving_nothing() -> Iterator[None]:
-    """End what those that were started inside leave behind: the workers of a torchrun that was killed would train on.
+def end_orphans() -> Iterator[None]:
+    """Kill what processes that were started inside leave behind: workers of a killed torchrun would continue training.
 
-    Such orphans become children of this process, which starts no others meanwhile.
+    Orphans become children of this process, which starts no others meanwhile.
     """
     if sys.platform != "linux":
         yield
         return
-    before, adopt = children(), ctypes.CDLL(None).prctl
-    adopt(SUBREAPER, 1, 0, 0, 0)
+    this, prctl = psutil.Process(), ctypes.CDLL(None).prctl
+    before = {child.pid for child in this.children()}
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         yield
-        while orphans := children() - before:
+        while orphans := {child.pid for child in this.children()} - before:
             for pid in orphans:
-                os.kill(pid, signal.SIGKILL)  # what it has saved is whole
+                os.kill(pid, signal.SIGKILL)  # whatever it saved is complete
                 os.waitpid(pid, 0)
     finally:
-        adopt(SUBREAPER, 0, 0, 0, 0)
+        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def children() -> set[int]:
-    """The pids of this process's children."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
-            if parent(int(folder.name)) == os.getpid():
-                found.add(int(folder.name))
-    return found
-
-
-@contextlib.contextmanager
-def torchrun(run: Path, allocation: Allocation, processes: int) -> Iterator[list[str]]:
-    """What starts this node's share of processes. Static rendezvous: no store of its own to lose, rank order = node
-    order. Nothing for a single process."""
-    if allocation.nodes * processes == 1:
-        yield []
-        return
-    with tempfile.TemporaryDirectory(prefix="turnout-") as logs, rendezvous(run, allocation) as (address, port):
-        yield [
-            *("-m", "torch.distributed.run", "--nnodes", str(allocation.nodes), "--node-rank", str(allocation.node)),
-            *("--nproc-per-node", str(processes), "--rdzv-backend", "static", "--rdzv-id", allocation.attempt),
-            *("--master-addr", address, "--master-port", str(port), "--log-dir", logs),
-            # The agent must survive Slurm's signals: it would kill its workers before they have saved.
-            *("--signals-to-handle", "SIGINT"),
-        ]
-
-
-@contextlib.contextmanager
-def rendezvous(run: Path, allocation: Allocation) -> Iterator[tuple[str, int]]:
-    """Address and port of the head node, which picks a free port and publishes it in the run directory."""
-    file = run / f".rendezvous.{allocation.attempt}.{os.environ.get('SLURM_STEP_ID', '0')}.json"
-    with socket.socket() as held:
-        if allocation.node == 0:
-            # As long as it is held so, nobody is given this port but who asks for it by its number.
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            held.bind(("", 0))
-            write_text(file, json.dumps([allocation.head(), held.getsockname()[1]]))
-        deadline = time.monotonic() + PUBLISHED_WITHIN
-        while not file.exists():
-            if time.monotonic() > deadline:
-                raise TrialFailed(
-                    f"the head node published no rendezvous in {PUBLISHED_WITHIN:.0f} s; is {run} on a shared disk?"
-                )
-            time.sleep(0.1)
-        address, port = json.loads(file.read_text())
-        yield address, port
-
-
-def fail(run: Path, allocation: Allocation, error: str, since: float | None = None) -> str:
-    """Leave a failed marker of now, or of an earlier time, and the reason in status.json; return it."""
-    marker = run / f"failed.{allocation.attempt}.node{allocation.node}.json"
-    with contextlib.suppress(OSError):  # what is raised with it reaches Slurm's log even where the disk is full
-        write_json(marker, {"error": error, "attempt": allocation.attempt, "time": since or time.time()})
-        if status := RunDirectory(run).status():
-            write_json(run / "status.json", status | {"state": "failed", "error": error})
-    return error
-
-
-def note_preemption(run: Path, allocation: Allocation) -> None:
-    """Remember why this turn ends: Slurm itself will only know that the job asked for a requeue."""
-    file = run / ".preemptions.json"
-    write_json(file, {"attempts": [*read_json(file).get("attempts", []), allocation.attempt]})
-
-
-def leave() -> NoReturn:
-    """End without a result and without an exception: submitit would take either for the end of the job."""
+def exit_silently() -> NoReturn:
+    """Exit without result and exception: submitit would take either for the end of the job."""
     sys.stdout.flush()
     os._exit(0)
 
 
 def main(arguments: list[str]) -> None:
-    """`worker.py train|eval PROCESSES RUN…`: how jobs/backends/local.py starts what Slurm would start elsewhere."""
+    """`worker.py train|eval PROCESSES RUN…`: how the local backend starts what Slurm would start elsewhere."""
     stage, processes, *runs = arguments
-    Launch(stage, runs, int(processes))(Allocation.local())
+    Launcher(stage, runs, int(processes))(Allocation.local())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The training loop: the only place that steps an optimizer, and ignorant of every method."""
+"""The training loop: the only place that steps an optimizer. It knows no method."""
 
 import ctypes
 import json
@@ -22,34 +22,34 @@ from trainer.config.schema import Train
 from trainer.parallel import broadcast, mean_over_processes
 from trainer.seeds import seed_torch
 
-Row = dict[str, float]  # the loss terms of one iteration, "<update>/<term>"
+LossTerms = dict[str, float]  # of one step, "<update>/<term>"
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss term was NaN or infinite; names update, term and step."""
+    """A loss term is NaN or infinite; the message names update, term and step."""
 
 
 class Trainer:
-    """A method in training: networks, optimizers, averages and the step, all that a checkpoint holds."""
+    """Train a method: owns networks, optimizers, averages and the step, which is all that a checkpoint holds."""
 
     def __init__(self, method: Method, accelerator: Accelerator, train: Train) -> None:
         self.accelerator, self.train, self.step = accelerator, train, 0
         if accelerator.device.type == "cpu":
             keep_freed_memory()
-        # Channels last is the layout in which convolutions are fastest, on CPU and GPU alike.
+        # Convolutions are fastest in the channels-last layout, on CPU and GPU alike.
         self.method = method.to(accelerator.device).to(memory_format=torch.channels_last).train().requires_grad_(False)
         broadcast(self.method)
         self.averages = nn.ModuleDict({name: deepcopy(getattr(method, name)) for name in method.averaged})
         self.updates = method.updates()
         self.parameters = {update.name: parameters(method, update) for update in self.updates}
-        # Not prepared by Accelerate: its wrapper's step looks for packages on the disk, each time.
+        # Not prepared by Accelerate: each step of its wrapper looks for packages on the disk.
         self.optimizers = {u.name: u.optimizer(list(self.parameters[u.name].values())) for u in self.updates}
         self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
-        self.recent: list[tuple[int, list[str], Tensor]] = []  # terms that are still on the device
-        self.rows: dict[int, Row] = {}  # step -> terms that have reached the host, since the last line of the log
+        self.recent: list[tuple[int, list[str], Tensor]] = []  # loss terms that are still on the device
+        self.terms_by_step: dict[int, LossTerms] = {}  # on the host, since the last line of the log
 
     def fit(self, batches: Iterable[Batch]) -> Iterator[int]:
-        """Take one iteration per batch, yielding the number of iterations done; the caller logs and saves."""
+        """Train one step per batch and yield the number of steps; the caller logs and saves."""
         for batch in batches:
             seed_torch(self.train.seed, self.step, self.accelerator.process_index)
             for update in self.updates:
@@ -86,7 +86,7 @@ class Trainer:
         self.recent.append((self.step, [f"{update.name}/{name}" for name in losses], total / self.train.micro_batches))
 
     def reduce_gradients(self, update: Update, params: dict[str, nn.Parameter]) -> None:
-        """Average gradients over processes in one collective, however many times each network was called."""
+        """Average gradients over processes in one collective, however often each network was called."""
         unreached = [name for name, p in params.items() if p.grad is None]
         if unreached:
             raise RuntimeError(f"update {update.name!r} trains {unreached[0]}, but its loss does not depend on it")
@@ -96,7 +96,7 @@ class Trainer:
 
     @torch.no_grad()
     def average(self) -> None:
-        """Move the averages towards the networks and give all processes the same running statistics."""
+        """Update the moving averages, and give all processes the same running statistics of batch norm."""
         if self.accelerator.num_processes > 1:
             norms = [m for m in self.method.modules() if isinstance(m, _BatchNorm)]
             mean_over_processes(
@@ -110,70 +110,72 @@ class Trainer:
             for old, new in zip(mean.buffers(), network.buffers(), strict=True):
                 old.copy_(new)
 
-    def settle(self) -> dict[int, Row]:
-        """Bring the terms since the last line of the log to the host, averaged over processes; NonFiniteLoss.
+    def settle(self) -> dict[int, LossTerms]:
+        """Return the loss terms since the last line of the log, averaged over processes; NonFiniteLoss.
 
         The only place where the host waits for the device.
         """
         if self.recent:
-            # Equal on every process, so that all stop alike where a term of one is not finite.
+            # Equal on every process, so that all of them fail if a term of one is not finite.
             values = self.accelerator.reduce(torch.cat([v for _, _, v in self.recent]), "mean").tolist()
             for step, names, _ in self.recent:
-                row, values = dict(zip(names, values, strict=False)), values[len(names) :]
-                for name, value in row.items():
+                terms, values = dict(zip(names, values, strict=False)), values[len(names) :]
+                for name, value in terms.items():
                     if not math.isfinite(value):
                         raise NonFiniteLoss(
                             f"loss {name} is {value} at step {step}; lower the learning rate or set train.clip"
                         )
-                self.rows.setdefault(step, {}).update(row)
+                self.terms_by_step.setdefault(step, {}).update(terms)
             self.recent = []
-        return self.rows
+        return self.terms_by_step
 
     def save(self, folder: Path) -> None:
-        """Write all state into an existing folder; `settle` first, so that no state after a bad loss is kept."""
+        """Write all state into a directory; call `settle` first, so that no state after a bad loss is kept."""
         save_file(tensors(self.method), folder / "method.safetensors")
         save_file(tensors(self.averages), folder / "averages.safetensors")
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
-        with (folder / "optimizers.pt").open("wb") as file:  # given a path, torch does not say why it cannot write
+        with (folder / "optimizers.pt").open("wb") as file:  # with a path, torch hides why it cannot write
             torch.save({name: opt.state_dict() for name, opt in self.optimizers.items()}, file)
-        (folder / "trainer.json").write_text(json.dumps({"step": self.step, "rows": self.rows, "scaler": scaler}))
+        state = {"step": self.step, "rows": self.terms_by_step, "scaler": scaler}
+        (folder / "trainer.json").write_text(json.dumps(state))
 
     def load(self, folder: Path) -> None:
-        """Take up the state that `save` wrote; RuntimeError where it does not fit the method."""
+        """Load the state that `save` wrote; RuntimeError where it does not fit the method."""
         self.method.load_state_dict(load_file(folder / "method.safetensors"))
         self.averages.load_state_dict(load_file(folder / "averages.safetensors"))
         optimizers = torch.load(folder / "optimizers.pt", map_location="cpu", weights_only=True)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(optimizers[name])
         state: dict[str, Any] = json.loads((folder / "trainer.json").read_text())
-        self.step, self.rows = state["step"], {int(step): row for step, row in state["rows"].items()}
+        self.step = state["step"]
+        self.terms_by_step = {int(step): terms for step, terms in state["rows"].items()}
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def export(self, path: Path) -> None:
-        """Write the weights that evaluation reads: the averages in place of the networks that have one."""
+        """Write the weights for evaluation: of each network its moving average, if it has one."""
         weights = tensors(self.method)
         weights.update(tensors(self.averages))
         save_file(weights, path)
 
 
 def parameters(method: Method, update: Update) -> dict[str, nn.Parameter]:
-    """Dotted name -> parameter of all that an update trains; RuntimeError if it trains nothing."""
-    found = {f"{name}.{key}": p for name in update.trains for key, p in getattr(method, name).named_parameters()}
-    if not found:
+    """Return dotted name → parameter of the networks that an update trains; RuntimeError if they have none."""
+    named = {f"{name}.{key}": p for name in update.trains for key, p in getattr(method, name).named_parameters()}
+    if not named:
         raise RuntimeError(f"update {update.name!r} trains {update.trains}, which have no parameters")
-    return found
+    return named
 
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:
-    """Cut a batch into equal parts along its first axis."""
+    """Split a batch into equal parts along its first axis."""
     chunks = {key: value.chunk(parts) for key, value in batch.items()}
     return ({key: value[i] for key, value in chunks.items()} for i in range(parts))
 
 
 @contextmanager
 def trainable(params: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Require gradients of `params` alone: everything else is frozen at rest."""
+    """Require gradients of these parameters only; outside, everything is frozen."""
     params = list(params)
     for p in params:
         p.requires_grad_(True)
@@ -185,13 +187,13 @@ def trainable(params: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Keep glibc from giving the activations of a step back to the kernel: the next step needs as much, zeroed anew."""
+    """Keep glibc from returning the memory of activations to the kernel, which would zero it again for each step."""
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
         library.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD, bytes
-        library.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, bytes: the largest that glibc takes
+        library.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, bytes: the largest that glibc accepts
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state as safetensors takes it: contiguous, sharing no memory."""
+    """Return a module's state as safetensors requires it: contiguous tensors that share no memory."""
     return {key: value.detach().contiguous().clone() for key, value in module.state_dict().items()}

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def broadcast(module: nn.Module) -> None:
-    """Start every process from the weights of process zero."""
+    """Copy the weights of process 0 to every process."""
     if torch.distributed.is_initialized():
         for tensor in module.state_dict().values():
             torch.distributed.broadcast(tensor, src=0)

@@ -15,7 +15,7 @@ import yaml
 from eval.reporting.curves import Points, Style, points, styles
 from eval.reporting.formatting import cell, shown
 from jobs.backends.slurm import accounting
-from jobs.backends.slurm.accounting import Job
+from jobs.backends.slurm.accounting import SlurmJob as Job
 from jobs.tracking.state import determine_status
 from trainer.config.document import flatten
 from trainer.errors import ConfigError
@@ -111,7 +111,7 @@ class Sweep:
 
 def read_sweep(folder: Path) -> Sweep:
     """Read every run directory of `folder`; ConfigError without any."""
-    jobs: dict[str, list[Job]] = _attempt(lambda: accounting.read(folder)[0], dict)
+    jobs: dict[str, list[Job]] = _attempt(lambda: accounting.read_jobs(folder)[0], dict)
     trials = [read_trial(run, jobs.get(run.name, [])) for run in find_runs(folder)]
     if not trials:
         raise ConfigError(

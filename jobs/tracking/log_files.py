@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs.backends.slurm.job_logs import list_log_files
 from jobs.tracking import submissions
+from trainer.runs.directory import RunDirectory
 
 TAIL_BYTES = 1 << 16  # size of the end of a file that is searched for its last lines
 
@@ -14,7 +15,7 @@ def newest_log_files(sweep: Path, trial: str, stage: str) -> list[Path]:
     arrays = [array for line in submissions.read(sweep) for array in line.get("arrays", []) if array["stage"] == stage]
     jobs = [job for array in arrays for job, trials in submissions.trials_by_job(array).items() if trial in trials]
     job_logs = next((files for job in reversed(jobs) if (files := list_log_files(sweep, job))), [])
-    local_log = sweep / trial / f"{stage}.log"
+    local_log = RunDirectory(sweep / trial).log_file(stage)
     if local_log.exists() and (not job_logs or max(map(modified_at, job_logs)) < modified_at(local_log)):
         return [local_log]
     return job_logs

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.backends.slurm.accounting import Job
+from jobs.backends.base import Job
 from jobs.backends.slurm.job_logs import is_out_of_memory, last_message, list_log_files
 from jobs.tracking.log_files import read_tail
-from trainer.runs.atomic import read_json
 from trainer.runs.directory import RunDirectory
 
 FRESH = 10.0  # seconds after a heartbeat (one is written every two) in which a trial counts as running in any case
@@ -59,7 +58,7 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
     if reason == disk.error and cause == "time limit":  # this error states the number of time limits
         interruptions = {attempt: word for attempt, word in interruptions.items() if word != cause}
     if job and state == "queued":
-        cause = next((word for word in reversed(interruptions.values()) if job.former), "")
+        cause = next((word for word in reversed(interruptions.values()) if job.former_ends), "")
         reason = f"waiting: {job.pending_reason}"
     elif job and state == "running":
         reason = describe_heartbeat(job, status)
@@ -106,16 +105,15 @@ def read_disk_state(run: RunDirectory, status: dict[str, Any]) -> DiskState:
     """Read the state of a run directory whose status.json holds `status`; dead without a marker is failed: killed."""
     state, attempt, age = run.state(), str(status.get("attempt", "")), time.time() - status.get("time", 0)
     if state == "failed":
-        markers = [read_json(path) for path in run.path.glob("failed.*")]
-        marker = min(markers, key=lambda found: found.get("time", 0), default={})
+        marker = run.failure()
         attempt = str(marker.get("attempt", attempt))
-        saved = (run.path / f"stopped.{attempt}.json").exists()
+        saved = run.has_stopped(attempt)
         # A trainer records its rank; the launcher's marker, for processes that left none themselves, has no rank.
         cause = "exception" if "rank" in marker else "" if saved else "killed"
-        if attempt in read_json(run.path / ".time_limits.json").get("attempts", ()):
+        if run.interrupted_attempts().get(attempt) == "time limit":
             cause = "time limit"
         return DiskState(state, cause, str(marker.get("error", "")), attempt, saved, age)
-    saved = state == "stopped" and (run.path / f"stopped.{attempt}.json").exists()
+    saved = state == "stopped" and run.has_stopped(attempt)
     if state == "stopped" and status.get("state") == "running" and not saved:
         error = f"exited without an error record after step {status.get('step')}"
         return DiskState("failed", "killed", error, attempt, False, age)
@@ -152,10 +150,7 @@ def find_interruptions(run: RunDirectory, training: Sequence[Job]) -> dict[str, 
 
     Slurm reports REQUEUED for a job that asked for it; the launcher has then recorded the reason in the run directory.
     """
-    recorded: dict[str, str] = {}
-    for name, cause in (("preemptions", "preempted"), ("time_limits", "time limit")):
-        recorded |= dict.fromkeys(read_json(run.path / f".{name}.json").get("attempts", ()), cause)
-    ended = {}
+    recorded, ended = run.interrupted_attempts(), dict[str, str]()
     for job in training:
         causes = [*job.former_ends, *([job.end] if job is not training[-1] else [])]
         for number, cause in enumerate(causes):
@@ -199,7 +194,7 @@ def check_evaluation(
         return "", f"evaluation waiting: {job.pending_reason}", job
     if job and job.is_running:
         return "", "evaluating", job
-    if error := read_json(run.path / "eval" / "failed.json").get("error"):
+    if error := run.evaluation_error():
         return "evaluation", f"evaluation failed: {error}", job or trained
     if job and not evaluation and (end := job.describe_end()):
         end = "out of memory" if is_out_of_memory(read_job_lines(run, job)) else end
@@ -220,7 +215,7 @@ def count_causes(causes: Iterable[str]) -> str:
 def read_steps(run: RunDirectory) -> int | None:
     """Return train.steps of a config.yaml, found by a regular expression: parsing YAML would take a millisecond."""
     try:
-        match = STEPS.search((run.path / "config.yaml").read_text())
+        match = STEPS.search(run.config_file.read_text())
     except (OSError, ValueError):
         return None
     return int(match[1]) if match else None

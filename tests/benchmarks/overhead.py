@@ -52,7 +52,7 @@ def ours(batches: Iterator[dict[str, Tensor]], accelerator: Accelerator) -> Iter
     for step in trainer.fit(batches):
         if step % 50 == 0:
             trainer.settle()
-            trainer.rows = {}
+            trainer.terms_by_step = {}
         yield
 
 

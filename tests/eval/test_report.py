@@ -29,7 +29,7 @@ from PIL import Image
 from eval import report
 from eval.reporting import curves, formatting, results
 from jobs.backends.slurm import accounting
-from jobs.backends.slurm.accounting import Job
+from jobs.backends.slurm.accounting import SlurmJob as Job
 
 ROOT = Path(report.__file__).parents[1]
 HOSTILE = """<script>alert('x')</script> & "quoted" | `code` ]]> </style>"""
@@ -322,7 +322,7 @@ def test_a_trial_that_died_without_a_word_has_the_reason_that_slurm_knows(
     status = json.loads((path / "status.json").read_text()) | {"time": 0, "attempt": "7.1"}
     (path / "status.json").write_text(json.dumps(status))
     job = Job("7", "train", "NODE_FAIL", "n1", former=("PREEMPTED",))
-    monkeypatch.setattr(accounting, "read", lambda folder: ({"lost": [job]}, []))
+    monkeypatch.setattr(accounting, "read_jobs", lambda folder: ({"lost": [job]}, []))
     report.write_report(sweep)
     row = next(row for row in table(sweep) if row["trial"] == "lost")
     assert row["state"] == "failed"

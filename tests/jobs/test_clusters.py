@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jobs.backends.slurm import presets
-from jobs.backends.slurm.presets import Preset, Site, choose
+from jobs.backends.slurm.presets import Preset, load_preset
 from tests.jobs.test_submit import DANN, check_refused, command
 from trainer.config.document import Setting
 from trainer.config.sweep import load_trials
@@ -25,8 +25,7 @@ def preset(folder: Path, **content: Any) -> str:
 
 
 def test_the_example_is_one() -> None:
-    kind, example = choose("example")
-    assert kind == "slurm"
+    example = load_preset("example")
     assert example.resources.gres == "gpu:a100"
     text = (presets.FOLDER / "example.yaml").read_text()
     for name in Preset.model_fields:
@@ -38,7 +37,7 @@ def test_what_is_commented_out_in_the_example_is_valid_too(tmp_path: Path) -> No
     keys = tuple(f"# {name}:" for name in Preset.model_fields)
     bare = [line[2:] if line.startswith((*keys, "#   - ")) else re.sub("^    # ", "    ", line) for line in lines]
     (tmp_path / "all.yaml").write_text("\n".join(bare))
-    _, found = choose(str(tmp_path / "all.yaml"))
+    found = load_preset(str(tmp_path / "all.yaml"))
     assert found.model_fields_set == set(Preset.model_fields)
     assert found.container[:2] == ["apptainer", "exec"]
     assert found.resources.slurm["constraint"] == "a100&nvme"
@@ -46,7 +45,7 @@ def test_what_is_commented_out_in_the_example_is_valid_too(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", [None, "local", "slurm"])
 def test_without_a_preset_nothing_is_particular(name: str | None) -> None:
-    assert choose(name) == (name, Preset())
+    assert load_preset(name) == Preset()
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -68,7 +67,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_bad_preset_is_refused_by_file_and_key(case: str, tmp_path: Path) -> None:
     content, said = WRONG[case]
     with pytest.raises(ConfigError, match=said):
-        choose(preset(tmp_path, **content))
+        load_preset(preset(tmp_path, **content))
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path, data_root: str) -> None:
@@ -89,7 +88,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path, data_root: 
 def test_a_preset_may_build_on_another(tmp_path: Path) -> None:
     preset(tmp_path, resources={"mem_gb": 8, "slurm": {"partition": "gpu"}}, max_jobs=5)
     (tmp_path / "big.yaml").write_text("base: lab.yaml\nresources: {slurm: {account: vision}}\n")
-    _, found = choose(str(tmp_path / "big.yaml"))
+    found = load_preset(str(tmp_path / "big.yaml"))
     assert found.resources.slurm == {"partition": "gpu", "account": "vision"}
     assert found.max_jobs == 5
 
@@ -98,7 +97,7 @@ def test_a_file_wins_key_by_key_and_no_trial_becomes_another(tmp_path: Path) -> 
     file = tmp_path / "x.yaml"
     file.write_text(DANN + "resources: {mem_gb: 1, slurm: {account: own}}\ngrid: {train.seed: [0, 1]}\n")
     resources = {"mem_gb": 8, "cpus_per_gpu": 2, "slurm": {"account": "lab", "partition": "gpu"}}
-    _, lab = choose(preset(tmp_path / "presets", resources=resources))
+    lab = load_preset(preset(tmp_path / "presets", resources=resources))
     plain, trials = load_trials(file, []), load_trials(file, ["resources.slurm.qos=fast"], lab.defaults())
     assert [t.identity for t in trials] == [t.identity for t in plain]
     assert [t.name for t in trials] == [t.name for t in plain]
@@ -142,20 +141,20 @@ def test_the_launcher_is_started_deaf_and_with_its_code_first(tmp_path: Path) ->
     )
     for before, behind in (("", ""), ("/somewhere:/else", ":/somewhere:/else")):
         done = subprocess.run(
-            ["sh", "-c", f"{Site(Preset(), code).launcher()} -m probe"],
+            ["sh", "-c", f"{Preset().launcher_command(code)} -m probe"],
             env=os.environ | {"PYTHONPATH": before}, cwd=tmp_path, capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert done.stdout.splitlines() == [str(code), f"{code}{behind}", str(code), "SIG_IGN SIG_IGN"]
 
 
 def test_python_of_the_nodes_or_of_the_container(tmp_path: Path) -> None:
-    nodes = Site(Preset(python="/opt/py thon"), tmp_path)
-    assert nodes.launcher().endswith(" '/opt/py thon'")
-    assert nodes.container() == []
-    boxed = Site(Preset(python="/opt/python", container=["run", "x"]), tmp_path)
-    assert "/opt/python" not in boxed.launcher()
-    assert boxed.container() == ["run", "x", "/opt/python"]
-    assert Site(Preset(container=["run"]), tmp_path).container() == ["run", "python3"]
+    nodes = Preset(python="/opt/py thon")
+    assert nodes.launcher_command(tmp_path).endswith(" '/opt/py thon'")
+    assert nodes.container_command() == []
+    boxed = Preset(python="/opt/python", container=["run", "x"])
+    assert "/opt/python" not in boxed.launcher_command(tmp_path)
+    assert boxed.container_command() == ["run", "x", "/opt/python"]
+    assert Preset(container=["run"]).container_command() == ["run", "python3"]
 
 
 def test_no_sbatch_refuses_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

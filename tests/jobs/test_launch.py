@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from jobs.backends.slurm.allocation import Allocation, seconds
-from jobs.worker import rendezvous
+from jobs.backends.base import Allocation
+from jobs.backends.slurm.client import parse_time_left
+from jobs.rendezvous import rendezvous
 from trainer.config.sweep import load_trials
 from trainer.runs import checkpoints
+from trainer.runs.attempt import DIRECT, Attempt
 from trainer.runs.directory import RunDirectory
-from trainer.runs.lock import Lock, Superseded, newer, rival, superseded, take
+from trainer.runs.lock import Lock, Superseded, competitor, is_superseded, take
 from trainer.runs.placement import create_run_directories
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +99,7 @@ def test_an_attempt_that_slurm_had_lost_leaves_without_a_trace(peer: str, tmp_pa
         until(lambda: held[0] not in children(lost.pid), lost)
     os.kill(held[1], signal.SIGCONT)
     said, _ = lost.communicate(timeout=60)
-    assert "a newer attempt has taken over; 7.0 leaves" in said
+    assert "a newer attempt has taken over; 7.0 exits" in said
     assert content(run) == after
     weights = f"weights/step-{STEPS:06d}.safetensors"
     assert (run / weights).read_bytes() == (whole / weights).read_bytes()
@@ -117,7 +119,7 @@ def hold() -> Iterator[Callable[[Path, str], Lock]]:
     with contextlib.ExitStack() as held:
 
         def taken(run: Path, attempt: str) -> Lock:
-            lock = take(run, attempt)
+            lock = take(RunDirectory(run), Attempt(attempt))
             assert lock
             held.callback(lock.close)
             return lock
@@ -129,45 +131,46 @@ def test_a_checkpoint_is_not_put_in_place_by_who_has_lost_the_run(
     tmp_path: Path, hold: Callable[[Path, str], Lock]
 ) -> None:
     lock = hold(tmp_path, "7.0")
-    checkpoints.save(tmp_path, 1, "cafe0123", writer("1"), lock.check)
+    checkpoints.save(RunDirectory(tmp_path), 1, "cafe0123", writer("1"), lock.check)
 
     def overtaken(folder: Path) -> None:
         writer("2")(folder)
         hold(tmp_path, "7.1")
-        checkpoints.save(tmp_path, 2, "cafe0123", writer("new"))
+        checkpoints.save(RunDirectory(tmp_path), 2, "cafe0123", writer("new"))
 
     with pytest.raises(Superseded, match=r"7\.1 has taken over from 7\.0"):
-        checkpoints.save(tmp_path, 2, "cafe0123", overtaken, lock.check)
+        checkpoints.save(RunDirectory(tmp_path), 2, "cafe0123", overtaken, lock.check)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
     assert (tmp_path / "checkpoints" / "step-000002" / "a").read_text() == "new"
 
 
 def test_only_a_newer_attempt_of_the_same_job_takes_over(tmp_path: Path, hold: Callable[[Path, str], Lock]) -> None:
-    lock = hold(tmp_path, "7_1.2")
+    run, lock = RunDirectory(tmp_path), hold(tmp_path, "7_1.2")
     for attempt in ("7_1.1", "7_1.2", "7_10.3", "8.3", "direct", "local-3"):
-        assert take(tmp_path, attempt) is None
-    assert (rival(tmp_path, "7_1.3"), rival(tmp_path, "8.0"), rival(tmp_path, "direct")) == ("", "7_1.2", "7_1.2")
-    assert superseded(tmp_path, "7_1.1")
-    assert not superseded(tmp_path, "7_1.2")
+        assert take(RunDirectory(tmp_path), Attempt(attempt)) is None
+    others = {name: competitor(run, Attempt(name)) for name in ("7_1.3", "8.0", "direct")}
+    assert others == {"7_1.3": "", "8.0": "7_1.2", "direct": "7_1.2"}
+    assert is_superseded(run, Attempt("7_1.1"))
+    assert not is_superseded(run, Attempt("7_1.2"))
     newest = hold(tmp_path, "7_1.10")
     newest.check()
     with pytest.raises(Superseded):
         lock.check()
     lock.close()
-    assert take(tmp_path, "8.0") is None, "the old file's lock is not that of the new one"
+    assert take(RunDirectory(tmp_path), Attempt("8.0")) is None, "the old file's lock is not that of the new one"
     newest.close()
-    assert rival(tmp_path, "8.0") == ""
+    assert competitor(run, Attempt("8.0")) == ""
     hold(tmp_path, "8.0")
-    assert not newer("direct", "direct")
-    assert not newer("local-4", "local-3")
+    assert not DIRECT.supersedes(DIRECT)
+    assert not Attempt("local-4").supersedes(Attempt("local-3"))
 
 
 def test_a_run_that_another_job_trains_is_left_in_peace(tmp_path: Path, data_root: str) -> None:
     run = new_run(tmp_path / "busy", data_root, steps=100000)
     other = start("trainer/main.py", str(run), TURNOUT_ATTEMPT="7.0")
     until(lambda: losses(run), other)
-    assert "7.0 trains it already" in finish(start("jobs/worker.py", "train", "1", str(run)), code=1)
-    assert "7.0 trains it already" in finish(start("jobs/worker.py", "train", "2", str(run)), code=1)
+    assert "already being trained by 7.0" in finish(start("jobs/worker.py", "train", "1", str(run)), code=1)
+    assert "already being trained by 7.0" in finish(start("jobs/worker.py", "train", "2", str(run)), code=1)
     assert not list(run.glob("failed.*"))
     other.terminate()
     assert "stopped at step" in finish(other)
@@ -212,7 +215,9 @@ def test_launchers_of_one_node_never_share_a_rendezvous(tmp_path: Path) -> None:
         for job in range(200):
             run = tmp_path / str(job)
             run.mkdir()
-            places.append(all_at_once.enter_context(rendezvous(run, Allocation(str(job), f"{job}.0"))))
+            places.append(
+                all_at_once.enter_context(rendezvous(RunDirectory(run), Allocation(str(job), Attempt(f"{job}.0"))))
+            )
         assert len(set(places)) == 200
         # Torchrun can listen there all the same, and nobody beside it.
         address, port = places[0]
@@ -228,4 +233,4 @@ def test_launchers_of_one_node_never_share_a_rendezvous(tmp_path: Path) -> None:
     + [(word, float("inf")) for word in ("INVALID", "NOT_SET", "")],
 )
 def test_times_of_squeue(clock: str, expected: float) -> None:
-    assert seconds(clock) == expected
+    assert parse_time_left(clock) == expected

@@ -29,7 +29,7 @@ def pool(runs: list[RunDirectory], parallel: int, gpus: list[str], processes: in
     return Pool(
         to_train=list(runs),
         to_evaluate=[],
-        evaluates=lambda run: False,
+        evaluate_after=set(),
         processes={run.name: processes for run in runs},
         parallel=parallel,
         gpus=gpus,

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from jobs import stage
-from jobs.backends.slurm.allocation import Allocation
-from jobs.worker import Launch
+from jobs.backends.base import Allocation
+from jobs.worker import Launcher
 from tests.jobs.test_submit import DANN, check_refused, command
 from tests.trainer.test_data import write_svhn
 from trainer.config.schema import Config
@@ -18,6 +18,7 @@ from trainer.config.sweep import load_trials
 from trainer.data import cache, raw
 from trainer.data.registry import DATASETS
 from trainer.errors import ConfigError, DataError
+from trainer.runs.attempt import Attempt
 
 NO_NETWORK = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "ftp")}
 
@@ -126,6 +127,6 @@ def test_jobs_on_slurm_are_offline(slurm: bool, tmp_path: Path, monkeypatch: pyt
     names = ("TURNOUT_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     output = tmp_path / "output"
     code = f"import os, pathlib; pathlib.Path({str(output)!r}).write_text(str([os.environ.get(n) for n in {names}]))"
-    assert Launch("train", []).follow(["-c", code], Allocation("7", "7.0", slurm=slurm), None) == 0
+    assert Launcher("train", []).supervise(["-c", code], Allocation("7", Attempt("7.0"), offline=slurm)) == 0
     assert output.read_text() == str(["1", "1", "0"] if slurm else [None, None, "0"])
     assert os.environ.get("TURNOUT_OFFLINE") is None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobs.backends.slurm import accounting
-from jobs.backends.slurm.accounting import Job, accounted, join, listed
+from jobs.backends.slurm.accounting import SlurmJob, parse_sacct, parse_squeue
 from jobs.logs import select_trials
 from jobs.tracking import table
 from jobs.tracking.log_files import newest_log_files
@@ -21,7 +21,7 @@ from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory, find_runs
 
 ROOT = Path(__file__).parents[2]
-MY_NAME = accounting.user(str(os.getuid()))
+MY_NAME = accounting.user_name(str(os.getuid()))
 
 # What Slurm 22.05 printed.
 SACCT = f"""\
@@ -49,7 +49,7 @@ SQUEUE = """\
 
 
 def test_sacct_lists_every_attempt_of_a_job() -> None:
-    attempts = accounted(SACCT)
+    attempts = parse_sacct(SACCT)
     assert {job: [attempt.state for attempt in of_job] for job, of_job in attempts.items()} == {
         "5_0": ["PREEMPTED", "CANCELLED"],
         "5_1": ["REQUEUED", "RUNNING"],
@@ -64,14 +64,14 @@ def test_sacct_lists_every_attempt_of_a_job() -> None:
 def test_a_job_is_out_of_memory_if_one_of_its_steps_was() -> None:
     """Lines in the form of Slurm's manual, since the Slurm of the tests cannot use cgroups."""
     rows = ["7|FAILED|1:0|n1", "7.batch|FAILED|1:0|n1", "7.0|OUT_OF_MEMORY|0:125|n1", "8|OUT_OF_MEMORY|0:125|n1"]
-    assert {job: attempt.describe_end() for job, (attempt,) in accounted("\n".join(rows)).items()} == {
+    assert {job: attempt.describe_end() for job, (attempt,) in parse_sacct("\n".join(rows)).items()} == {
         "7": "out of memory",
         "8": "out of memory",
     }
 
 
 def test_squeue_lists_the_current_state_of_jobs() -> None:
-    live = listed(SQUEUE)
+    live = parse_squeue(SQUEUE)
     assert {job: (now.state, now.waits, restarts) for job, (now, restarts) in list(live.items())[:2]} == {
         "5_2": ("PENDING", "JobArrayTaskLimit", 0),
         "5_1": ("RUNNING", "", 1),
@@ -99,8 +99,9 @@ def test_squeue_lists_the_current_state_of_jobs() -> None:
     ],
 )
 def test_squeue_wins_over_sacct(attempts: str, squeue: str | None, state: str, former: tuple[str, ...]) -> None:
-    job = Job("5_1" if attempts in ("", "5_1") else "5_2" if "[" in attempts else attempts, "train")
-    joined = join(job, accounted(SACCT).get(attempts, []), None if squeue is None else listed(squeue))
+    job = SlurmJob("5_1" if attempts in ("", "5_1") else "5_2" if "[" in attempts else attempts, "train")
+    live = None if squeue is None else parse_squeue(squeue)
+    joined = accounting.combine(job, parse_sacct(SACCT).get(attempts, []), live)
     assert (joined.id, joined.stage, joined.state, joined.former) == (job.id, "train", state, former)
 
 
@@ -151,7 +152,7 @@ JOB = {"id": "5_0", "stage": "train", "former": ("PREEMPTED",)}
     ],
 )
 def test_disk_and_slurm_together_determine_the_state(disk: DiskState, slurm: str, expected: tuple[str, str]) -> None:
-    assert combine(disk, Job(**JOB, state=slurm)) == expected  # type: ignore[arg-type]
+    assert combine(disk, SlurmJob(**JOB, state=slurm)) == expected  # type: ignore[arg-type]
 
 
 # Run directories
@@ -178,7 +179,7 @@ def beat(state: str = "running", attempt: str = "5_0.0", **more: Any) -> dict[st
 def test_the_status_of_a_running_trial(tmp_path: Path) -> None:
     run = make(tmp_path, "a")
     write(run, status__json=beat(time=time.time(), host="n7", steps=240))
-    row = determine_status(run, [Job("5_0", "train", "RUNNING", "n7")])
+    row = determine_status(run, [SlurmJob("5_0", "train", "RUNNING", "n7")])
     assert (row.trial, row.state, row.reason, row.job, row.node) == ("a", "running", "", "5_0", "n7")
     assert (row.step, row.steps, row.rate, row.eta, row.metrics) == (90, 240, 4.0, 37.5, {"label": 0.5})
 
@@ -192,9 +193,9 @@ def test_interruptions_are_counted_over_all_jobs_of_a_trial(tmp_path: Path) -> N
     run = make(tmp_path, "a")
     write(run, __preemptions__json={"attempts": ["5_0.1"]}, __time_limits__json={"attempts": ["9.0"]})
     jobs = [
-        Job("5_0", "train", "CANCELLED", former=("PREEMPTED", "REQUEUED", "NODE_FAIL")),
-        Job("6_0", "eval", "CANCELLED"),
-        Job("9", "train", "PENDING", waits="QOSMaxJobsPerUserLimit", former=("REQUEUED", "REQUEUED")),
+        SlurmJob("5_0", "train", "CANCELLED", former=("PREEMPTED", "REQUEUED", "NODE_FAIL")),
+        SlurmJob("6_0", "eval", "CANCELLED"),
+        SlurmJob("9", "train", "PENDING", waits="QOSMaxJobsPerUserLimit", former=("REQUEUED", "REQUEUED")),
     ]
     row = determine_status(run, jobs)
     assert (row.state, row.cause, row.job) == ("queued", "requeued", "9")
@@ -209,7 +210,7 @@ def test_interruptions_that_slurm_has_forgotten_are_read_from_the_run_directory(
         stopped__5_0__2__json={},
         __preemptions__json={"attempts": ["5_0.0", "5_0.1"]},
     )
-    assert determine_status(run, [Job("5_0", "train")]).reason == "preempted ×2"
+    assert determine_status(run, [SlurmJob("5_0", "train")]).reason == "preempted ×2"
 
 
 def test_a_trial_that_exited_without_an_error_record_is_failed(tmp_path: Path) -> None:
@@ -240,28 +241,28 @@ def test_a_failure_without_a_marker_is_explained_by_the_log(tmp_path: Path, line
     run = make(tmp_path, "a")
     (tmp_path / "slurm" / "5_0").mkdir(parents=True)
     (tmp_path / "slurm" / "5_0" / "5_0_0_log.err").write_text(line)
-    row = determine_status(run, [Job("5_0", "train", "FAILED", code="1:0")])
+    row = determine_status(run, [SlurmJob("5_0", "train", "FAILED", code="1:0")])
     assert (row.state, row.cause, row.reason) == ("failed", cause, reason)
 
 
 @pytest.mark.parametrize(
     ("job", "files", "cause", "reason"),
     [
-        (Job("6", "eval", "PENDING", waits="Dependency"), {}, "", "evaluation waiting: Dependency"),
-        (Job("6", "eval", "RUNNING"), {}, "", "evaluating"),
-        (Job("6", "eval", "OUT_OF_MEMORY"), {}, "evaluation", "evaluation: out of memory"),
-        (Job("6", "eval", "FAILED"), {"failed.json": {"error": "no"}}, "evaluation", "evaluation failed: no"),
-        (Job("6", "eval", "COMPLETED"), {"metrics.json": {"metrics": {"fid": 3.0}}}, "", ""),
-        (Job("6", "eval"), {"metrics.json": {"metrics": {"fid": 3.0}}}, "", ""),
+        (SlurmJob("6", "eval", "PENDING", waits="Dependency"), {}, "", "evaluation waiting: Dependency"),
+        (SlurmJob("6", "eval", "RUNNING"), {}, "", "evaluating"),
+        (SlurmJob("6", "eval", "OUT_OF_MEMORY"), {}, "evaluation", "evaluation: out of memory"),
+        (SlurmJob("6", "eval", "FAILED"), {"failed.json": {"error": "no"}}, "evaluation", "evaluation failed: no"),
+        (SlurmJob("6", "eval", "COMPLETED"), {"metrics.json": {"metrics": {"fid": 3.0}}}, "", ""),
+        (SlurmJob("6", "eval"), {"metrics.json": {"metrics": {"fid": 3.0}}}, "", ""),
     ],
 )
 def test_the_status_of_a_done_trial_includes_its_evaluation(
-    tmp_path: Path, job: Job, files: dict[str, Any], cause: str, reason: str
+    tmp_path: Path, job: SlurmJob, files: dict[str, Any], cause: str, reason: str
 ) -> None:
     run = make(tmp_path, "a", done={})
     for name, content in files.items():
         (run.path / "eval" / name).write_text(json.dumps(content))
-    row = determine_status(run, [Job("5", "train", "COMPLETED", former=("PREEMPTED",)), job])
+    row = determine_status(run, [SlurmJob("5", "train", "COMPLETED", former=("PREEMPTED",)), job])
     assert (row.state, row.cause, row.reason) == ("done", cause, reason)
     assert is_failed(row) == (cause != "")
 
@@ -269,9 +270,9 @@ def test_the_status_of_a_done_trial_includes_its_evaluation(
 def test_counts_are_split_by_cause(tmp_path: Path) -> None:
     trials = [make(tmp_path, name) for name in "abcd"]
     jobs = [
-        Job("1", "train", "OUT_OF_MEMORY"),
-        Job("2", "train", "TIMEOUT"),
-        Job("3", "train", "PENDING", former=("PREEMPTED",)),
+        SlurmJob("1", "train", "OUT_OF_MEMORY"),
+        SlurmJob("2", "train", "TIMEOUT"),
+        SlurmJob("3", "train", "PENDING", former=("PREEMPTED",)),
     ]
     rows = [determine_status(run, [job]) for run, job in zip(trials, jobs, strict=False)] + [
         determine_status(trials[3])
@@ -292,7 +293,8 @@ def test_repeated_causes_are_counted() -> None:
 def statuses(tmp_path: Path) -> list[TrialStatus]:
     """Return the statuses of a running trial, of a failed one with a long error, and of a queued one."""
     statuses = []
-    for number, job in enumerate([Job("1234567_0", "train", "RUNNING", "n[1-2]"), None, Job("7", "train", "PENDING")]):
+    jobs = [SlurmJob("1234567_0", "train", "RUNNING", "n[1-2]"), None, SlurmJob("7", "train", "PENDING")]
+    for number, job in enumerate(jobs):
         run = make(tmp_path, f"dann,gamma={number},lr=0.001,momentum=0.9,seed={number}-{number:08x}")
         if job is None:
             error = "RuntimeError: " + "something went wrong " * 10

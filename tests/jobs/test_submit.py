@@ -20,7 +20,7 @@ from jobs.backends import local
 from trainer.config.sweep import load_trials
 from trainer.runs.directory import RunDirectory, find_runs
 from trainer.runs.placement import create_run_directories
-from trainer.stop import LOOK
+from trainer.stop import POLL_INTERVAL
 
 ROOT = Path(__file__).parents[2]
 DANN = "method: dann\ndata: {source: mnist5k, target: mnistm5k}\n"
@@ -428,7 +428,7 @@ def test_trials_share_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for run in trials.values():
         run.path.mkdir()
     processes = {"a": 2, "b": 2, "c": 1, "d": 2}
-    pool = local.Pool(list(trials.values()), [], lambda run: False, processes, parallel=2, gpus=["4", "5", "6", "7"])
+    pool = local.Pool(list(trials.values()), [], set(), processes, parallel=2, gpus=["4", "5", "6", "7"])
     monkeypatch.setattr("subprocess.Popen", Launcher)
     assert pool.step()
     assert Launcher.started == ["a 2 on 4,5", "b 2 on 6,7"]
@@ -523,7 +523,7 @@ def test_after_ctrl_c_the_same_command_resumes_bit_identically(tmp_path: Path, s
     os.kill(trainer, signal.SIGSTOP)
     process.send_signal(signal.SIGINT)
     wait_until(lambda: list(find_runs(logs)[0].path.glob("stop.*")), process)
-    time.sleep(LOOK)
+    time.sleep(POLL_INTERVAL)
     os.kill(trainer, signal.SIGCONT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
@@ -541,7 +541,7 @@ def test_after_ctrl_c_the_same_command_resumes_bit_identically(tmp_path: Path, s
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert "2 trials (1 stopped, 1 pending); 2 to train" in output
-    assert f"goes on from step {stopped}" in (trial.path / "train.log").read_text()
+    assert f"resuming from step {stopped}" in (trial.path / "train.log").read_text()
     output, _ = undisturbed.communicate(timeout=60)
     assert undisturbed.returncode == 0, output
     (whole,) = find_runs(tmp_path / "whole" / "tiny")

@@ -109,7 +109,7 @@ class Trial:
         output = self.sweep.output(10**6)
         return (
             [int(step) for step in re.findall(r": stopped at step (\d+)", output)],
-            [int(step) for step in re.findall(r": goes on from step (\d+)", output)],
+            [int(step) for step in re.findall(r": resuming from step (\d+)", output)],
         )
 
 

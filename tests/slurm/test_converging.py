@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from jobs.backends.base import Plan
 from jobs.backends.slurm import limits
-from jobs.backends.slurm.arrays import Plan, arrays
+from jobs.backends.slurm.arrays import split_arrays
 from jobs.backends.slurm.presets import Preset
 from jobs.tracking import submissions
 from tests.slurm.cluster import Cluster
@@ -116,13 +117,13 @@ def test_jobs_run_several_trials_each_if_a_user_may_not_have_a_job_per_trial(
 def test_a_packed_array_has_several_trials_per_job() -> None:
     runs = [RunDirectory(Path(str(number))) for number in range(10)]
     plan = Plan(Resources(max_parallel=20), runs, runs, [])
-    parts = arrays([plan], largest=3, each=2)
+    parts = split_arrays([plan], largest=3, each=2)
     assert [(p.stage, [[run.name for run in job] for job in p.jobs()]) for p in parts[::2]] == [
         ("train", [["0", "1"], ["2", "3"]]),
         ("train", [["4", "5"], ["6", "7"], ["8", "9"]]),
     ]
     assert [p.jobs() for p in parts[1::2]] == [p.jobs() for p in parts[::2]]
-    (odd,) = arrays([Plan(Resources(), runs, [], [])], largest=100, each=4)
+    (odd,) = split_arrays([Plan(Resources(), runs, [], [])], largest=100, each=4)
     assert [len(job) for job in odd.jobs()] == [4, 4, 2]
     record = {"id": "7", "trials": [run.name for run in odd.runs], "each": 4}
     assert submissions.trials_by_job(record) == {
@@ -133,8 +134,8 @@ def test_a_packed_array_has_several_trials_per_job() -> None:
 def test_limits_are_those_that_slurm_enforces(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
-    current = limits.limits([Resources()], Preset())
+    current = limits.read_limits([Resources()], Preset())
     assert (current.array, current.reason) == (1001, "MaxJobCount")
     assert 9000 < current.jobs <= 10000
     monkeypatch.setenv("PATH", "")
-    assert limits.limits([Resources()], Preset()) == limits.Limits()
+    assert limits.read_limits([Resources()], Preset()) == limits.Limits()

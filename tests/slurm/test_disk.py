@@ -63,7 +63,7 @@ def test_a_trial_fails_on_a_full_disk_and_keeps_its_last_checkpoint(
         cluster.wait(lambda: len(losses(run)) > 50, TIMEOUT, "the first checkpoint")
         pids = workers(run)
         send(pids, signal.SIGSTOP)
-        (saved,) = checkpoints.steps(run)
+        (saved,) = checkpoints.steps(RunDirectory(run))
         before = content(saved)
         size = sum(map(len, before.values()))
         # The disk becomes full in the middle of the next checkpoint, or with the next write of any file.
@@ -79,7 +79,7 @@ def test_a_trial_fails_on_a_full_disk_and_keeps_its_last_checkpoint(
         assert f"{prefix}No space left on device" in message
         assert str(run) in message
         # The complete checkpoint is unchanged, and the incomplete one is removed.
-        assert checkpoints.steps(run) == [saved]
+        assert checkpoints.steps(RunDirectory(run)) == [saved]
         assert (content(saved), checkpoints.damage(saved)) == (before, "")
         assert not list(run.rglob("*.tmp"))
         # While the disk is full it fails again, and still keeps the checkpoint.

@@ -225,7 +225,7 @@ def test_without_accounting_a_crash_is_reported_and_logs_follow_a_trial_across_a
             reader.join()
             follower.communicate()
         text = "".join(lines)
-        assert re.search(r": stopped at step \d+(.|\n)*goes on from step \d+(.|\n)*: stopped at step \d+", text), text
+        assert re.search(r": stopped at step \d+(.|\n)*resuming from step \d+(.|\n)*: stopped at step \d+", text), text
         assert text.endswith(f"{followed.name}: stopped\n")
         assert "nothing to cancel" in command(sweep, "cancel", "--yes").stdout
         # squeue forgets the jobs soon.

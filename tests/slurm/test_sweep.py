@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import models
-from jobs.backends.slurm.arrays import Plan, arrays
+from jobs.backends.base import Plan
+from jobs.backends.slurm.arrays import split_arrays
 from tests.slurm.cluster import Cluster
 from tests.slurm.submitted import DANN, ROOT, STEPS, Submitted, elements, losses, weights
 from trainer.config.schema import Resources
@@ -162,22 +163,22 @@ def test_parts_of_a_split_array_share_its_max_parallel() -> None:
         runs = [RunDirectory(Path(str(number))) for number in range(count)]
         return Plan(Resources(max_parallel=lanes), runs, runs if evaluated else [], [])
 
-    parts = arrays([plan(10, lanes=5)], largest=4)
+    parts = split_arrays([plan(10, lanes=5)], largest=4)
     assert [(p.stage, [run.name for run in p.runs]) for p in parts[::2]] == [
         ("train", ["0", "1", "2"]),
         ("train", ["3", "4", "5"]),
         ("train", ["6", "7", "8", "9"]),
     ]
-    assert [(p.stage, p.runs, p.waits) for p in parts[1::2]] == [
+    assert [(p.stage, p.runs, p.waits_for) for p in parts[1::2]] == [
         ("eval", train.runs, ("aftercorr", 2 * number)) for number, train in enumerate(parts[::2])
     ]
     assert [p.resources.max_parallel for p in parts[::2]] == [1, 2, 2]
     # Five parts have three lanes, so two parts wait for the end of an earlier one.
-    narrow = arrays([plan(10, lanes=3, evaluated=False)], largest=2)
+    narrow = split_arrays([plan(10, lanes=3, evaluated=False)], largest=2)
     assert [p.resources.max_parallel for p in narrow] == [1] * 5
-    assert [p.waits for p in narrow] == [None, None, None, ("afterany", 0), ("afterany", 1)]
+    assert [p.waits_for for p in narrow] == [None, None, None, ("afterany", 0), ("afterany", 1)]
     assert narrow[3].dependency(["7", "8", "9"]) == {"dependency": "afterany:7"}
-    assert [len(p.runs) for p in arrays([plan(4, 20), plan(1, 20, evaluated=False)], largest=1000)] == [4, 4, 1]
+    assert [len(p.runs) for p in split_arrays([plan(4, 20), plan(1, 20, evaluated=False)], largest=1000)] == [4, 4, 1]
 
 
 def test_a_single_job_has_no_element_index() -> None:

@@ -18,6 +18,8 @@ from trainer.config.schema import Train
 from trainer.errors import CheckpointError
 from trainer.loop import Trainer
 from trainer.runs import checkpoints
+from trainer.runs.attempt import DIRECT
+from trainer.runs.directory import RunDirectory
 
 CONTENT = b"weights" * 1000
 
@@ -31,7 +33,7 @@ def write(folder: Path) -> None:
 def run(tmp_path: Path) -> Path:
     """A run with checkpoints of steps 1, 2 and 3, of which the newest two are kept."""
     for step in (1, 2, 3):
-        checkpoints.save(tmp_path, step, "cafe0123", write)
+        checkpoints.save(RunDirectory(tmp_path), step, "cafe0123", write)
     return tmp_path
 
 
@@ -44,9 +46,9 @@ def silent(line: str) -> None:
 
 
 def test_newest_two_are_kept_and_latest_points_to_the_last(run: Path) -> None:
-    assert [p.name for p in checkpoints.steps(run)] == ["step-000003", "step-000002"]
+    assert [p.name for p in checkpoints.steps(RunDirectory(run))] == ["step-000003", "step-000002"]
     assert (run / "latest").read_text() == "step-000003\n"
-    assert checkpoints.newest(run, {"cafe0123"}, silent) == run / "checkpoints" / "step-000003"
+    assert checkpoints.newest(RunDirectory(run), {"cafe0123"}, silent) == run / "checkpoints" / "step-000003"
     assert not list((run / "checkpoints").glob(".*"))
 
 
@@ -77,43 +79,44 @@ DAMAGES = [truncate, flip_a_bit, lose_a_file, lose_the_manifest, tear_the_manife
 def test_a_damaged_checkpoint_is_passed_over_aloud(run: Path, damage: object) -> None:
     damage(run / "checkpoints" / "step-000003")  # type: ignore[operator]
     said: list[str] = []
-    assert checkpoints.newest(run, {"cafe0123"}, said.append) == run / "checkpoints" / "step-000002"
+    assert checkpoints.newest(RunDirectory(run), {"cafe0123"}, said.append) == run / "checkpoints" / "step-000002"
     assert len(said) == 1
     assert "step-000003" in said[0]
     assert "falling back" in said[0]
 
 
 def test_none_intact_is_an_error_that_names_the_remedy(run: Path) -> None:
-    for path in checkpoints.steps(run):
+    for path in checkpoints.steps(RunDirectory(run)):
         truncate(path)
     with pytest.raises(CheckpointError, match="none of its 2 checkpoints is intact; remove"):
-        checkpoints.newest(run, {"cafe0123"}, lambda line: None)
+        checkpoints.newest(RunDirectory(run), {"cafe0123"}, lambda line: None)
 
 
 def test_no_checkpoint_is_a_fresh_start(tmp_path: Path) -> None:
-    assert checkpoints.newest(tmp_path, {"cafe0123"}, silent) is None
+    assert checkpoints.newest(RunDirectory(tmp_path), {"cafe0123"}, silent) is None
 
 
 def test_another_config_is_refused(run: Path) -> None:
-    with pytest.raises(CheckpointError, match="made by another config"):
-        checkpoints.newest(run, {"beef4567"}, silent)
+    with pytest.raises(CheckpointError, match="belongs to another config"):
+        checkpoints.newest(RunDirectory(run), {"beef4567"}, silent)
 
 
 def test_a_process_killed_while_saving_leaves_the_one_before(run: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from trainer.runs import checkpoints\n"
+        "from trainer.runs.directory import RunDirectory\n"
         "def write(folder):\n"
         "    (folder / 'a.bin').write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "checkpoints.save(Path(sys.argv[1]), 4, 'cafe0123', write)"
+        "checkpoints.save(RunDirectory(Path(sys.argv[1])), 4, 'cafe0123', write)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(run)], check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGKILL
     assert list((run / "checkpoints").glob(".step-000004.*"))
-    assert checkpoints.newest(run, {"cafe0123"}, silent) == run / "checkpoints" / "step-000003"
-    checkpoints.clear_scraps(run)
-    checkpoints.save(run, 4, "cafe0123", write)
-    assert checkpoints.newest(run, {"cafe0123"}, silent) == run / "checkpoints" / "step-000004"
-    assert not list((run / "checkpoints").glob(".*")), "scraps of a dead process are cleared"
+    assert checkpoints.newest(RunDirectory(run), {"cafe0123"}, silent) == run / "checkpoints" / "step-000003"
+    RunDirectory(run).start(DIRECT)
+    checkpoints.save(RunDirectory(run), 4, "cafe0123", write)
+    assert checkpoints.newest(RunDirectory(run), {"cafe0123"}, silent) == run / "checkpoints" / "step-000004"
+    assert not list((run / "checkpoints").glob(".*")), "temporary files of a dead process are removed"
 
 
 @pytest.fixture
@@ -128,9 +131,9 @@ def small_files() -> object:
 
 
 def test_a_disk_that_refuses_keeps_the_previous_checkpoint(run: Path, small_files: object) -> None:
-    with pytest.raises(CheckpointError, match=r"not written: File too large; free space there .*step-000003 is good"):
-        checkpoints.save(run, 4, "cafe0123", large)
-    assert checkpoints.newest(run, {"cafe0123"}, silent) == run / "checkpoints" / "step-000003"
+    with pytest.raises(CheckpointError, match=r"not written: File too large; free space there .*step-000003 is intact"):
+        checkpoints.save(RunDirectory(run), 4, "cafe0123", large)
+    assert checkpoints.newest(RunDirectory(run), {"cafe0123"}, silent) == run / "checkpoints" / "step-000003"
     assert (run / "latest").read_text() == "step-000003\n"
     assert not list((run / "checkpoints").glob(".*"))
 
@@ -153,7 +156,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint_and_says_so(small_disk: Path)
     training = Trainer(DANN(SPEC), Accelerator(cpu=True), Train())
     for _ in training.fit([next(batches("dann", 0, 1))]):
         training.settle()
-    saved = checkpoints.save(small_disk, 1, "cafe0123", training.save)
+    saved = checkpoints.save(RunDirectory(small_disk), 1, "cafe0123", training.save)
     sizes = {path.name: path.stat().st_size for path in saved.iterdir()}
     # What has to be written before each of them, as whole pages.
     names = ["method.safetensors", "averages.safetensors", "optimizers.pt", "trainer.json", checkpoints.MANIFEST]
@@ -161,18 +164,18 @@ def test_a_full_disk_keeps_the_previous_checkpoint_and_says_so(small_disk: Path)
     for name in names:
         space = os.statvfs(small_disk)
         filler.write_bytes(bytes(space.f_bavail * space.f_frsize - before))
-        with pytest.raises(CheckpointError, match=r"step-000002: .*No space left on device; .*step-000001 is good"):
-            checkpoints.save(small_disk, 2, "cafe0123", training.save)
-        assert checkpoints.newest(small_disk, {"cafe0123"}, silent) == saved
+        with pytest.raises(CheckpointError, match=r"step-000002: .*No space left on device; .*step-000001 is intact"):
+            checkpoints.save(RunDirectory(small_disk), 2, "cafe0123", training.save)
+        assert checkpoints.newest(RunDirectory(small_disk), {"cafe0123"}, silent) == saved
         assert not list((small_disk / "checkpoints").glob(".*")), name
         filler.unlink()
         before += -(-sizes[name] // os.sysconf("SC_PAGESIZE")) * os.sysconf("SC_PAGESIZE")
-    checkpoints.save(small_disk, 2, "cafe0123", training.save)  # the scraps are gone, so there is space again
+    checkpoints.save(RunDirectory(small_disk), 2, "cafe0123", training.save)  # temporary files are gone
 
 
 def test_a_replayed_step_replaces_its_checkpoint(run: Path) -> None:
-    checkpoints.save(run, 3, "cafe0123", large)
-    newest = checkpoints.newest(run, {"cafe0123"}, silent)
+    checkpoints.save(RunDirectory(run), 3, "cafe0123", large)
+    newest = checkpoints.newest(RunDirectory(run), {"cafe0123"}, silent)
     assert newest is not None
     assert (newest / "a.bin").stat().st_size == 2 << 20
     assert json.loads((newest / checkpoints.MANIFEST).read_text())["step"] == 3
@@ -182,7 +185,7 @@ def test_a_fall_back_does_not_crowd_out_what_is_good(run: Path) -> None:
     """What lies ahead of the step that is saved is damaged: it goes, and the good one that was taken up stays."""
     truncate(run / "checkpoints" / "step-000003")
     (run / "checkpoints" / "step-000002").rename(run / "checkpoints" / "step-000001")
-    checkpoints.save(run, 2, "cafe0123", write)
-    assert [p.name for p in checkpoints.steps(run)] == ["step-000002", "step-000001"]
+    checkpoints.save(RunDirectory(run), 2, "cafe0123", write)
+    assert [p.name for p in checkpoints.steps(RunDirectory(run))] == ["step-000002", "step-000001"]
     truncate(run / "checkpoints" / "step-000002")
-    assert checkpoints.newest(run, {"cafe0123"}, lambda line: None) == run / "checkpoints" / "step-000001"
+    assert checkpoints.newest(RunDirectory(run), {"cafe0123"}, lambda line: None) == run / "checkpoints" / "step-000001"

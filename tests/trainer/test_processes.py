@@ -139,7 +139,7 @@ def test_a_group_that_is_told_to_stop_saves_at_one_step_and_goes_on_as_if_it_had
     assert 0 < stopped < 60
     assert (run / "latest").read_text().strip() == f"step-{stopped:06d}"
 
-    assert f"goes on from step {stopped}" in finish(torchrun(2, "trainer/main.py", *settings, "--runs", str(logs)))
+    assert f"resuming from step {stopped}" in finish(torchrun(2, "trainer/main.py", *settings, "--runs", str(logs)))
     whole = next((tmp_path / "whole").glob("dann/*"))
     weights = "weights/step-000060.safetensors"
     assert (run / weights).read_bytes() == (whole / weights).read_bytes()

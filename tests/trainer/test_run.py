@@ -74,7 +74,7 @@ def test_a_run_leaves_what_its_anatomy_says(whole: Path) -> None:
 
 def test_a_finished_run_exits_at_once(whole: Path, data_root: str) -> None:
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*")}
-    assert "done already" in train(whole.parents[1], data_root)
+    assert "already done" in train(whole.parents[1], data_root)
     assert {p: p.stat().st_mtime_ns for p in whole.rglob("*")} == before
 
 
@@ -91,7 +91,7 @@ def test_told_to_stop_it_saves_and_the_same_command_ends_the_same(
     assert RunDirectory(run).state() == "stopped"
     step = json.loads((run / "stopped.direct.json").read_text())["step"]
     assert step < STEPS
-    assert f"goes on from step {step}" in train(tmp_path, data_root)
+    assert f"resuming from step {step}" in train(tmp_path, data_root)
     assert RunDirectory(run).state() == "done"
     assert not list(run.glob("stopped.*"))
     assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
@@ -118,7 +118,7 @@ def test_killed_it_replays_from_its_checkpoint_and_curves_do_not_overlap(
     assert RunDirectory(run).state() == "stopped"  # died without a word: can go on
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 21, "torn')
-    assert "goes on from step" in train(tmp_path, data_root)
+    assert "resuming from step" in train(tmp_path, data_root)
     assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert losses(run) == losses(whole)
     board = EventAccumulator(str(run / "tensorboard"))

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, checked by a manifest, renamed into place."""
+"""Checkpoints: written to a temporary directory, described by a manifest, fsynced, and renamed into place."""
 
 import hashlib
 import json
@@ -6,68 +6,128 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from trainer.errors import CheckpointError
-from trainer.runs.atomic import read_json, write_text
+from trainer.runs.atomic import read_json, replace_directory, write_text
+from trainer.runs.directory import RunDirectory
 
 MANIFEST = "manifest.json"
 
 
 def save(
-    run: Path,
+    run: RunDirectory,
     step: int,
     identity: str,
     write: Callable[[Path], None],
     check: Callable[[], None] = lambda: None,
     keep: int = 2,
 ) -> Path:
-    """Write checkpoints/step-<step> by calling `write(folder)`, point `latest` at it, drop all but the newest `keep`.
+    """Write checkpoints/step-<step> by `write(directory)`, point `latest` at it, and keep the newest `keep`.
 
-    `check` is called when all is written, right before it is put in place, and may raise to prevent that.
-    Raises CheckpointError if the disk refuses; what was there before is then untouched and the scraps are removed.
+    `check` is called right before the checkpoint is put in place, and may raise to prevent that. Raises CheckpointError
+    if the disk refuses; earlier checkpoints are then untouched and temporary files removed.
     """
-    folder = run / "checkpoints"
-    final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}.{uuid4().hex[:8]}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        write(temporary)
-        files = {path.name: describe(path) for path in sorted(temporary.iterdir())}
-        (temporary / MANIFEST).write_text(json.dumps({"step": step, "identity": identity, "files": files}, indent=1))
-        for path in temporary.iterdir():
-            synchronise(path)
-        synchronise(temporary)
-        check()
-        shutil.rmtree(final, ignore_errors=True)  # of this very step: replayed after an older one was taken up
-        os.replace(temporary, final)
-        synchronise(folder)
-        write_text(run / "latest", final.name + "\n")
-    except Exception as error:
-        if not (reason := refusal(error)):
-            raise
-        good = next(verified(run, lambda line: None), None)
-        kept = f"{good} is good and the same command goes on from it" if good else "there is no earlier one"
-        raise CheckpointError(
-            f"{final}: checkpoint not written: {reason}; free space there and run again; {kept}"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    there = steps(run)
-    # What lies ahead of this step is damaged, else it would have been taken up: it must not crowd out what is good.
-    ahead = there[: there.index(final)]
-    for old in [*ahead, *there[len(ahead) + keep :]]:
+    final = run.checkpoints / f"step-{step:06d}"
+    with explain_refusal(f"{final}: checkpoint not written", lambda: _resume_hint(run)):
+        # A checkpoint of this very step exists where training resumed from an older one.
+        with replace_directory(final, check) as temporary:
+            write(temporary)
+            files = {path.name: describe(path) for path in sorted(temporary.iterdir())}
+            manifest = {"step": step, "identity": identity, "files": files}
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        write_text(run.latest_file, final.name + "\n")
+    paths = steps(run)
+    # Checkpoints of later steps are damaged, else training would have resumed from them.
+    later = paths[: paths.index(final)]
+    for old in [*later, *paths[len(later) + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def refusal(error: BaseException | None) -> str:
-    """What the operating system said when a file could not be written; empty where an error has another cause.
+def export_weights(
+    run: RunDirectory, step: int, write: Callable[[Path], None], check: Callable[[], None] = lambda: None
+) -> None:
+    """Write the weights for evaluation by `write(file)`, after a last `check`; CheckpointError if the disk refuses."""
+    message = f"{run.path}: weights of step {step} not written"
+    with explain_refusal(message, lambda: "rerun the same command to resume"):
+        run.write_weights(step, write, check)
 
-    The writers of safetensors and torch wrap it: one leaves nothing but its number in a text, the other raises an
-    error of its own on the way out.
+
+def newest(run: RunDirectory, identities: set[str], say: Callable[[str], None]) -> Path | None:
+    """Return the newest intact checkpoint; None if the trial has no checkpoint at all.
+
+    `say` reports each damaged one. Raises CheckpointError if none is intact, or if its settings have none of
+    `identities`.
+    """
+    checkpoint = next(intact(run, say), None)
+    if checkpoint is None and (paths := steps(run)):
+        raise CheckpointError(
+            f"{run.path}: none of its {len(paths)} checkpoints is intact; remove {run.checkpoints} to start over"
+        )
+    if checkpoint and (written := read_json(checkpoint / MANIFEST).get("identity")) not in identities:
+        expected = " or ".join(sorted(identities))
+        raise CheckpointError(
+            f"{checkpoint}: belongs to another config ({written}, not {expected}); use another directory"
+        )
+    return checkpoint
+
+
+def intact(run: RunDirectory, say: Callable[[str], None] = lambda line: None) -> Iterator[Path]:
+    """Yield the intact checkpoints, newest first; `say` reports the damaged ones."""
+    for path in steps(run):
+        if problem := damage(path):
+            say(f"{path}: {problem}; falling back to the previous checkpoint")
+        else:
+            yield path
+
+
+def steps(run: RunDirectory) -> list[Path]:
+    """Return the checkpoints of a trial, intact or not, newest first."""
+    paths = run.checkpoints.glob("step-*")
+    return sorted(paths, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def damage(path: Path) -> str:
+    """Say what is wrong with a checkpoint; empty if every file has the size and the sha256 of its manifest."""
+    files: dict[str, Any] = read_json(path / MANIFEST).get("files", {})
+    if not files:
+        return "its manifest is missing or unreadable"
+    for name, expected in files.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if describe(path / name) != expected:
+            return f"{name} differs from what was written"
+    return ""
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return size in bytes and sha256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+@contextmanager
+def explain_refusal(message: str, remedy: Callable[[], str]) -> Iterator[None]:
+    """Turn the refusal of the disk to write a file into a CheckpointError; other errors pass."""
+    try:
+        yield
+    except Exception as error:
+        if not (reason := disk_error(error)):
+            raise
+        raise CheckpointError(f"{message}: {reason}; free space there and run again; {remedy()}") from error
+
+
+def disk_error(error: BaseException | None) -> str:
+    """Return the operating system's reason why a file could not be written; empty for an error of another cause.
+
+    The writers of safetensors and torch wrap it: one leaves only its number in a text, the other raises an error of
+    its own on the way out.
     """
     while error is not None:
         if isinstance(error, OSError):
@@ -78,71 +138,8 @@ def refusal(error: BaseException | None) -> str:
     return ""
 
 
-def clear_scraps(run: Path) -> None:
-    """Remove what processes left that died while saving; only for who has the run to itself."""
-    for scraps in (run / "checkpoints").glob(".step-*.tmp"):
-        shutil.rmtree(scraps, ignore_errors=True)
-    for scrap in (run / "weights").glob(".step-*.tmp"):
-        scrap.unlink(missing_ok=True)
-
-
-def newest(run: Path, identities: set[str], say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose every byte is as it was written; None if the run has none at all.
-
-    Says each one that had to be passed over. Raises CheckpointError if there are some but none is good, or if its
-    configuration has none of `identities`.
-    """
-    found = next(verified(run, say), None)
-    if found is None and steps(run):
-        raise CheckpointError(
-            f"{run}: none of its {len(steps(run))} checkpoints is intact; remove {run / 'checkpoints'} to start anew"
-        )
-    if found and (made_by := read_json(found / MANIFEST).get("identity")) not in identities:
-        now = " or ".join(sorted(identities))
-        raise CheckpointError(f"{found}: was made by another config ({made_by}, now {now}); use another directory")
-    return found
-
-
-def verified(run: Path, say: Callable[[str], None]) -> Iterator[Path]:
-    """Yield the intact checkpoints, newest first."""
-    for path in steps(run):
-        if problem := damage(path):
-            say(f"{path}: {problem}; falling back to the one before")
-        else:
-            yield path
-
-
-def steps(run: Path) -> list[Path]:
-    """Checkpoints of a run, newest first, intact or not."""
-    return sorted((run / "checkpoints").glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
-
-
-def damage(path: Path) -> str:
-    """What is wrong with a checkpoint; empty if every file has the size and the sha256 that its manifest says."""
-    files: dict[str, Any] = read_json(path / MANIFEST).get("files", {})
-    if not files:
-        return "its manifest is missing or unreadable"
-    for name, expected in files.items():
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if describe(path / name) != expected:
-            return f"{name} is not what was written"
-    return ""
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """Size in bytes and sha256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def synchronise(path: Path) -> None:
-    """Have the kernel put a file or folder on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _resume_hint(run: RunDirectory) -> str:
+    checkpoint = next(intact(run), None)
+    if checkpoint is None:
+        return "there is no earlier one"
+    return f"{checkpoint} is intact: rerun the same command to resume from it"

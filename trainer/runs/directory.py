@@ -1,63 +1,130 @@
-"""A run directory, read: what a trial is, how far it came and what it is worth."""
+"""The run directory of a trial: its files, the state they tell, and the markers that attempts leave."""
 
 import json
+import shutil
 import socket
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
-from trainer.runs.atomic import read_json
+from trainer.runs.atomic import read_json, replace_file, write_json
+from trainer.runs.attempt import Attempt
 
-HEARTBEAT = 120.0  # seconds without a sign of life after which a run is taken to have died
+HEARTBEAT_TIMEOUT = 120.0  # seconds without a heartbeat after which a trial counts as dead
+TIME_LIMITS, PREEMPTIONS = ".time_limits.json", ".preemptions.json"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """One trial's directory. Everything may be missing or half-written: a reader never fails on a live run."""
+    """The only owner of the names of files in a run directory.
+
+    Readers never fail on a trial that is running: what is missing or half-written reads as empty.
+    """
 
     path: Path
 
     @property
     def name(self) -> str:
+        """The name of the trial."""
         return self.path.name
 
+    @property
+    def config_file(self) -> Path:
+        """The trial's settings, all of them resolved."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """A JSON line for each line of the training log."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the attempt that trains; its content names the attempt."""
+        return self.path / "lock"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files of the training; those of the evaluation are in `eval/` below."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Resumable states, one directory each."""
+        return self.path / "checkpoints"
+
+    @property
+    def latest_file(self) -> Path:
+        """Names the newest checkpoint."""
+        return self.path / "latest"
+
+    @property
+    def evaluation_directory(self) -> Path:
+        """Metrics, figures and arrays of the evaluation."""
+        return self.path / "eval"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """The metrics of the newest evaluation with their provenance."""
+        return self.evaluation_directory / "metrics.json"
+
+    def log_file(self, stage: str) -> Path:
+        """Return the output of a stage, train or eval, that ran on this machine without Slurm."""
+        return self.path / f"{stage}.log"
+
+    def rendezvous_file(self, attempt: Attempt, step_id: str) -> Path:
+        """Return where the first node of an attempt publishes the address that its processes meet at."""
+        return self.path / f".rendezvous.{attempt}.{step_id}.json"
+
+    # Reading
+
+    def exists(self) -> bool:
+        """Return whether this is a run directory."""
+        return self.config_file.is_file()
+
     def config(self) -> dict[str, Any]:
-        """The resolved configuration, {} where there is none yet or none that can be read."""
+        """Return the resolved settings; {} where there are none yet or none that can be read."""
         try:
-            found = yaml.load((self.path / "config.yaml").read_text(), Loader=yaml.CSafeLoader)
+            config = yaml.load(self.config_file.read_text(), Loader=yaml.CSafeLoader)
         except (OSError, ValueError, yaml.YAMLError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return config if isinstance(config, dict) else {}
 
     def state(self) -> str:
-        """One of done, failed, stopped, running, pending; read from disk alone."""
-        if (self.path / "done").exists():
+        """Return done, failed, stopped, running or pending, from the disk alone."""
+        if self.is_done():
             return "done"
         status = self.status()
-        if status.get("state") == "running" and self._alive(status):
+        if status.get("state") == "running" and _is_alive(status):
             return "running"
-        if any(self.path.glob("failed.*")):
+        if any(self._failure_markers()):
             return "failed"
-        # A run that died without a word can go on from its checkpoint: so it counts as stopped.
-        return "stopped" if status or any(self.path.glob("stopped.*")) else "pending"
+        # A trial that died without a marker can resume from its checkpoint, so it counts as stopped.
+        return "stopped" if status or self.has_stopped() else "pending"
 
     def status(self) -> dict[str, Any]:
-        """The newest heartbeat: step, steps, rate (steps/s), eta (s), losses, host, pid, attempt; {} before it."""
+        """Return the newest heartbeat: step, steps, rate (steps/s), eta (s), losses, host, pid, attempt; else {}."""
         return read_json(self.path / "status.json")
 
+    def failure(self) -> dict[str, Any]:
+        """Return the earliest failure marker: error, attempt, time and, if a trainer left it, rank; else {}."""
+        markers = map(read_json, self._failure_markers())
+        return min(markers, key=lambda marker: marker.get("time", 0), default={})
+
     def error(self) -> str:
-        """Why it failed, in one line: the first of its processes to fail knows; empty unless it failed."""
-        markers = [read_json(path) for path in self.path.glob("failed.*")]
-        return str(min(markers, key=lambda m: m.get("time", 0)).get("error", "")) if markers else ""
+        """Return in one line why the trial failed, from the earliest failure marker; empty unless it failed."""
+        return str(self.failure().get("error", ""))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl in order; one that is half-written is left out."""
+        """Return the lines of metrics.jsonl in order, without those that are half-written."""
         try:
-            text = (self.path / "metrics.jsonl").read_text(errors="replace")
+            text = self.metrics_file.read_text(errors="replace")
         except FileNotFoundError:
             return []
         lines = []
@@ -66,17 +133,135 @@ class RunDirectory:
                 lines.append(json.loads(line))
         return lines
 
+    def latest_step(self) -> int:
+        """Return the step of the newest checkpoint; 0 before the first."""
+        try:
+            return int(self.latest_file.read_text().rpartition("-")[2])
+        except (OSError, ValueError):
+            return 0
+
+    def exported_weights(self) -> dict[int, Path]:
+        """Return step → exported weights, oldest first."""
+        files = (self.path / "weights").glob("step-*.safetensors")
+        return dict(sorted((int(file.stem.removeprefix("step-")), file) for file in files))
+
     def evaluation(self) -> dict[str, Any]:
-        """What the newest evaluation wrote: step, metrics, intervals, provenance, history; {} before the first."""
-        return read_json(self.path / "eval" / "metrics.json")
+        """Return the newest evaluation: step, metrics, intervals, provenance, history; {} before the first."""
+        return read_json(self.evaluation_file)
 
-    @staticmethod
-    def _alive(status: dict[str, Any]) -> bool:
-        if status.get("host") == socket.gethostname() and not Path(f"/proc/{status.get('pid')}").exists():
-            return False
-        return time.time() - status.get("time", 0) < HEARTBEAT
+    def evaluation_error(self) -> str:
+        """Return why the newest evaluation failed; empty if it did not."""
+        return str(read_json(self.evaluation_directory / "failed.json").get("error", ""))
+
+    def is_done(self) -> bool:
+        """Return whether training has reached its last step."""
+        return (self.path / "done").exists()
+
+    def has_stopped(self, attempt: str = "*") -> bool:
+        """Return whether an attempt, or any, was asked to stop and has saved."""
+        return any(self.path.glob(f"stopped.{attempt}.json"))
+
+    def has_failed(self, attempt: str) -> bool:
+        """Return whether an attempt left a failure marker; `<job>` instead of an attempt means any of that job."""
+        return any(self._failure_markers(f"{attempt}."))
+
+    def _failure_markers(self, prefix: str = "") -> Iterator[Path]:
+        return self.path.glob(f"failed.{prefix}*")
+
+    # Writing
+
+    def start(self, attempt: Attempt) -> None:
+        """Remove the markers and temporary files of earlier attempts; requires the lock."""
+        for pattern in ("failed.*", "stopped.*", "stop.*", ".rendezvous.*"):
+            for marker in self.path.glob(pattern):
+                if marker != self.stop_file(attempt):
+                    marker.unlink(missing_ok=True)
+        for temporary in self.checkpoints.glob(".step-*.tmp"):
+            shutil.rmtree(temporary, ignore_errors=True)
+        for temporary in (self.path / "weights").glob(".step-*.tmp"):
+            temporary.unlink(missing_ok=True)
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        """Replace the heartbeat."""
+        write_json(self.path / "status.json", status)
+
+    def stop_file(self, attempt: Attempt) -> Path:
+        """Return the file whose existence asks an attempt to stop."""
+        return self.path / f"stop.{attempt}"
+
+    def stop(self, attempt: Attempt, step: int) -> None:
+        """Mark that an attempt was asked to stop and has saved."""
+        self._mark(f"stopped.{attempt}.json", attempt, step)
+
+    def finish(self, attempt: Attempt, step: int) -> None:
+        """Mark that training has reached its last step."""
+        self._mark("done", attempt, step)
+
+    def _mark(self, name: str, attempt: Attempt, step: int) -> None:
+        write_json(self.path / name, {"step": step, "attempt": attempt, "time": time.time()})
+        self.stop_file(attempt).unlink(missing_ok=True)
+
+    def fail(self, attempt: Attempt, error: str, rank: int) -> None:
+        """Mark that one process of an attempt failed."""
+        source = f".rank{rank}" if rank else ""
+        content = {"error": error, "attempt": attempt, "rank": rank, "time": time.time()}
+        write_json(self.path / f"failed.{attempt}{source}.json", content)
+
+    def fail_launcher(self, attempt: Attempt, node: int, error: str, since: float | None = None) -> None:
+        """Mark that an attempt failed as its launcher on a node saw it, now or at an earlier time."""
+        content = {"error": error, "attempt": attempt, "time": since or time.time()}
+        write_json(self.path / f"failed.{attempt}.node{node}.json", content)
+        if status := self.status():
+            self.write_status(status | {"state": "failed", "error": error})
+
+    def write_weights(self, step: int, write: Callable[[Path], None], check: Callable[[], None]) -> Path:
+        """Put exported weights in place, written by `write(file)`, after a last `check`; return their path."""
+        file = self.path / "weights" / f"step-{step:06d}.safetensors"
+        file.parent.mkdir(exist_ok=True)
+        with replace_file(file, check) as temporary:
+            write(temporary)
+        return file
+
+    def fail_evaluation(self, error: str) -> None:
+        """Mark that the evaluation failed; an empty error removes the mark."""
+        marker = self.evaluation_directory / "failed.json"
+        if error:
+            marker.parent.mkdir(exist_ok=True)
+            write_json(marker, {"error": error, "time": time.time()})
+        else:
+            marker.unlink(missing_ok=True)
+
+    # Attempts that were followed by another one
+
+    def note_preemption(self, attempt: Attempt) -> None:
+        """Record that an attempt ends because Slurm preempts it: Slurm itself will only know of a requeue."""
+        attempts = read_json(self.path / PREEMPTIONS).get("attempts", [])
+        write_json(self.path / PREEMPTIONS, {"attempts": [*attempts, attempt]})
+
+    def note_time_limit(self, attempt: Attempt, job: str) -> int:
+        """Record that an attempt ends at its time limit; return how many attempts of the job did."""
+        record = read_json(self.path / TIME_LIMITS)
+        earlier = record["attempts"] if record.get("job") == job else []
+        attempts = [*(name for name in earlier if name != attempt), attempt]
+        write_json(self.path / TIME_LIMITS, {"job": job, "attempts": attempts})
+        return len(attempts)
+
+    def interrupted_attempts(self) -> dict[str, str]:
+        """Return attempt → preempted or time limit, as launchers recorded it."""
+        causes: dict[str, str] = {}
+        for name, cause in ((PREEMPTIONS, "preempted"), (TIME_LIMITS, "time limit")):
+            causes |= dict.fromkeys(read_json(self.path / name).get("attempts", ()), cause)
+        return causes
 
 
-def find_runs(folder: Path) -> list[RunDirectory]:
-    """All trials of a sweep, by name."""
-    return [RunDirectory(p.parent) for p in sorted(folder.glob("*/config.yaml"))]
+def find_runs(sweep: Path) -> list[RunDirectory]:
+    """Return the run directories of a sweep, by name."""
+    return [RunDirectory(path.parent) for path in sorted(sweep.glob("*/config.yaml"))]
+
+
+def _is_alive(status: dict[str, Any]) -> bool:
+    """Return whether the process of a heartbeat may be running."""
+    pid = status.get("pid")
+    if status.get("host") == socket.gethostname() and not (isinstance(pid, int) and psutil.pid_exists(pid)):
+        return False
+    return time.time() - status.get("time", 0) < HEARTBEAT_TIMEOUT

@@ -1,8 +1,8 @@
-"""Who may write into a run directory: one group of processes at a time and, of a job, only its newest attempt.
+"""The fencing lock: one group of processes trains a trial at a time and, of one job, only its newest attempt.
 
-A lock alone is not enough. A node that Slurm has lost may go on training and hold the lock, while Slurm has already
-given the job to other nodes. The newest attempt then takes the lock file's place, and the older one, which reads that
-file again before it puts anything in place, leaves.
+A file lock alone is not enough. A node that Slurm has lost may continue training and hold the lock, while Slurm has
+already given the job to other nodes. The newest attempt then replaces the lock file, and the older attempt, which
+reads that file again before it puts anything in place, exits.
 """
 
 import fcntl
@@ -11,80 +11,81 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
-from trainer.runs.atomic import naming_file
+from trainer.runs.atomic import name_file
+from trainer.runs.attempt import Attempt
+from trainer.runs.directory import RunDirectory
 
-LOOK = 0.5  # seconds between two looks while nothing is about to be written
-PATROL = 5.0  # seconds between two looks of who may be waiting for processes that are gone
+CHECK_INTERVAL = 0.5  # seconds between two checks of the lock file while nothing is about to be written
+WATCH_INTERVAL = 5.0  # seconds between two checks by the thread that guards against a stuck collective
 
 
 class Superseded(RuntimeError):
-    """A newer attempt of this job has the run: leave, and touch nothing."""
+    """A newer attempt of this job trains the trial: exit and write nothing."""
 
 
 class Lock:
     """Held until it is closed or the process ends. The file's content is the attempt that holds it."""
 
-    def __init__(self, run: Path, attempt: str, file: IO[str]) -> None:
-        self.run, self.attempt, self.file, self.looked = run, attempt, file, 0.0
-        with naming_file(run / "lock"):
+    def __init__(self, run: RunDirectory, attempt: Attempt, file: IO[str]) -> None:
+        self.run, self.attempt, self.file, self.last_check = run, attempt, file, 0.0
+        with name_file(run.lock_file):
             file.truncate(0)
             file.write(attempt + "\n")
             file.flush()
             os.fsync(file.fileno())  # for readers on other nodes
 
-    def check(self, pause: float = 0.0) -> None:
-        """Raise Superseded if the run has been given to a newer attempt; looks again only after `pause` seconds."""
-        if time.monotonic() - self.looked >= pause:
-            self.looked = time.monotonic()
-            if superseded(self.run, self.attempt):
-                raise Superseded(f"{self.run.name}: {owner(self.run)} has taken over from {self.attempt}; left to it")
+    def check(self, interval: float = 0.0) -> None:
+        """Raise Superseded if a newer attempt holds the lock; reads the file only every `interval` seconds."""
+        if time.monotonic() - self.last_check >= interval:
+            self.last_check = time.monotonic()
+            if is_superseded(self.run, self.attempt):
+                raise Superseded(f"{self.run.name}: {owner(self.run)} has taken over from {self.attempt}; exiting")
 
     def watch(self) -> None:
-        """From now on leave when the run has been given to a newer attempt, also out of an exchange without end.
+        """Exit from now on, even out of a stuck collective, when a newer attempt holds the lock.
 
-        Who wakes up on a node that was lost waits for the other processes of his attempt, which are long dead.
+        A process on a lost node may block forever on peers that no longer exist, so a thread watches the lock.
         """
-        threading.Thread(target=self._patrol, daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def _patrol(self) -> None:
+    def _watch(self) -> None:
         over = False
         while not over:
-            time.sleep(PATROL)
+            time.sleep(WATCH_INTERVAL)
             with suppress(OSError):
-                over = superseded(self.run, self.attempt)
-        time.sleep(PATROL)  # the loop may be about to say so itself
-        print(f"{self.run.name}: a newer attempt has taken over; {self.attempt} leaves", file=sys.stderr, flush=True)
+                over = is_superseded(self.run, self.attempt)
+        time.sleep(WATCH_INTERVAL)  # the training loop may be about to exit by itself
+        print(f"{self.run.name}: a newer attempt has taken over; {self.attempt} exits", file=sys.stderr, flush=True)
         os._exit(1)
 
     def close(self) -> None:
-        """Let others have the run."""
+        """Release the lock."""
         self.file.close()
 
 
-def take(run: Path, attempt: str) -> Lock | None:
-    """Lock a run; None if it is held by anybody but an older attempt of the same job."""
-    file = (run / "lock").open("a+")
-    if locked(file):
+def take(run: RunDirectory, attempt: Attempt) -> Lock | None:
+    """Lock a run directory; None if anything but an older attempt of the same job holds it."""
+    file = run.lock_file.open("a+")
+    if try_lock(file):
         return Lock(run, attempt, file)
     file.close()
-    if not newer(attempt, owner(run)):
+    if not attempt.supersedes(owner(run)):
         return None
     # Locks belong to files, not to names: a new file under the old name is free.
-    fresh = run / f".lock.{attempt}"
-    file = fresh.open("a+")
-    if not locked(file):
+    replacement = run.path / f".lock.{attempt}"
+    file = replacement.open("a+")
+    if not try_lock(file):
         file.close()
         return None
     lock = Lock(run, attempt, file)
-    os.replace(fresh, run / "lock")
+    os.replace(replacement, run.lock_file)
     return lock
 
 
-def locked(file: IO[str]) -> bool:
-    """Try to lock an open file; whether that worked."""
+def try_lock(file: IO[str]) -> bool:
+    """Try to lock an open file; return whether that worked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -92,29 +93,23 @@ def locked(file: IO[str]) -> bool:
     return True
 
 
-def owner(run: Path) -> str:
-    """The attempt that holds a run or held it last; empty before the first."""
+def owner(run: RunDirectory) -> Attempt:
+    """Return the attempt that holds the lock or held it last; empty before the first."""
     try:
-        return (run / "lock").read_text().strip()
+        return Attempt(run.lock_file.read_text().strip())
     except FileNotFoundError:
-        return ""
+        return Attempt()
 
 
-def newer(attempt: str, than: str) -> bool:
-    """Whether two attempts, `<job>.<number>`, are of the same job and the first is the later one."""
-    (job, _, number), (other, _, before) = attempt.rpartition("."), than.rpartition(".")
-    return bool(job) and job == other and int(number) > int(before)
+def is_superseded(run: RunDirectory, attempt: Attempt) -> bool:
+    """Return whether a newer attempt of the same job holds the lock."""
+    return owner(run).supersedes(attempt)
 
 
-def superseded(run: Path, attempt: str) -> bool:
-    """Whether a newer attempt of the same job has taken the run."""
-    return newer(owner(run), attempt)
-
-
-def rival(run: Path, attempt: str) -> str:
-    """The attempt of another job, or of a command, whose living process holds the run; empty if there is none."""
-    found = owner(run)
-    if not found or found.rpartition(".")[0] == attempt.rpartition(".")[0] != "":
-        return ""
-    with (run / "lock").open("a") as file:
-        return "" if locked(file) else found
+def competitor(run: RunDirectory, attempt: Attempt) -> Attempt:
+    """Return the attempt of another job or command whose living process holds the lock; empty if there is none."""
+    holder = owner(run)
+    if not holder or holder.job == attempt.job != "":
+        return Attempt()
+    with run.lock_file.open("a") as file:
+        return Attempt() if try_lock(file) else holder

@@ -29,7 +29,7 @@ def locate_trials(folder: Path, trials: list[Trial]) -> list[Path]:
     older = find_older(folder, names - set(matches.values()), missing) if missing else {}
     paths = [folder / (matches[t.identity] or older.get(t.identity, t.name)) for t in trials]
     for trial, path in zip(trials, paths, strict=True):
-        file = path / "config.yaml"
+        file = RunDirectory(path).config_file
         if not file.exists() or file.read_text() == trial.config.to_yaml():
             continue
         if (identity := load_config(file).identity()) != trial.identity:
@@ -66,7 +66,7 @@ def create_run_directories(folder: Path, trials: list[Trial]) -> list[Path]:
     """
     paths = locate_trials(folder, trials)
     for trial, path in zip(trials, paths, strict=True):
-        file, text = path / "config.yaml", trial.config.to_yaml()
+        file, text = RunDirectory(path).config_file, trial.config.to_yaml()
         current = file.read_text() if file.exists() else ""
         if current and current != text:
             text = update_document(read_document(file), trial.config)
@@ -97,9 +97,9 @@ def read_document(file: Path) -> dict[str, Any]:
     return {"model": {}, "data": {}, "train": {}} | nest(read_settings(file))
 
 
-def compute_written_identity(run: Path) -> str:
+def compute_written_identity(run: RunDirectory) -> str:
     """Return the identity of a run directory's config.yaml as it is written, without today's defaults; ConfigError.
 
     Its checkpoints carry it: it stays the same when the method gets another hyperparameter.
     """
-    return compute_identity(read_document(run / "config.yaml"))
+    return compute_identity(read_document(run.config_file))

@@ -1,20 +1,22 @@
-"""What became of a sweep's jobs: one call of squeue for those that wait or run, one of sacct for all their turns.
+"""The jobs of a sweep: one squeue for those that wait or run, one sacct for how all their attempts ended.
 
-Squeue knows the present, and an ended job for some minutes (MinJobAge); sacct knows the past, but lags by seconds, and
-not every cluster has it. What neither says is left open: the run directories know more.
+squeue knows the present, and an ended job for some minutes (MinJobAge); sacct knows the past, but lags by seconds, and
+not every cluster has it. What neither knows stays open: the run directories know more.
 """
 
 import pwd
 import signal
-import subprocess
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jobs.backends.base import ActiveJob
+from jobs.backends.slurm.client import ask, queue, unavailable
 from jobs.tracking import submissions
+from trainer.errors import ConfigError
 
-# Slurm's words for what has ended, in the users' words.
+# Slurm's words for the end of an attempt, in the user's words.
 ENDED = {
     "COMPLETED": "",
     "FAILED": "failed",
@@ -29,128 +31,143 @@ ENDED = {
     "REVOKED": "revoked",
 }
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
-# By which a job may die; none of them is an exit code of its own.
+# Signals that may end a job; none of them equals an exit code of Turnout.
 SIGNALS = (signal.SIGABRT, signal.SIGBUS, signal.SIGKILL, signal.SIGSEGV, signal.SIGUSR2, signal.SIGTERM)
-MOST = 5000  # ids on a command line: the kernel takes 128 KiB
+MAX_IDS = 5000  # on a command line: the kernel takes 128 KiB
 
 
 @dataclass(frozen=True)
-class Job:
-    """One job of a trial: its present turn, and how the turns before ended."""
+class SlurmJob:
+    """One job of a trial: its newest attempt, and how the earlier ones ended."""
 
     id: str  # <array>_<index>, or the plain id of a lone job
     stage: str  # train or eval
-    state: str = ""  # Slurm's word, such as RUNNING; empty if Slurm does not know, or not any more
+    state: str = ""  # Slurm's word, such as RUNNING; empty if Slurm does not know it any more
     nodes: str = ""  # such as n[1-2]
     waits: str = ""  # why it is pending, in Slurm's word, such as Resources
     code: str = ""  # <exit code>:<signal>
-    by: str = ""  # who cancelled it
-    former: tuple[str, ...] = ()  # Slurm's words for the turns that were followed by another one, oldest first
+    by: str = ""  # the user who cancelled it
+    former: tuple[str, ...] = ()  # Slurm's words for the ends of earlier attempts, oldest first
 
     @property
     def attempt(self) -> str:
-        """The current or last attempt, as the run directory names it."""
+        """Return the newest attempt, as run directories name it."""
         return f"{self.id}.{len(self.former)}"
 
     @property
     def is_queued(self) -> bool:
-        """Whether it waits for its first or another attempt."""
+        """Return whether it waits for its first or another attempt."""
         return self.state in WAITING
 
     @property
     def is_running(self) -> bool:
-        """Whether its processes may be alive."""
+        """Return whether its processes may be alive."""
         return bool(self.state) and self.state not in ENDED and not self.is_queued
 
     @property
+    def end(self) -> str:
+        """Return how its newest attempt ended, in the user's words; '' if well or not yet."""
+        return ENDED.get(self.state, "")
+
+    @property
     def phase(self) -> str:
-        """What a running job is doing instead of computing, such as completing; '' if it computes."""
+        """Return what a running job does instead of computing, such as completing; '' if it computes."""
         return "" if self.state == "RUNNING" else self.state.lower()
 
     @property
     def pending_reason(self) -> str:
-        """Why a queued job waits, in Slurm's word."""
+        """Return why a queued job waits, in Slurm's word."""
         return self.waits or self.state
 
-    @property
-    def end(self) -> str:
-        """Why the last attempt ended, in the users' words; '' if it completed or has not ended."""
-        return ENDED.get(self.state, "")
-
-    @property
-    def former_ends(self) -> tuple[str, ...]:
-        """Why each attempt ended that another one followed, oldest first, in the users' words."""
-        return tuple(ENDED.get(state, "") for state in self.former)
-
     def describe_end(self) -> str:
-        """Return why the last attempt ended, with user, signal or exit code; '' if it completed or has not ended."""
+        """Return how its newest attempt ended, with user, signal or exit code; '' if well or not yet."""
         if self.state == "CANCELLED" and self.by:
             return f"cancelled by {self.by}"
         if self.state != "FAILED":
             return self.end
         code, _, number = self.code.partition(":")
-        # srun reports the death of a task by a signal as exit code 128 + signal; sacct subtracts the 128 again.
+        # srun reports the signal of a task as exit code 128 + signal; sacct subtracts 128 again.
         signals = {int(number or 0), int(code or 0) - 128, int(code or 0)} & set(SIGNALS)
         return f"killed by {signal.Signals(signals.pop()).name}" if signals else f"exit code {code}"
 
+    @property
+    def former_ends(self) -> tuple[str, ...]:
+        """Return how each earlier attempt ended, oldest first."""
+        return tuple(ENDED.get(state, "") for state in self.former)
 
-def read(sweep: Path) -> tuple[dict[str, list[Job]], list[str]]:
-    """Trial -> its jobs, oldest first; and, in a line each, what could not be asked. Nothing is asked of Slurm for a
-    sweep that was never there."""
-    lines = submissions.read(sweep)
-    arrays = [array for line in lines for array in line.get("arrays", [])]
+
+def read_jobs(sweep: Path) -> tuple[dict[str, list[SlurmJob]], list[str]]:
+    """Return trial → its jobs, oldest first, and notes on what could not be queried.
+
+    Slurm is not asked about a sweep that has no jobs there.
+    """
+    records = submissions.read(sweep)
+    arrays = [array for record in records for array in record.get("arrays", [])]
     if not arrays:
         return {}, []
-    ids = list(dict.fromkeys(array["id"] for array in arrays))[-MOST:]
-    live: dict[str, Live] | None = None
-    turns: dict[str, list[Job]] = {}
-    notes = []
-    if away := submissions.unavailable():
-        notes.append(f"squeue was not asked: {away}")
-    else:
-        text, problem = ask("squeue", "-h", "-r", "-t", "all", "-j", ",".join(ids), "-O", f"{':|,'.join(LIVE)}:|")
-        if problem and "Invalid job id" not in problem:  # it has forgotten a lone job
-            notes.append(f"squeue: {problem}")
-        else:
-            live = listed(text)
-    since = time.strftime(
-        "%Y-%m-%dT%H:%M:%S", time.localtime(min(line.get("time", time.time()) for line in lines) - 86400)
-    )
-    text, problem = ask(
-        "sacct", "-D", "-n", "-P", "-S", since, "-j", ",".join(ids), "-o", "JobID,State,ExitCode,NodeList"
-    )
+    ids = list(dict.fromkeys(array["id"] for array in arrays))[-MAX_IDS:]
+    since = min(record.get("time", time.time()) for record in records) - 86400
+    live, notes = query_squeue(ids)
+    attempts, problem = query_sacct(ids, since)
     if problem:
-        notes.append(f"sacct: {problem}; how jobs ended is known as far as squeue and the run directories tell")
-    else:
-        turns = accounted(text)
-    found = defaultdict[str, list[Job]](list)
+        notes.append(f"sacct: {problem}; how jobs ended is known only from squeue and the run directories")
+    jobs = defaultdict[str, list[SlurmJob]](list)
     for array in arrays:
         for job, trials in submissions.trials_by_job(array).items():
-            known = join(Job(job, array["stage"]), turns.get(job) or turns.get(f"{array['id']}_[]", []), live)
+            ended = attempts.get(job) or attempts.get(f"{array['id']}_[]", [])
+            known = combine(SlurmJob(job, array["stage"]), ended, live)
             for trial in trials:
-                found[trial].append(known)
-    return dict(found), notes
+                jobs[trial].append(known)
+    return dict(jobs), notes
 
 
-def ask(*command: str) -> tuple[str, str]:
-    """What one of Slurm's commands prints, and in one line why it fails, or ''."""
+def active_jobs(sweep: Path) -> list[ActiveJob]:
+    """Return the jobs of a sweep that wait or run; ConfigError if it has jobs and Slurm does not answer."""
+    known: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for record in submissions.read(sweep):
+        for array in record.get("arrays", []):
+            known |= {job: (array["stage"], tuple(names)) for job, names in submissions.trials_by_job(array).items()}
+        if report := record.get("report"):
+            known[report] = "report", ()
+    if not known:
+        return []
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except FileNotFoundError:
-        return "", "is not installed here"
-    except subprocess.TimeoutExpired:
-        return "", "no answer within a minute"
-    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return (done.stdout, "") if done.returncode == 0 else ("", said[-1].removeprefix(f"{command[0]}: error: "))
+        states = queue()
+    except ConfigError as error:
+        raise ConfigError(f"{sweep}: has jobs on Slurm, but {error}; try again where and when it answers") from None
+    active = []
+    for job, state in states.items():
+        if job in known:
+            stage, trials = known[job]
+            active.append(ActiveJob(job, stage, state, trials, is_queued=state in WAITING))
+    return active
+
+
+def query_squeue(ids: list[str]) -> "tuple[dict[str, Live] | None, list[str]]":
+    """Return what squeue lists of jobs, None if it does not answer, and notes."""
+    if reason := unavailable():
+        return None, [f"squeue was not asked: {reason}"]
+    answer = ask("squeue", "-h", "-r", "-t", "all", "-j", ",".join(ids), "-O", f"{':|,'.join(LIVE)}:|")
+    if answer.error and "Invalid job id" not in answer.error:  # squeue forgets a lone job that ended
+        return None, [f"squeue: {answer.error}"]
+    return parse_squeue(answer.output if not answer.error else ""), []
+
+
+def query_sacct(ids: list[str], since: float) -> tuple[dict[str, list[SlurmJob]], str]:
+    """Return job id → its attempts by accounting, oldest first, and why accounting does not answer."""
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
+    columns = ("-o", "JobID,State,ExitCode,NodeList")
+    answer = ask("sacct", "-D", "-n", "-P", "-S", start, "-j", ",".join(ids), *columns)
+    return ({}, answer.error) if answer.error else (parse_sacct(answer.output), "")
 
 
 LIVE = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code")
-Live = tuple[Job, int]  # as squeue knows a job, and how often it was requeued
+Live = tuple[SlurmJob, int]  # a job as squeue knows it, and how often it was requeued
 
 
-def listed(text: str) -> "dict[str, Live]":
-    """Job id -> what squeue says, given its lines of `LIVE`, divided by |."""
-    found: dict[str, Live] = {}
+def parse_squeue(text: str) -> "dict[str, Live]":
+    """Return job id → what squeue knows, from its lines of the columns LIVE, separated by |."""
+    jobs: dict[str, Live] = {}
     for line in text.splitlines():
         words = line.split("|")
         if len(words) > len(LIVE):
@@ -158,56 +175,57 @@ def listed(text: str) -> "dict[str, Live]":
             if code.isdigit():  # the status as wait() returns it
                 code = f"{int(code) >> 8}:{int(code) & 127}"
             waits = reason if state in WAITING and reason != "None" else ""
-            found[job] = Job(job, "", state, nodes, waits, code), int(restarts or 0)
-    return found
+            jobs[job] = SlurmJob(job, "", state, nodes, waits, code), int(restarts or 0)
+    return jobs
 
 
-def accounted(text: str) -> dict[str, list[Job]]:
-    """Job id -> its turns, oldest first, given lines of `sacct -D` without -X: <id>|<state>|<code>|<nodes>.
+def parse_sacct(text: str) -> dict[str, list[SlurmJob]]:
+    """Return job id → its attempts, oldest first, from lines of `sacct -D` without -X: <id>|<state>|<code>|<nodes>.
 
     Elements of an array that have never started share one line, under `<array>_[]`.
     """
-    found = defaultdict[str, list[Job]](list)
+    attempts = defaultdict[str, list[SlurmJob]](list)
     for line in text.splitlines():
         words = line.split("|")
         if len(words) < 4 or not words[1]:
             continue
-        name, said, code, nodes = words[:4]
-        state, _, by = said.partition(" by ")
+        name, description, code, nodes = words[:4]
+        state, _, user_id = description.partition(" by ")
         job, _, step = name.partition(".")
         if step:
-            # Where only a step ran out of memory, the job itself says no more than that it failed.
-            if state == "OUT_OF_MEMORY" and found[job] and found[job][-1].state == "FAILED":
-                found[job][-1] = replace(found[job][-1], state=state)
+            # If only a step ran out of memory, the job itself is reported as FAILED.
+            if state == "OUT_OF_MEMORY" and attempts[job] and attempts[job][-1].state == "FAILED":
+                attempts[job][-1] = replace(attempts[job][-1], state=state)
             continue
         if "[" in job:
             job = f"{job.partition('[')[0]}[]"
-        found[job].append(Job(job, "", state, "" if "assigned" in nodes else nodes, "", code, user(by)))
-    return dict(found)
+        nodes = "" if "assigned" in nodes else nodes
+        attempts[job].append(SlurmJob(job, "", state, nodes, "", code, user_name(user_id)))
+    return dict(attempts)
 
 
-def join(job: Job, turns: list[Job], live: "dict[str, Live] | None") -> Job:
-    """A job, given its turns by sacct and what squeue lists; None if squeue did not answer."""
+def combine(job: SlurmJob, attempts: list[SlurmJob], live: "dict[str, Live] | None") -> SlurmJob:
+    """Join what sacct and squeue know of a job; `live` is None if squeue did not answer."""
     if live is None or job.id not in live:
-        if not turns:
+        if not attempts:
             return job
-        last, former = turns[-1], [turn.state for turn in turns[:-1]]
-        # What has left the queue has ended, even if the news did not reach sacct.
+        last, former = attempts[-1], [attempt.state for attempt in attempts[:-1]]
+        # A job that left the queue has ended, even if sacct does not know it yet.
         state = last.state if live is None or last.state in ENDED else ""
         return replace(last, id=job.id, stage=job.stage, state=state, former=tuple(former))
     now, restarts = live[job.id]
-    former = [turn.state if turn.state in ENDED else "REQUEUED" for turn in turns[:restarts]]
+    former = [attempt.state if attempt.state in ENDED else "REQUEUED" for attempt in attempts[:restarts]]
     former += ["REQUEUED"] * (restarts - len(former))
     state, by, nodes = now.state, "", now.nodes
-    if len(turns) > restarts:
-        last = turns[-1]
+    if len(attempts) > restarts:
+        last = attempts[-1]
         state, by = last.state if state == "COMPLETING" and last.state in ENDED else state, last.by
         nodes = nodes or last.nodes
     return replace(now, stage=job.stage, state=state, by=by, nodes=nodes, former=tuple(former))
 
 
-def user(number: str) -> str:
-    """The name of a user id; the id itself where there is none."""
+def user_name(number: str) -> str:
+    """Return the name of a user id; the id itself if it has none."""
     try:
         return pwd.getpwuid(int(number)).pw_name
     except (KeyError, ValueError):

@@ -1,91 +1,99 @@
-"""What a job knows of itself and asks of Slurm while it runs."""
+"""What a Slurm job knows of itself and asks of Slurm while it runs."""
 
 import os
-import signal
 import socket
-import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-# What starts a program as deaf as ignore_signals leaves one.
-DEAF = ("env", "--ignore-signal=USR2", "--ignore-signal=TERM")
+from jobs.backends.base import Allocation
+from jobs.backends.slurm.client import ask, parse_time_left
+from trainer.runs.attempt import Attempt
+from trainer.runs.directory import RunDirectory
+
+REQUEUE_TIMEOUT = 600.0  # seconds that a job which has saved waits for a controller that does not answer
+RETRY_INTERVAL = 2.0  # seconds
+UNDECIDED = ("", "SIGNALING", "SUSPENDED", "STOPPED")  # states after which Slurm is asked again
+EARLY_SIGNAL = 60  # seconds by which Slurm may signal too early
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """Where this process stands: in a Slurm job, or on a machine of its own."""
-
-    job: str  # <array>_<index> in an array: the raw id of its last element would name the whole array
-    attempt: str  # <job>.<number>: grows with every requeue, and fences its markers
-    nodes: int = 1
-    node: int = 0
-    slurm: bool = False
-
-    @staticmethod
-    def local() -> "Allocation":
-        """This machine alone, even inside somebody's Slurm job."""
-        return Allocation("local", f"local-{os.getpid()}")
+class SlurmAllocation(Allocation):
+    """The nodes of a Slurm job, of which this process is a task."""
 
     @staticmethod
-    def here() -> "Allocation":
-        """The Slurm job that this process is a task of."""
+    def current() -> "SlurmAllocation":
+        """Return the job of this process, from its environment."""
         env = os.environ
         array = env.get("SLURM_ARRAY_JOB_ID")
+        # In an array the raw id of the last element would name the whole array.
         job = f"{array}_{env['SLURM_ARRAY_TASK_ID']}" if array else env["SLURM_JOB_ID"]
-        attempt = f"{job}.{env.get('SLURM_RESTART_COUNT', '0')}"
-        return Allocation(job, attempt, int(env.get("SLURM_NNODES", "1")), int(env.get("SLURM_NODEID", "0")), True)
+        return SlurmAllocation(
+            job,
+            Attempt(f"{job}.{env.get('SLURM_RESTART_COUNT', '0')}"),
+            nodes=int(env.get("SLURM_NNODES", "1")),
+            node=int(env.get("SLURM_NODEID", "0")),
+            step=env.get("SLURM_STEP_ID", "0"),
+            offline=True,
+        )
 
-    def head(self) -> str:
-        """Address of the first node: its name where that resolves, else the address that Slurm itself uses."""
+    def first_address(self) -> str:
+        """Return the name of the first node where that resolves, else the address that Slurm itself uses."""
         if self.nodes == 1:
-            return "127.0.0.1"
-        name = ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).stdout.split()[0]
+            return super().first_address()
+        name = ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"], in_job=True).output.split()[0]
         try:
             socket.getaddrinfo(name, None)
         except socket.gaierror:
-            node = ask("scontrol", "show", "node", name, "-o").stdout
+            node = ask("scontrol", "show", "node", name, "-o", in_job=True).output
             return next(word.removeprefix("NodeAddr=") for word in node.split() if word.startswith("NodeAddr="))
         return name
 
-    def state(self) -> tuple[str, float]:
-        """What Slurm says of this job, such as RUNNING, and its seconds to the time limit; '' without an answer."""
-        state, _, left = ask("squeue", "-h", "-t", "all", "-j", self.job, "-o", "%T %L").stdout.strip().partition(" ")
-        return state, seconds(left)
+    def requeue(self, run: RunDirectory, signal_delay: int, max_requeues: int) -> str:
+        """Have Slurm requeue this job, unless it already decided otherwise, and record why the attempt ends.
 
-    def preempted(self) -> bool:
-        """Whether Slurm is about to take this job's nodes for a job of higher priority."""
-        when = ask("squeue", "-h", "-j", self.job, "-O", "PreemptTime:30").stdout.split()
-        return bool(when) and when[0][:1].isdigit()  # else N/A
-
-    def requeue(self) -> str:
-        """Ask for another turn; return why Slurm refuses, or '' where it does not.
-
-        Accepting, Slurm signals this job, and scontrol with it: it is deaf to that, so that the answer arrives.
+        After scancel or scontrol requeue the job is COMPLETING: a requeue would revive what was cancelled.
         """
-        asked = ask("scontrol", "requeue", self.job)
-        return " ".join(asked.stderr.split()) or f"exit code {asked.returncode}" if asked.returncode else ""
+        if self.node:
+            return ""
+        deadline, refusal = time.monotonic() + REQUEUE_TIMEOUT, "its controller does not answer"
+        while time.monotonic() < deadline:
+            state, left = self.state()
+            print(f"{run.name}: saved, not finished; Slurm says {state or 'nothing'}, {left:.0f} s left", flush=True)
+            if state == "RUNNING":
+                if left < signal_delay + EARLY_SIGNAL:
+                    count = run.note_time_limit(self.attempt, self.job)
+                    if count > max_requeues:
+                        return (
+                            f"reached its time limit {count} times (resources.max_requeues: {max_requeues}); raise "
+                            "resources.time or max_requeues, and rerun the same command to resume from its checkpoint"
+                        )
+                elif self.is_preempted():
+                    run.note_preemption(self.attempt)
+                if not (refusal := ask("scontrol", "requeue", self.job, in_job=True).error):
+                    return ""
+            elif state not in UNDECIDED:
+                return ""
+            time.sleep(RETRY_INTERVAL)
+        return f"saved, but Slurm does not requeue the job: {refusal}"
+
+    def state(self) -> tuple[str, float]:
+        """Return Slurm's state of this job, such as RUNNING, and seconds to its time limit; '' without an answer."""
+        output = ask("squeue", "-h", "-t", "all", "-j", self.job, "-o", "%T %L", in_job=True).output
+        state, _, left = output.strip().partition(" ")
+        return state, parse_time_left(left)
+
+    def is_preempted(self) -> bool:
+        """Return whether Slurm is about to give the nodes of this job to a job of higher priority."""
+        words = ask("squeue", "-h", "-j", self.job, "-O", "PreemptTime:30", in_job=True).output.split()
+        return bool(words) and words[0][:1].isdigit()  # else N/A
 
 
-def ask(*command: str) -> "subprocess.CompletedProcess[str]":
-    """Run one of Slurm's commands to its end, whatever signals come."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=ignore_signals)
+@dataclass
+class SlurmLauncher:
+    """What submitit pickles and calls on every node: a launcher on this job's allocation."""
 
+    launcher: Callable[[Allocation], None]
 
-def ignore_signals() -> None:
-    """Before exec: the child starts deaf, so that a warning during its start-up does not kill it."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def parent(process: int) -> int:
-    """The pid of a process's parent; OSError if it has ended."""
-    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def seconds(clock: str) -> float:
-    """A time as squeue prints it, [days-][hours:]minutes:seconds; infinite where it is none, as UNLIMITED."""
-    days, _, rest = clock.rpartition("-")
-    parts = [days or "0", *rest.split(":")]
-    if not all(part.isdigit() for part in parts):
-        return float("inf")
-    return int(parts[0]) * 86400 + sum(int(part) * 60**place for place, part in enumerate(reversed(parts[1:])))
+    def __call__(self) -> None:
+        """Run the launcher."""
+        self.launcher(SlurmAllocation.current())

@@ -1,16 +1,15 @@
-"""Cluster presets, sweeps/clusters/<name>.yaml: what is particular to a site, and no part of any trial's identity."""
+"""Cluster presets, sweeps/clusters/<name>.yaml: the settings of a site, which are no part of any trial's identity."""
 
 import shlex
-import subprocess
 import sys
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, ValidationError
 
-from jobs.backends.slurm.allocation import DEAF
+from jobs.backends.base import IGNORE_SIGNALS
+from jobs.backends.slurm.client import ask
 from jobs.snapshot import ROOT
 from trainer.config.document import Settings, find_place, nest, read_settings
 from trainer.config.resolve import explain
@@ -19,70 +18,63 @@ from trainer.config.validators import Section
 from trainer.errors import ConfigError, check_known
 
 FOLDER = ROOT / "sweeps" / "clusters"
-VARIABLE = "TURNOUT_CLUSTER"  # stands in for --cluster
-KINDS = ("local", "slurm")  # of clusters, without any preset
+VARIABLE = "TURNOUT_CLUSTER"  # the default of --cluster
+BACKENDS = ("local", "slurm")  # names of backends, which need no preset
 
 
-def words(command: Any) -> Any:
-    """Part a command as a shell would, without expanding anything; a list is taken as it is."""
+def split_command(command: Any) -> Any:
+    """Split a command as a shell would, without expanding anything; leave a list as it is."""
     return shlex.split(command) if isinstance(command, str) else command
 
 
-Words = Annotated[list[str], BeforeValidator(words)]
+Command = Annotated[list[str], BeforeValidator(split_command)]
 
 
 class Preset(Section):
-    """What a cluster's jobs are started with; the default is a cluster with nothing particular to it."""
+    """How the jobs of a cluster are started; the default has no site settings."""
 
-    resources: Resources = Resources()  # defaults, below a sweep file's own
-    setup: list[str] = Field(default_factory=list)  # lines of shell in the batch script, before anything is started
-    container: Words = Field(default_factory=list)  # words before the Python of trainings, evaluations and reports
+    resources: Resources = Resources()  # defaults, which a sweep file overrides
+    setup: list[str] = Field(default_factory=list)  # lines of shell at the start of the batch script
+    container: Command = Field(default_factory=list)  # goes before the Python of trainings, evaluations and reports
     python: str | None = None  # default: the one that submits; in a container: python3
-    srun: Words = Field(default_factory=list)  # further options of srun
-    max_array: PositiveInt | None = None  # elements of an array, where that is less than the controller says
-    max_jobs: PositiveInt | None = None  # jobs of a user in the queue, likewise; each element of an array is one
+    srun: Command = Field(default_factory=list)  # further options of srun
+    max_array: PositiveInt | None = None  # elements of an array, where the controller would allow more
+    max_jobs: PositiveInt | None = None  # jobs of a user in the queue; each element of an array is one
 
     _settings: Settings = PrivateAttr(default_factory=dict)  # as written
 
     def defaults(self) -> Settings:
-        """Return the preset's `resources:`, defaults below a sweep file's own."""
+        """Return the settings of `resources:`, which sweep files override."""
         return {key: setting for key, setting in self._settings.items() if key.startswith("resources.")}
 
+    def launcher_command(self, code: Path) -> str:
+        """Return the shell command of the Python that runs the launcher from a code copy.
 
-@dataclass(frozen=True)
-class Site:
-    """Where jobs start: on which kind of cluster, and from which copy of the code."""
+        The launcher stays outside of a container, because it needs Slurm's commands.
+        """
+        # A signal before the launcher has set its handlers would kill it, so it starts with signals ignored. With -m,
+        # Python looks into the working directory first, so that is the code's until the launcher is loaded.
+        directory, python = shlex.quote(str(code)), None if self.container else self.python
+        path = f'PYTHONPATH={directory}"${{PYTHONPATH:+:$PYTHONPATH}}"'  # keep what the setup lines have set
+        return " ".join([*IGNORE_SIGNALS, f"--chdir={directory}", path, shlex.quote(python or sys.executable)])
 
-    preset: Preset
-    code: Path
-
-    def launcher(self) -> str:
-        """What starts the launcher, as text for the shell of the batch script. It stays outside of a container: it
-        needs Slurm's commands."""
-        # A signal that comes before the launcher has set its handlers would kill it: so it starts deaf. With -m, Python
-        # looks into the working directory before anywhere else: so that is the code's until the launcher is loaded.
-        code, python = shlex.quote(str(self.code)), None if self.preset.container else self.preset.python
-        path = f'PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}"'  # what the setup lines have set stays, behind
-        return " ".join([*DEAF, f"--chdir={code}", path, shlex.quote(python or sys.executable)])
-
-    def container(self) -> list[str]:
-        """The words that start a Python in the preset's container; none without one."""
-        return [*self.preset.container, self.preset.python or "python3"] if self.preset.container else []
+    def container_command(self) -> list[str]:
+        """Return the command that starts a Python in the container; empty without one."""
+        return [*self.container, self.python or "python3"] if self.container else []
 
 
-def choose(name: str | None) -> tuple[str | None, Preset]:
-    """What a name asks for: local, slurm or None (whichever there is), and the preset for Slurm; ConfigError where
-    there is no such preset, or a bad one."""
-    if name is None or name in KINDS:
-        return name, Preset()
+def load_preset(name: str | None) -> Preset:
+    """Return the preset of a name or path, the empty one for None and the names of backends; ConfigError."""
+    if name is None or name in BACKENDS:
+        return Preset()
     if "/" in name or name.endswith((".yaml", ".yml")):
         file = Path(name)
     else:
         presets = sorted(path.stem for path in FOLDER.glob("*.yaml"))
         try:
-            file = FOLDER / f"{check_known(name, [*KINDS, *presets], 'cluster')}.yaml"
+            file = FOLDER / f"{check_known(name, [*BACKENDS, *presets], 'cluster')}.yaml"
         except ValueError as error:
-            raise ConfigError(f"--cluster or {VARIABLE}: {error}; presets lie in sweeps/clusters/") from None
+            raise ConfigError(f"--cluster or {VARIABLE}: {error}; presets are in sweeps/clusters/") from None
     settings = read_settings(file)
     try:
         preset = Preset.model_validate(nest(settings))
@@ -91,36 +83,28 @@ def choose(name: str | None) -> tuple[str | None, Preset]:
         raise ConfigError(f"{find_place(settings, key, str(file))}: {key}: {problem}") from None
     preset._settings = settings
     check_options(settings)
-    return "slurm", preset
+    return preset
 
 
 def check_options(settings: Settings) -> None:
-    """Let sbatch check the options of `resources.slurm`; ConfigError with Slurm's own message or the nearest name.
+    """Let the installed sbatch check `resources.slurm`; ConfigError with Slurm's own words, or the nearest name.
 
-    Nothing is submitted. Without a working sbatch nothing is refused.
+    Nothing is submitted. If sbatch does not answer, nothing is refused.
     """
-    options = {key: s for key, s in settings.items() if key.startswith("resources.slurm.")}
-    if not options or parse("--usage").returncode:
+    options = {key: setting for key, setting in settings.items() if key.startswith("resources.slurm.")}
+    if not options or ask("sbatch", "--usage").error:
         return
     for full_key, setting in options.items():
         key, value = full_key.removeprefix("resources.slurm."), setting.value
-        said = parse(f"--{key}" if value is True else f"--{key}={value}", "--usage")
-        if said.returncode == 0:
+        answer = ask("sbatch", f"--{key}" if value is True else f"--{key}={value}", "--usage")
+        if not answer.error:
             continue
-        listed = {word.partition("=")[0].lstrip("-[") for word in parse("--help").stdout.split() if word[:2] == "--"}
-        near = get_close_matches(key, sorted(listed), 1)
-        if "unrecognized option" in said.stderr:
+        if "unrecognized option" in answer.stderr:
+            words = ask("sbatch", "--help").output.split()
+            valid = {word.partition("=")[0].lstrip("-[") for word in words if word[:2] == "--"}
+            near = get_close_matches(key, sorted(valid), 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             problem = f"unknown sbatch option {key!r}; {hint}`sbatch --help` lists them"
         else:
-            problem = f"{value!r}: sbatch refuses it: {said.stderr.strip().splitlines()[0]}"
+            problem = f"{value!r}: sbatch refuses it: {answer.stderr.strip().splitlines()[0]}"
         raise ConfigError(f"{setting.place}: {full_key}: {problem}")
-
-
-def parse(*words: str) -> "subprocess.CompletedProcess[str]":
-    """Let sbatch read options, of which the last makes it leave without submitting anything."""
-    command, silent = ["sbatch", *words], subprocess.DEVNULL
-    try:
-        return subprocess.run(command, stdin=silent, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return subprocess.CompletedProcess(command, 1, "", str(error))

@@ -1,0 +1,98 @@
+"""Slurm as a backend: one array trains, one evaluates each trial as it ends, and a last job reports."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs.backends.base import ActiveJob, Job, Plan
+from jobs.backends.slurm import accounting, client, presets
+from jobs.backends.slurm.arrays import Array, fit_arrays
+from jobs.backends.slurm.presets import Preset
+from jobs.tracking import submissions
+from trainer.config.document import Settings
+from trainer.errors import ConfigError
+from trainer.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class SlurmBackend:
+    """The cluster whose commands are installed here, with the settings of a preset."""
+
+    preset: Preset = field(default_factory=Preset)
+    name: str = "slurm"
+
+    def unavailable(self) -> str | None:
+        """Return why Slurm cannot take jobs here; None if it can."""
+        return client.unavailable()
+
+    def check(self, settings: Settings) -> None:
+        """Refuse options that the installed sbatch does not accept; ConfigError."""
+        presets.check_options(settings)
+
+    def scripts(self, sweep: Path, plans: Sequence[Plan], code: Path) -> Iterator[str]:
+        """Yield the batch scripts that `submit` would use, with placeholders for ids."""
+        from jobs.backends.slurm import sbatch
+
+        ids: list[str] = []
+        for array in fit_arrays(sweep, plans, self.preset):
+            yield sbatch.script(sweep, array, array.dependency(ids), self.preset, code)
+            ids.append(f"{array.stage.upper()}{len(ids)}")
+        if plans:
+            yield sbatch.script(sweep, report_array(sweep, plans), after_all(ids), self.preset, code)
+        if command := self.preset.container_command():
+            yield f"# In the jobs, trainings, evaluations and reports start with: {shlex.join(command)}"
+
+    def submit(self, sweep: Path, plans: Sequence[Plan], code: Path, notes: dict[str, Any]) -> dict[str, Any]:
+        """Submit all jobs and record them with `notes`; return the record.
+
+        ConfigError with Slurm's own words if it refuses a job; those that it had accepted are then cancelled.
+        """
+        from jobs.backends.slurm import sbatch
+
+        record: dict[str, Any] = {"cluster": self.name, "arrays": [], **notes}
+        ids: list[str] = []
+        try:
+            for array in fit_arrays(sweep, plans, self.preset):
+                ids.append(sbatch.submit_array(sweep, array, array.dependency(ids), self.preset, code))
+                trials = [run.name for run in array.runs]
+                record["arrays"].append({"stage": array.stage, "id": ids[-1], "trials": trials, "each": array.each})
+            report = report_array(sweep, plans)
+            record["report"] = sbatch.submit_array(sweep, report, after_all(ids), self.preset, code)
+        except BaseException:
+            client.cancel(ids)
+            raise
+        submissions.append(sweep, record)
+        return record
+
+    def jobs(self, sweep: Path) -> tuple[dict[str, list[Job]], list[str]]:
+        """Return trial → its jobs, oldest first, and notes on what could not be queried."""
+        jobs, notes = accounting.read_jobs(sweep)
+        return {trial: list(own) for trial, own in jobs.items()}, notes
+
+    def active(self, sweep: Path) -> list[ActiveJob]:
+        """Return the jobs of a sweep that wait or run; ConfigError if it has jobs and Slurm does not answer."""
+        return accounting.active_jobs(sweep)
+
+    def cancel(self, jobs: Sequence[ActiveJob], whole: bool) -> None:
+        """Cancel jobs by a plain scancel; ConfigError if one may not be cancelled.
+
+        scancel sends SIGTERM to every process of a job, upon which a trial saves at its next step and exits, and
+        SIGKILL only after KillWait (30 s by default). A job that is being cancelled never asks for a requeue; a milder
+        signal first would make it ask for one. A trial that takes longer to save resumes from its last checkpoint.
+        """
+        # The report first: it would otherwise start as soon as nothing is left to wait for.
+        for stage in ("report", "eval", "train"):
+            if refusal := client.cancel([job.id for job in jobs if job.stage == stage]):
+                raise ConfigError(f"scancel: {refusal}")
+
+
+def report_array(sweep: Path, plans: Sequence[Plan]) -> Array:
+    """Return the job that writes the report."""
+    return Array("report", plans[0].resources, [RunDirectory(sweep)])
+
+
+def after_all(ids: list[str]) -> dict[str, str]:
+    """Return the sbatch options that wait for the end of arrays, however they end."""
+    return {"dependency": f"afterany:{':'.join(ids)}"}

@@ -1,0 +1,97 @@
+"""From arrays to sbatch, by submitit: options, scripts, and the launchers that it pickles."""
+
+import math
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from jobs.backends.slurm.allocation import SlurmLauncher
+from jobs.backends.slurm.arrays import Array
+from jobs.backends.slurm.presets import Preset
+from jobs.worker import Launcher
+from trainer.config.schema import Resources
+from trainer.errors import ConfigError
+from trainer.runs.directory import RunDirectory
+
+REPORT_MEMORY_GB = 4.0
+REPORT_OPTIONS = ("partition", "account", "qos")  # a report needs nothing but somewhere to run
+
+
+def submit_array(sweep: Path, array: Array, options: dict[str, str], preset: Preset, code: Path) -> str:
+    """Submit an array and return its id; ConfigError with Slurm's own words."""
+    import submitit
+
+    executor = submitit.SlurmExecutor(folder=submitit_folder(sweep), python=preset.launcher_command(code))
+    executor.update_parameters(**parameters(sweep, array.stage, array.resources, options, preset))
+    try:
+        with executor.batch():
+            jobs = [executor.submit(launcher(array, runs, preset)) for runs in array.jobs()]
+    except submitit.core.utils.FailedJobError as error:
+        reason = " ".join(str(error).split())[-400:]
+        raise ConfigError(
+            f"{sweep.name}: Slurm refused the {array.stage} job: {reason}; fix the `resources:` block"
+        ) from None
+    return str(jobs[0].job_id).partition("_")[0]
+
+
+def launcher(array: Array, runs: list[RunDirectory], preset: Preset) -> SlurmLauncher:
+    """Return the launcher of one job of an array."""
+    resources = array.resources
+    return SlurmLauncher(
+        Launcher(
+            array.stage,
+            [str(run.path.absolute()) for run in runs],
+            processes=resources.processes() if array.stage == "train" else 1,
+            signal_delay=resources.signal_delay,
+            max_requeues=resources.max_requeues,
+            directory=os.getcwd(),
+            container=preset.container_command(),
+        )
+    )
+
+
+def script(sweep: Path, array: Array, options: dict[str, str], preset: Preset, code: Path) -> str:
+    """Return the batch script of an array."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    folder = submitit_folder(sweep)
+    command = f"{preset.launcher_command(code)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    count = len(array.jobs())
+    requested = parameters(sweep, array.stage, array.resources, options, preset)
+    text: str = _make_sbatch_string(command, folder, map_count=count if count > 1 else None, **requested)
+    return text
+
+
+def parameters(
+    sweep: Path, stage: str, resources: Resources, options: dict[str, str], preset: Preset
+) -> dict[str, Any]:
+    """Return what a stage requests from Slurm, as submitit names it."""
+    training, reporting = stage == "train", stage == "report"
+    gpus = 0 if reporting else resources.gpus_per_node if training else min(1, resources.gpus_per_node)
+    cpus = 1 if reporting else resources.cpus_per_gpu * (resources.processes() if training else 1)
+    memory = min(REPORT_MEMORY_GB, resources.mem_gb) if reporting else resources.mem_gb
+    additional = {k: v for k, v in resources.slurm.items() if not reporting or k in REPORT_OPTIONS}
+    if gpus and resources.gres:
+        others = [str(additional["gres"])] if "gres" in additional else []
+        additional["gres"] = ",".join([f"{resources.gres}:{gpus}", *others])
+    request: dict[str, Any] = {
+        "job_name": f"{sweep.name}-{stage}",
+        "nodes": resources.nodes if training else 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": cpus,
+        "mem": f"{math.ceil(1024 * memory)}M",
+        "time": resources.minutes(),
+        "signal_delay_s": resources.signal_delay,
+        "array_parallelism": resources.max_parallel,
+        # A node that fails ends the job step on the others. srun does not inherit -c from sbatch.
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", *preset.srun],
+        "setup": preset.setup or None,
+        "additional_parameters": {"requeue": True, **additional, **options},
+    }
+    return request | ({"gpus_per_node": gpus} if gpus and not resources.gres else {})
+
+
+def submitit_folder(sweep: Path) -> Path:
+    """Return where submitit keeps what it hands to jobs, and their logs, one folder per job."""
+    return (sweep / "slurm" / "%j").absolute()

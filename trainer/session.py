@@ -1,0 +1,221 @@
+"""One attempt at a trial: from the state of its run directory to the last step, or to a stop between two steps.
+
+torch is imported inside the functions: it takes seconds, after bad input has been refused and signals are watched.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainer.config.resolve import check_batch_size
+from trainer.config.schema import Config
+from trainer.errors import ConfigError
+from trainer.runs import checkpoints
+from trainer.runs.attempt import DIRECT, Attempt
+from trainer.runs.directory import RunDirectory
+from trainer.runs.lock import CHECK_INTERVAL, Lock, is_superseded, take
+from trainer.runs.placement import compute_written_identity
+from trainer.stop import StopRequest
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from trainer.data.batches import Batches
+    from trainer.log import TrainingLog
+    from trainer.loop import Trainer
+
+
+class AlreadyTraining(ConfigError):
+    """The trial is already being trained by another process."""
+
+
+def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt) -> None:
+    """Train a trial to its last step, or to a stop, and mark how it ended; AlreadyTraining if another process does."""
+    if run.is_done():
+        print(f"{run.name}: already done", file=sys.stderr)
+        return
+    if attempt == DIRECT:  # a name that all attempts by hand share
+        run.stop_file(attempt).unlink(missing_ok=True)
+    stop.watch(run.stop_file(attempt))
+    accelerator = join_processes(run, config)
+    lock = take_lock(run, attempt, accelerator)
+    identity = compute_written_identity(run) if lock else ""
+    trainer, batches = build(run, config, accelerator)
+    resume(run, {config.identity(), identity}, trainer)
+    log = None
+    if lock:
+        from trainer.log import TrainingLog
+
+        log = TrainingLog(run, trainer.step, config.train.steps, attempt, lock.check)
+    session = Session(run, config, identity, trainer, batches, stop, lock, log)
+    try:
+        finished = session.train()
+    except Exception as error:
+        with suppress(OSError):  # a full disk must not hide the first error
+            if log and not is_superseded(run, attempt):
+                log.close(trainer.step, "failed", error=str(error))
+        raise
+    if log:
+        log.close(trainer.step, "done" if finished else "stopped")
+        mark = run.finish if finished else run.stop
+        mark(attempt, trainer.step)
+        ending = "done at step {}" if finished else "stopped at step {}; rerun the same command to resume"
+        log.print(f"{run.name}: {ending.format(trainer.step)}")
+    leave_processes(accelerator, lock)
+
+
+def join_processes(run: RunDirectory, config: Config) -> "Accelerator":
+    """Join the launched group of processes; ConfigError where the device or their number does not fit the config."""
+    import torch
+    from accelerate import Accelerator
+
+    if config.train.precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError(f"{run.path}: train.precision: 'fp16' needs a GPU; choose bf16 or no")
+    accelerator = Accelerator(mixed_precision=config.train.precision, cpu=not torch.cuda.is_available())
+    try:
+        check_batch_size(config.train.batch_size, accelerator.num_processes * config.train.micro_batches)
+    except ValueError as error:
+        raise ConfigError(f"{run.path}: {error}") from None
+    return accelerator
+
+
+def take_lock(run: RunDirectory, attempt: Attempt, accelerator: "Accelerator") -> Lock | None:
+    """Lock the run directory in the main process, for the whole group; AlreadyTraining if another process holds it."""
+    import torch
+
+    lock = take(run, attempt) if accelerator.is_main_process else None
+    if not accelerator.reduce(torch.tensor(float(lock is not None), device=accelerator.device)).item():
+        status = run.status()
+        raise AlreadyTraining(
+            f"{run.path}: already being trained by process {status.get('pid')} on {status.get('host')}; "
+            "wait for it or stop it"
+        )
+    if lock:
+        lock.watch()
+        run.start(attempt)
+    return lock
+
+
+def build(run: RunDirectory, config: Config, accelerator: "Accelerator") -> "tuple[Trainer, Batches]":
+    """Return the method in training and its batches, as at step 0; ConfigError or DataError where that fails."""
+    import models
+    from models.base import DataSpec
+    from trainer.data.batches import Batches
+    from trainer.data.cache import data_root, load, stage
+    from trainer.loop import Trainer
+    from trainer.seeds import seed_torch
+
+    channels, size, classes = config.data.shape()
+    root, datasets = data_root(config.data.root), config.data.datasets()
+    for name in datasets.values() if accelerator.is_main_process else ():
+        stage(name, root, size, channels)
+    accelerator.wait_for_everyone()
+    seed_torch(config.train.seed, "weights")
+    try:
+        method = models.load(config.method)(DataSpec(channels, size, classes), **config.model_arguments())
+    except ValueError as error:
+        raise ConfigError(f"{run.path}: model: {error}") from None
+    batches = Batches(
+        {domain: load(name, "train", root, size, channels) for domain, name in datasets.items()},
+        method.reads,
+        config.train.batch_size,
+        config.train.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        accelerator.device,
+        balanced=config.data.balanced,
+        jitter=config.data.jitter,
+        flip=config.data.flip,
+    )
+    return Trainer(method, accelerator, config.train), batches
+
+
+def resume(run: RunDirectory, identities: set[str], trainer: "Trainer") -> None:
+    """Load the newest intact checkpoint of one of the identities, if there is one; the main process chooses it."""
+    from accelerate.utils import broadcast_object_list
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    is_main = trainer.accelerator.is_main_process
+    choice = [checkpoints.newest(run, identities, say) if is_main else None]
+    (checkpoint,) = broadcast_object_list(choice)
+    if checkpoint:
+        trainer.load(checkpoint)
+        if is_main:
+            say(f"{run.name}: resuming from step {trainer.step}")
+
+
+def leave_processes(accelerator: "Accelerator", lock: Lock | None) -> None:
+    """Release the lock once all processes have ended their work; one of several processes ends here."""
+    accelerator.wait_for_everyone()
+    if lock:
+        lock.close()
+    if accelerator.num_processes > 1:
+        accelerator.end_training()
+        # All is on disk. Threads of gloo sometimes abort an interpreter that shuts down slowly.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+@dataclass
+class Session:
+    """A trial in training. Only the main process has a lock and a log."""
+
+    run: RunDirectory
+    config: Config
+    identity: str  # of checkpoints: that of config.yaml as it is written; the main process's only
+    trainer: "Trainer"
+    batches: "Batches"
+    stop: StopRequest
+    lock: Lock | None
+    log: "TrainingLog | None"
+
+    def train(self) -> bool:
+        """Train, log, save and export; return whether the last step was reached."""
+        import torch
+
+        from trainer.data.batches import prefetch
+
+        train, trainer = self.config.train, self.trainer
+        # The processes agree on a stop over the CPU, so that no step waits for the GPU.
+        group = torch.distributed.new_group(backend="gloo") if trainer.accelerator.num_processes > 1 else None
+        for step in trainer.fit(prefetch(self.batches, trainer.step, train.steps)):
+            last = step == train.steps
+            if self.lock:
+                self.lock.check(CHECK_INTERVAL)
+            if step % train.log_every == 0 or last:
+                self.write_line(step)
+            if self.log:
+                self.log.heartbeat(step)
+            if last or (train.export_every and step % train.export_every == 0):
+                self.export(step)
+            if not last and self.stop.agreed(group):
+                self.save()
+                return False
+            if not last and step % train.checkpoint_every == 0:
+                self.save()
+        return True
+
+    def write_line(self, step: int) -> None:
+        """Log the loss terms since the last line."""
+        terms = self.trainer.settle()
+        if self.log:
+            self.log.write_line(step, terms)
+        self.trainer.terms_by_step = {}
+
+    def save(self) -> None:
+        """Write a checkpoint, never one after a loss that is not finite."""
+        self.trainer.settle()
+        if self.lock:
+            checkpoints.save(self.run, self.trainer.step, self.identity, self.trainer.save, self.lock.check)
+        self.trainer.accelerator.wait_for_everyone()
+
+    def export(self, step: int) -> None:
+        """Export weights for evaluation, never after a loss that is not finite."""
+        self.trainer.settle()
+        if self.lock:
+            checkpoints.export_weights(self.run, step, self.trainer.export, self.lock.check)
