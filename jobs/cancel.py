@@ -53,8 +53,8 @@ def cancel(sweep: Path, runs: list[RunDirectory], whole: bool, confirmed: bool) 
     """Cancel the jobs of trials and wait for their end; return the exit code."""
     backends: tuple[Backend, ...] = (SlurmBackend(), LocalBackend())
     trials = {run.name for run in runs}
-    jobs = {backend: select_jobs(backend.active(sweep), trials, whole) for backend in backends}
-    active = [job for own in jobs.values() for job in own]
+    jobs = [(backend, select_jobs(backend.active(sweep), trials, whole)) for backend in backends]
+    active = [job for _, own in jobs for job in own]
     supervised = {trial for job in active if job.stage == "train" for trial in job.trials}
     training = [run for run in runs if run.state() == "running"]
     by_hand = [run for run in training if run.name not in supervised and attempt_of(run).is_local]
@@ -89,23 +89,20 @@ def attempt_of(run: RunDirectory) -> Attempt:
 
 
 def wait_for_end(
-    sweep: Path, jobs: dict[Backend, list[ActiveJob]], by_hand: list[RunDirectory], whole: bool
+    sweep: Path, jobs: list[tuple[Backend, list[ActiveJob]]], by_hand: list[RunDirectory], whole: bool
 ) -> list[str]:
     """Cancel jobs and wait until they and trials that were started by hand have ended; return those that have not."""
     start, cancelled_at = time.monotonic(), -REPEAT_INTERVAL
-    pending = {backend: own for backend, own in jobs.items() if own}
+    pending = [(backend, {job.id for job in own}) for backend, own in jobs if own]
     local_signalled = False
     while True:
-        remaining = {
-            backend: [job for job in backend.active(sweep) if job.id in {known.id for known in own}]
-            for backend, own in pending.items()
-        }
-        names = [f"{backend.name} job {job.id}" for backend, own in remaining.items() for job in own]
+        remaining = [(backend, [job for job in backend.active(sweep) if job.id in ids]) for backend, ids in pending]
+        names = [f"{backend.name} job {job.id}" for backend, own in remaining for job in own]
         names += [run.name for run in by_hand if run.state() == "running"]
         if not names or time.monotonic() - start > END_TIMEOUT:
             return names
         if time.monotonic() - cancelled_at > REPEAT_INTERVAL:
-            for backend, own in remaining.items():
+            for backend, own in remaining:
                 # A second SIGTERM would end local launchers before their trials have saved.
                 if own and not (backend.name == "local" and local_signalled):
                     backend.cancel(own, whole)

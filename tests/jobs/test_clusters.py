@@ -126,7 +126,7 @@ def test_a_dry_run_shows_what_a_preset_makes_of_it(tmp_path: Path, data_root: st
     assert "--gpus-per-node" not in train
     places = [train.index(text) for text in ("module load", "srun ", " --mpi=none ", "submitit.core")]
     assert places == sorted(places)
-    assert "started by: apptainer exec '/a b.sif' python3" in result.stdout
+    assert "start with: apptainer exec '/a b.sif' python3" in result.stdout
 
 
 @pytest.mark.skipif(shutil.which("env") is None, reason="needs env")

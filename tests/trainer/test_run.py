@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, data_r
     content[-1] ^= 1
     (newest / "method.safetensors").write_bytes(content)
     errors = train(tmp_path, data_root)
-    assert f"{newest.name}: method.safetensors is not what was written; falling back" in errors
+    assert f"{newest.name}: method.safetensors differs from what was written; falling back" in errors
     assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
 
@@ -214,4 +214,4 @@ def test_a_run_directory_keeps_its_config(whole: Path, data_root: str) -> None:
     command = [sys.executable, "trainer/main.py", str(whole), "train.steps=50"]
     refused = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
     assert refused.returncode == 2
-    assert "a run keeps its config" in refused.stderr
+    assert "a run directory keeps its config" in refused.stderr
