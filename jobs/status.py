@@ -15,7 +15,7 @@ from rich.live import Live
 
 from jobs.backends.base import Job
 from jobs.backends.slurm.backend import SlurmBackend
-from jobs.tracking.state import determine_status, is_failed
+from jobs.tracking.state import determine_statuses, is_failed, query_statuses
 from jobs.tracking.table import count_states, render, render_fitted
 from trainer.runs.directory import find_runs
 
@@ -61,8 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show(sweep: Path, only_failed: bool, as_json: bool) -> None:
     """Print the statuses once: as JSON, as a table that fits the terminal, or with one line per trial in a pipe."""
-    jobs, notes = SlurmBackend().jobs(sweep)
-    statuses = [determine_status(run, jobs.get(run.name, ())) for run in find_runs(sweep)]
+    statuses, notes = query_statuses(sweep, SlurmBackend())
     chosen = [status for status in statuses if is_failed(status) or not only_failed]
     if as_json:
         for status in chosen:
@@ -85,7 +84,7 @@ def watch(sweep: Path, only_failed: bool) -> None:
         while True:
             if time.monotonic() - queried > QUERY_INTERVAL:
                 (jobs, notes), queried = SlurmBackend().jobs(sweep), time.monotonic()
-            statuses = [determine_status(run, jobs.get(run.name, ())) for run in find_runs(sweep)]
+            statuses = determine_statuses(sweep, jobs)
             chosen = [status for status in statuses if is_failed(status) or not only_failed]
             live.update(render_fitted(chosen, statuses, notes), refresh=True)
             time.sleep(REFRESH)

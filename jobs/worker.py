@@ -121,6 +121,7 @@ class Launcher:
 
     def report(self, sweep: RunDirectory, allocation: Allocation) -> bool:
         """Write the report of a sweep; return whether that finished. TrialFailed."""
+        allocation.record_statuses(sweep.path)
         code = self.supervise([str(ROOT / "eval" / "report.py"), str(sweep.path)], allocation)
         if code and not self.signals:
             raise TrialFailed(f"the report was not written (exit code {code}); see the log")

@@ -3,9 +3,8 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,13 +13,11 @@ import yaml
 
 from eval.reporting.curves import Points, Style, points, styles
 from eval.reporting.formatting import cell, shown
-from jobs.backends.slurm import accounting
-from jobs.backends.slurm.accounting import SlurmJob as Job
-from jobs.tracking.state import determine_status
 from trainer.config.document import flatten
 from trainer.errors import ConfigError
-from trainer.runs.atomic import read_json
+from trainer.runs import submissions
 from trainer.runs.directory import RunDirectory, find_runs
+from trainer.runs.job_states import JobState, read_job_states
 
 STATES = ("done", "running", "stopped", "pending", "failed")
 SEED = "train.seed"
@@ -111,8 +108,9 @@ class Sweep:
 
 def read_sweep(folder: Path) -> Sweep:
     """Read every run directory of `folder`; ConfigError without any."""
-    jobs: dict[str, list[Job]] = _attempt(lambda: accounting.read_jobs(folder)[0], dict)
-    trials = [read_trial(run, jobs.get(run.name, [])) for run in find_runs(folder)]
+    jobs: dict[str, dict[str, str]] = _attempt(lambda: submissions.newest_jobs(folder), dict)
+    states = read_job_states(folder)
+    trials = [read_trial(run, jobs.get(run.name, {}), states.get(run.name)) for run in find_runs(folder)]
     if not trials:
         raise ConfigError(
             f"{folder}: no trial here (a subfolder with a config.yaml); name the folder of a sweep: logs/<sweep>"
@@ -137,10 +135,10 @@ def read_sweep(folder: Path) -> Sweep:
     )
 
 
-def read_trial(run: RunDirectory, jobs: Sequence[Job] = ()) -> Trial:
+def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState | None = None) -> Trial:
     """Read a run directory, which may change meanwhile: what cannot be read is empty.
 
-    `jobs`, oldest first, tell of what died without leaving a word there.
+    `jobs` are the newest ids by stage. `job_state` explains a trial that exited without a marker.
     """
     config: dict[str, Any] = _attempt(lambda: flatten(run.config()), dict)
     status: dict[str, Any] = _attempt(run.status, dict)
@@ -153,14 +151,11 @@ def read_trial(run: RunDirectory, jobs: Sequence[Job] = ()) -> Trial:
     state = _attempt(run.state, lambda: "pending")
     steps = int(_number(status.get("steps")) or _number(config.get("train.steps")))
     error = _attempt(run.error, str) if state == "failed" else ""
-    told = _attempt(partial(determine_status, run, jobs), lambda: None) if jobs and state != "done" else None
-    if told and told.state == "failed":
-        state, error = "failed", told.reason or error
-    unevaluated: dict[str, Any] = _attempt(partial(read_json, run.path / "eval" / "failed.json"), dict)
-    if state == "done" and unevaluated:
-        error = f"evaluation: {unevaluated.get('error', 'no reason given')}"
-    newest = {job.stage: job.id for job in jobs}
-    logs = [f"../slurm/{job}" for job in newest.values()] if error or state == "failed" else []
+    if job_state and job_state.state == "failed" and state != "done" and job_state.time > _number(status.get("time")):
+        state, error = "failed", job_state.reason or error
+    if state == "done" and (evaluation_error := _attempt(run.evaluation_error, str)):
+        error = f"evaluation: {evaluation_error}"
+    logs = [f"../slurm/{job}" for job in jobs.values()] if error or state == "failed" else []
     files = [f for folder in ("", "eval", *logs) for f in _inside(run.path, folder)]
     return Trial(
         name=run.name,

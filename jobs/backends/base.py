@@ -161,6 +161,9 @@ class Allocation:
         """Return the address of the first node."""
         return "127.0.0.1"
 
+    def record_statuses(self, sweep: Path) -> None:
+        """Write what the backend knows of a sweep's trials to its directory, for the report."""
+
     def requeue(self, run: RunDirectory, signal_delay: int, max_requeues: int) -> str:
         """Ask for another attempt after a stop; return why there will be none, '' if there will or none is due."""
         return ""

@@ -19,11 +19,11 @@ from rich.live import Live
 
 from jobs.backends.base import ActiveJob, Job, Plan
 from jobs.snapshot import ROOT, import_environment
-from jobs.tracking import submissions
 from jobs.tracking.table import render_local, summarize_progress
 from trainer.config.document import Settings
 from trainer.config.resolve import load_config
 from trainer.config.schema import Config
+from trainer.runs import submissions
 from trainer.runs.directory import RunDirectory
 
 SUMMARY_INTERVAL = 15.0  # seconds between two lines of progress without a terminal

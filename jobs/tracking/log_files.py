@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from jobs.backends.slurm.job_logs import list_log_files
-from jobs.tracking import submissions
+from trainer.runs import submissions
 from trainer.runs.directory import RunDirectory
 
 TAIL_BYTES = 1 << 16  # size of the end of a file that is searched for its last lines

@@ -7,14 +7,16 @@ that has saved from one that crashed. Only Slurm knows why a trial exited withou
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from jobs.backends.base import Job
+from jobs.backends.base import Backend, Job
 from jobs.backends.slurm.job_logs import is_out_of_memory, last_message, list_log_files
 from jobs.tracking.log_files import read_tail
-from trainer.runs.directory import RunDirectory
+from trainer.runs.directory import RunDirectory, find_runs
+from trainer.runs.job_states import write_job_states
 
 FRESH = 10.0  # seconds after a heartbeat (one is written every two) in which a trial counts as running in any case
 SILENT = 60.0  # seconds without a heartbeat after which a running trial is flagged
@@ -82,6 +84,23 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
         metrics=evaluation.get("metrics") or status.get("losses") or {},
         error=disk.error if state == "failed" else "",
     )
+
+
+def determine_statuses(sweep: Path, jobs: Mapping[str, Sequence[Job]]) -> list[TrialStatus]:
+    """Return the status of every trial of a sweep."""
+    return [determine_status(run, jobs.get(run.name, ())) for run in find_runs(sweep)]
+
+
+def query_statuses(sweep: Path, backend: Backend) -> tuple[list[TrialStatus], list[str]]:
+    """Return the statuses according to a backend, and notes on what it could not tell.
+
+    They are also written to the sweep's directory, for the report.
+    """
+    jobs, notes = backend.jobs(sweep)
+    statuses = determine_statuses(sweep, jobs)
+    if jobs:
+        write_job_states(sweep, {status.trial: (status.state, status.reason) for status in statuses})
+    return statuses, notes
 
 
 def is_failed(status: TrialStatus) -> bool:

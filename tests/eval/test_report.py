@@ -28,8 +28,7 @@ from PIL import Image
 
 from eval import report
 from eval.reporting import curves, formatting, results
-from jobs.backends.slurm import accounting
-from jobs.backends.slurm.accounting import SlurmJob as Job
+from trainer.runs.job_states import write_job_states
 
 ROOT = Path(report.__file__).parents[1]
 HOSTILE = """<script>alert('x')</script> & "quoted" | `code` ]]> </style>"""
@@ -315,19 +314,27 @@ def test_failed_trials_say_why_and_where_their_logs_are(sweep: Path) -> None:
     assert {row["trial"]: row["error"] for row in table(sweep)}[names[0]] == "evaluation: no predict()"
 
 
-def test_a_trial_that_died_without_a_word_has_the_reason_that_slurm_knows(
-    sweep: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_that_exited_without_a_marker_has_the_reason_that_slurm_knows(sweep: Path) -> None:
     path = trial(sweep, "lost", state="running")
     status = json.loads((path / "status.json").read_text()) | {"time": 0, "attempt": "7.1"}
     (path / "status.json").write_text(json.dumps(status))
-    job = Job("7", "train", "NODE_FAIL", "n1", former=("PREEMPTED",))
-    monkeypatch.setattr(accounting, "read_jobs", lambda folder: ({"lost": [job]}, []))
+    write_job_states(sweep, {"lost": ("failed", "preempted; node failure")})
     report.write_report(sweep)
     row = next(row for row in table(sweep) if row["trial"] == "lost")
     assert row["state"] == "failed"
     assert "node failure" in row["error"]
     assert "preempted" in row["error"]
+
+
+def test_a_newer_heartbeat_overrides_what_slurm_knew(sweep: Path) -> None:
+    write_job_states(sweep, {"again": ("failed", "node failure"), "finished": ("failed", "node failure")})
+    path = trial(sweep, "again", state="running")
+    status = json.loads((path / "status.json").read_text()) | {"time": time.time() + 1}
+    (path / "status.json").write_text(json.dumps(status))
+    trial(sweep, "finished", state="done")
+    report.write_report(sweep)
+    states = {row["trial"]: row["state"] for row in table(sweep)}
+    assert (states["again"], states["finished"]) == ("running", "done")
 
 
 def test_oracle_metrics_are_marked_and_intervals_shown(sweep: Path) -> None:

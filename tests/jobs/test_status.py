@@ -16,9 +16,18 @@ from jobs.backends.slurm.accounting import SlurmJob, parse_sacct, parse_squeue
 from jobs.logs import select_trials
 from jobs.tracking import table
 from jobs.tracking.log_files import newest_log_files
-from jobs.tracking.state import DiskState, TrialStatus, combine, count_causes, determine_status, is_failed
+from jobs.tracking.state import (
+    DiskState,
+    TrialStatus,
+    combine,
+    count_causes,
+    determine_status,
+    is_failed,
+    query_statuses,
+)
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory, find_runs
+from trainer.runs.job_states import read_job_states
 
 ROOT = Path(__file__).parents[2]
 MY_NAME = accounting.user_name(str(os.getuid()))
@@ -472,3 +481,21 @@ def test_cancelling_a_finished_sweep_does_nothing(sweep: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert "nothing to cancel" in result.stdout
     assert len(find_runs(sweep)) == 2
+
+
+def test_what_the_backend_knows_is_kept_for_the_report(tmp_path: Path) -> None:
+    make(tmp_path, "lost", status__json={"state": "running", "attempt": "7.1", "time": 0, "step": 5})
+    make(tmp_path, "done", done={})
+
+    class Backend:
+        jobs = staticmethod(lambda sweep: ({"lost": [SlurmJob("7", "train", "NODE_FAIL", former=("PREEMPTED",))]}, []))
+
+    statuses, _ = query_statuses(tmp_path, Backend())  # type: ignore[arg-type]
+    states = read_job_states(tmp_path)
+    assert {trial: (state.state, state.reason) for trial, state in states.items()} == {
+        status.trial: (status.state, status.reason) for status in statuses
+    }
+    assert (states["lost"].state, states["lost"].reason) == ("failed", "preempted, node failure")
+    assert states["done"].state == "done"
+    (tmp_path / "jobs.json").write_text('{"lost": {"odd": 1}, "half')
+    assert read_job_states(tmp_path) == {}

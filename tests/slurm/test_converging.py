@@ -11,10 +11,10 @@ from jobs.backends.base import Plan
 from jobs.backends.slurm import limits
 from jobs.backends.slurm.arrays import split_arrays
 from jobs.backends.slurm.presets import Preset
-from jobs.tracking import submissions
 from tests.slurm.cluster import Cluster
 from tests.slurm.submitted import DANN, ROOT, Submitted
 from trainer.config.schema import Resources
+from trainer.runs import submissions
 from trainer.runs.directory import RunDirectory
 
 HELD: dict[str, Any] = DANN | {

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from jobs.backends.base import ActiveJob
 from jobs.backends.slurm.client import ask, queue, unavailable
-from jobs.tracking import submissions
 from trainer.errors import ConfigError
+from trainer.runs import submissions
 
 # Slurm's words for the end of an attempt, in the user's words.
 ENDED = {

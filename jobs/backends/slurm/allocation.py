@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.backends.base import Allocation
 from jobs.backends.slurm.client import ask, parse_time_left
@@ -47,6 +48,13 @@ class SlurmAllocation(Allocation):
             node = ask("scontrol", "show", "node", name, "-o", in_job=True).output
             return next(word.removeprefix("NodeAddr=") for word in node.split() if word.startswith("NodeAddr="))
         return name
+
+    def record_statuses(self, sweep: Path) -> None:
+        """Write what Slurm knows of a sweep's trials to its directory, for the report."""
+        from jobs.backends.slurm.backend import SlurmBackend
+        from jobs.tracking.state import query_statuses
+
+        query_statuses(sweep, SlurmBackend())
 
     def requeue(self, run: RunDirectory, signal_delay: int, max_requeues: int) -> str:
         """Have Slurm requeue this job, unless it already decided otherwise, and record why the attempt ends.

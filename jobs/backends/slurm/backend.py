@@ -10,9 +10,9 @@ from jobs.backends.base import ActiveJob, Job, Plan
 from jobs.backends.slurm import accounting, client, presets
 from jobs.backends.slurm.arrays import Array, fit_arrays
 from jobs.backends.slurm.presets import Preset
-from jobs.tracking import submissions
 from trainer.config.document import Settings
 from trainer.errors import ConfigError
+from trainer.runs import submissions
 from trainer.runs.directory import RunDirectory
 
 

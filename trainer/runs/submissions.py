@@ -32,3 +32,14 @@ def trials_by_job(array: dict[str, Any]) -> dict[str, list[str]]:
     trials, each = array["trials"], array.get("each", 1)
     parts = [trials[first : first + each] for first in range(0, len(trials), each)]
     return {array["id"] if len(parts) == 1 else f"{array['id']}_{i}": part for i, part in enumerate(parts)}
+
+
+def newest_jobs(sweep: Path) -> dict[str, dict[str, str]]:
+    """Return trial → stage → id of the newest job that a backend was given for it."""
+    jobs: dict[str, dict[str, str]] = {}
+    for submission in read(sweep):
+        for array in submission.get("arrays", []):
+            for job, trials in trials_by_job(array).items():
+                for trial in trials:
+                    jobs.setdefault(trial, {})[array["stage"]] = job
+    return jobs
