@@ -488,14 +488,18 @@ def test_what_the_backend_knows_is_kept_for_the_report(tmp_path: Path) -> None:
     make(tmp_path, "done", done={})
 
     class Backend:
-        jobs = staticmethod(lambda sweep: ({"lost": [SlurmJob("7", "train", "NODE_FAIL", former=("PREEMPTED",))]}, []))
+        def jobs(self, sweep: Path) -> tuple[dict[str, list[SlurmJob]], list[str]]:
+            return {"lost": [SlurmJob("7", "train", "NODE_FAIL", former=("PREEMPTED",))]}, []
 
     statuses, _ = query_statuses(tmp_path, Backend())  # type: ignore[arg-type]
     states = read_job_states(tmp_path)
     assert {trial: (state.state, state.reason) for trial, state in states.items()} == {
         status.trial: (status.state, status.reason) for status in statuses
     }
-    assert (states["lost"].state, states["lost"].reason) == ("failed", "preempted, node failure")
+    assert (states["lost"].state, states["lost"].reason) == (
+        "failed",
+        "preempted, node failure; exited without an error record after step 5",
+    )
     assert states["done"].state == "done"
     (tmp_path / "jobs.json").write_text('{"lost": {"odd": 1}, "half')
     assert read_job_states(tmp_path) == {}
