@@ -21,6 +21,8 @@ FOLDER = Path(__file__).parent
 NO_METHODS = ("__init__", "base", "optim", "types")
 # The imports whose names may stand in the annotation of a hyperparameter; none of them imports torch.
 TYPE_MODULES = ("typing", "pydantic", "models.types")
+# Class attributes of a method that are read from its source, with their values in models.base.Method.
+DEFAULTS: dict[str, Any] = {"reads": ("images", "labels"), "conditional": False, "role": ""}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ class Signature:
 
     method: str
     summary: str  # first line of the module's docstring
-    reads: tuple[str, ...]  # keys of the batches that it asks for
+    reads: tuple[str, ...]  # keys of a batch
+    conditional: bool  # whether `sample` takes class labels
+    role: str  # "lower_bound" or "upper_bound" of domain adaptation, else empty
     hyperparameters: tuple[Hyperparameter, ...] = field(default=())
 
 
@@ -77,17 +81,19 @@ def signature(name: str) -> Signature:
             break
     else:
         raise TypeError(f"models/{name}.py defines no Method")
-    # A method may extend another one, whose constructor and batch keys it then inherits.
+    # A method may extend another one, whose constructor and class attributes it then inherits.
     inherited = None if parent == "models.base" else signature(parent.removeprefix("models."))
-    reads = inherited.reads if inherited else ("images", "labels")
+    attributes = {name: getattr(inherited, name) if inherited else default for name, default in DEFAULTS.items()}
     arguments = inherited.hyperparameters if inherited else ()
     for node in definition.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            reads = ast.literal_eval(node.value) if ast.unparse(target) == "reads" else reads
+            attribute = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+            if attribute in attributes:
+                attributes[attribute] = ast.literal_eval(node.value)
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             arguments = tuple(_arguments(tree, node, _comments(source)))
-    return Signature(name, (ast.get_docstring(tree) or "").split("\n")[0], reads, arguments)
+    summary = (ast.get_docstring(tree) or "").split("\n")[0]
+    return Signature(name, summary, hyperparameters=arguments, **attributes)
 
 
 def _arguments(tree: ast.Module, constructor: ast.FunctionDef, comments: dict[int, str]) -> Iterator[Hyperparameter]:

@@ -15,6 +15,7 @@ from models.types import Share
 
 class ACGAN(Method):
     reads = ("images", "labels")
+    conditional = True
 
     def __init__(
         self,

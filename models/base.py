@@ -1,52 +1,108 @@
-"""The contract between a method and the trainer: a method names its updates, the trainer runs them."""
+"""Define the contract between a method and the trainer: a method lists its updates, the trainer runs them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Batch: TypeAlias = dict[str, Tensor]
-Losses: TypeAlias = dict[str, Tensor]  # scalars, summed and minimised; each is logged, and a detached one only that
+Losses: TypeAlias = dict[str, Tensor]  # named scalars; their sum is minimised, and a detached one is only logged
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a method may know of its data before it sees a batch."""
+    """The shape of the data, known before the first batch."""
 
-    channels: int  # of an image
-    size: int  # height and width in pixels
+    channels: int
+    size: int  # height and width of an image, pixels
     classes: int  # labels are 0 … classes - 1
 
 
 @dataclass(frozen=True)
 class Update:
-    """One optimizer step: minimise `loss` over the networks in `trains`, all others held fixed."""
+    """One optimizer step: minimise `loss` over the networks in `trains` while all others are frozen."""
 
     name: str
     trains: tuple[str, ...]
     loss: Callable[[Batch, float], Losses]  # (batch, progress in [0, 1]) -> named terms
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     schedule: Callable[[float], float] = lambda progress: 1.0  # progress -> learning-rate multiplier
-    every: int = 1  # run on iterations divisible by this
+    every: int = 1  # run at steps divisible by this number
 
 
 class Method(nn.Module):
-    """Networks, how they are updated, and how they are used. One file, one subclass.
+    """Base class of all methods: networks, their updates, and the capabilities that evaluation uses.
 
-    The constructor takes a `DataSpec` and then the hyperparameters: its signature is the schema of the YAML's `model:`.
-    Images are float32 [n, channels, size, size] in [-1, 1], labels int64 [n].
-
-    Evaluation looks for capabilities, none of them obligatory:
-    `predict(images) -> logits [n, classes]`, `features(images) -> vectors [n, d]`,
-    `sample(n, labels=None) -> images`, `reconstruct(images) -> images`.
+    A file in models/ defines exactly one subclass. Its constructor takes a `DataSpec` and then the hyperparameters:
+    its signature is the schema of the YAML's `model:` block. Images are float32 [n, channels, size, size] in [-1, 1],
+    labels int64 [n]. A method implements any of the capabilities below; none is mandatory.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ("images", "labels")  # keys of the batch; `source_…`/`target_…` name a domain
+    reads: ClassVar[tuple[str, ...]] = ("images", "labels")  # keys of a batch; `source_…` and `target_…` name a domain
+    conditional: ClassVar[bool] = False  # whether `sample` takes class labels
+    role: ClassVar[str] = ""  # "lower_bound" or "upper_bound" of domain adaptation, for baselines
     averaged: Mapping[str, float] = MappingProxyType({})  # network -> EMA decay; the average is what is exported
 
     def updates(self) -> list[Update]:
-        """The updates of one iteration, in order."""
+        """Return the updates of one step, in order."""
         raise NotImplementedError(f"{type(self).__name__} must define updates()")
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A method that classifies images."""
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return logits [n, classes]."""
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """A method that embeds images."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return one vector per image [n, d]."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A method that generates images."""
+
+    def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
+        """Return n images in [-1, 1]; `labels` int64 [n] are for conditional methods, default: drawn uniformly."""
+
+
+@runtime_checkable
+class Reconstructor(Protocol):
+    """A method that encodes images and decodes them again."""
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return images of the same shape, in [-1, 1]."""
+
+
+@runtime_checkable
+class StepwiseSampler(Protocol):
+    """A method that generates images step by step from noise, such as diffusion."""
+
+    @property
+    def timesteps(self) -> int:
+        """Number of noise levels T that the network is trained at; the largest number of sampling steps."""
+
+    def sample(
+        self,
+        n: int,
+        labels: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        eta: float | None = None,
+        noise: Tensor | None = None,
+        watch: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Return n images in [-1, 1], from `noise` [n, channels, size, size] if given.
+
+        `eta` scales the fresh noise of each step, from 0 (DDIM) to 1 (DDPM). `watch` is called before the first and
+        after each step with the time reached (T - 1 down to -1) and the images there.
+        """

@@ -32,6 +32,7 @@ class DDPM(Method):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("images", "labels")
+    conditional = True
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class DDPM(Method):
         guidance: NonNegativeFloat = 2.0,  # w
     ) -> None:
         super().__init__()
-        self.classes = data.classes if "labels" in self.reads else 0
+        self.classes = data.classes if self.conditional else 0
         self.shape = (data.channels, data.size, data.size)
         width = width or PUBLISHED[net]
         self.network = NETS[net](data.channels, data.size, self.classes, timesteps, width)
@@ -66,6 +67,11 @@ class DDPM(Method):
         self.adam = partial(AdamW, lr=lr, weight_decay=weight_decay)
         falling = optim.schedule(decay)
         self.falling = lambda progress: floor + (1 - floor) * falling(progress)
+
+    @property
+    def timesteps(self) -> int:
+        """Number of noise levels T that the network is trained at."""
+        return self.diffusion.timesteps
 
     def updates(self) -> list[Update]:
         return [Update("denoise", ("network",), self.loss, self.adam, self.falling)]

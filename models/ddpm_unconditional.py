@@ -5,3 +5,4 @@ from models.ddpm import DDPM
 
 class DDPMUnconditional(DDPM):
     reads = ("images",)
+    conditional = False

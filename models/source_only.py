@@ -14,6 +14,7 @@ from models.types import Share
 
 class SourceOnly(Method):
     reads = ("source_images", "source_labels")
+    role = "lower_bound"
 
     def __init__(
         self,

@@ -5,3 +5,4 @@ from models.source_only import SourceOnly
 
 class TargetOnly(SourceOnly):
     reads = ("target_images", "target_labels")
+    role = "upper_bound"

@@ -11,7 +11,17 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 import models
-from models.base import Batch, DataSpec, Method, Update
+from models.base import (
+    Batch,
+    DataSpec,
+    FeatureExtractor,
+    Method,
+    Predictor,
+    Reconstructor,
+    Sampler,
+    StepwiseSampler,
+    Update,
+)
 from tests.processes import BATCH, SPEC, STEPS, batches, build, draws_noise, small
 from trainer.config.schema import Train
 from trainer.loop import Trainer, trainable
@@ -47,7 +57,8 @@ def test_signature_read_from_source_is_the_real_one(name: str) -> None:
     real = list(inspect.signature(models.load(name)).parameters.values())[1:]
     read = models.signature(name)
     assert [(p.name, p.default) for p in real] == [(h.name, h.default) for h in read.hyperparameters]
-    assert models.load(name).reads == read.reads
+    method = models.load(name)
+    assert (method.reads, method.conditional, method.role) == (read.reads, read.conditional, read.role)
     assert read.summary.endswith(".")
     assert "(" in read.summary or "only" in read.summary.lower()  # a paper, or a bound
 
@@ -275,11 +286,37 @@ def test_signature_follows_what_python_allows(tmp_path: Path, monkeypatch: pytes
         "class Helper(ReverseGradient): ...\n"
         "class Odd(Method):\n"
         "    reads: tuple[str, ...] = ('images',)\n"
+        "    conditional = True\n"
+        "    role = 'lower_bound'\n"
         "    def __init__(self, data, width: int = 3, *, lr: float = 0.5): ...  # rate\n"
     )
     (tmp_path / "odder.py").write_text('"""Odder."""\nfrom models.odd import Odd\nclass Odder(Odd): ...\n')
     monkeypatch.setattr(models, "FOLDER", tmp_path)
     for name in ("odd", "odder"):
         found = models.signature(name)
-        assert found.reads == ("images",)
+        assert (found.reads, found.conditional, found.role) == (("images",), True, "lower_bound")
         assert [(h.name, h.default) for h in found.hyperparameters] == [("width", 3), ("lr", 0.5)]
+
+
+def test_methods_declare_roles_and_whether_they_are_conditional() -> None:
+    signatures = {name: models.signature(name) for name in models.names()}
+    assert {name for name, s in signatures.items() if s.conditional} == {"acgan", "ddpm"}
+    roles = {name: s.role for name, s in signatures.items() if s.role}
+    assert roles == {"source_only": "lower_bound", "target_only": "upper_bound"}
+
+
+def test_capabilities_are_recognised_by_their_protocols() -> None:
+    expected = {
+        "classifier": {Predictor, FeatureExtractor},
+        "dann": {Predictor, FeatureExtractor},
+        "dcgan": {Sampler},
+        "ddpm": {Sampler, StepwiseSampler},
+        "vae": {FeatureExtractor, Sampler, Reconstructor},
+    }
+    capabilities = (Predictor, FeatureExtractor, Sampler, Reconstructor, StepwiseSampler)
+    for name, kinds in expected.items():
+        method = small(name, SPEC)
+        assert {kind for kind in capabilities if isinstance(method, kind)} == kinds, name
+    ddpm = small("ddpm", SPEC)
+    assert isinstance(ddpm, StepwiseSampler)
+    assert ddpm.timesteps == 400
