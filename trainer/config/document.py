@@ -57,7 +57,8 @@ def merge(under: Settings, over: Settings) -> Settings:
         parts = key.split(".")
         for length in range(1, len(parts)):
             result.pop(".".join(parts[:length]), None)
-        inside = () if key in result else [other for other in result if other.startswith(f"{key}.")]
+        block = f"{key}."
+        inside = () if key in result else [other for other in result if other.startswith(block)]
         if inside and setting.value == {}:
             continue  # An empty block changes nothing.
         for other in inside:

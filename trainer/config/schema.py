@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -46,6 +47,7 @@ def check_dataset(name: str) -> str:
     return registry.get(name).name
 
 
+@lru_cache  # listing the folder for every trial of a large sweep takes seconds
 def check_method(name: str) -> str:
     """Check that models/ has a method of that name; ValueError with the nearest name otherwise."""
     return check_known(name, models.names(), "method")

@@ -1,12 +1,13 @@
 """Which run directory belongs to which trial."""
 
 import re
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from trainer.config.document import nest, read_settings
-from trainer.config.resolve import load_config, resolve
-from trainer.config.schema import Config, compute_identity, dump_yaml, is_in_identity, select_identity
+from trainer.config.document import Document, nest, read_settings
+from trainer.config.resolve import resolve, resolve_settings
+from trainer.config.schema import compute_identity, dump_yaml, is_in_identity, select_identity
 from trainer.config.sweep import Trial
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
@@ -16,47 +17,13 @@ from trainer.runs.directory import RunDirectory
 def locate_trials(folder: Path, trials: list[Trial]) -> list[Path]:
     """Return the run directories of trials, whether they exist or not; nothing is written.
 
-    A trial's directory ends with its identity. Otherwise it is a directory whose config.yaml, resolved today, is the
-    trial's. ConfigError if a directory contains another config.
+    The name of a trial's directory ends with its identity. Otherwise it is a directory whose config.yaml, resolved
+    today, is the trial's. ConfigError if a directory contains another config.
     """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir():
-        raise ConfigError(f"{existing}: is not a directory, so it cannot hold run directories; give another --runs")
-    names = {path.name for path in folder.iterdir()} if existing == folder else set()
-    by_identity = {name.rpartition("-")[2]: name for name in sorted(names)}
-    matches = {t.identity: t.name if t.name in names else by_identity.get(t.identity) for t in trials}
-    missing = {identity for identity, name in matches.items() if name is None}
-    older = find_older(folder, names - set(matches.values()), missing) if missing else {}
-    paths = [folder / (matches[t.identity] or older.get(t.identity, t.name)) for t in trials]
+    paths = match_directories(folder, trials)
     for trial, path in zip(trials, paths, strict=True):
-        file = RunDirectory(path).config_file
-        if not file.exists() or file.read_text() == trial.config.to_yaml():
-            continue
-        if (identity := load_config(file).identity()) != trial.identity:
-            raise ConfigError(
-                f"{path}: was made by another config ({identity}, not {trial.identity}); move it away, or change name:"
-            )
+        update_config(path, trial)
     return paths
-
-
-def find_older(folder: Path, names: set[str], identities: set[str]) -> dict[str, str]:
-    """Return {identity: directory} of trials that were started before their method had all of today's hyperparameters.
-
-    Such a directory ends with the identity of its config.yaml as it is written; with today's defaults filled in, its
-    identity is one of `identities`.
-    """
-    matches: dict[str, str] = {}
-    for name in sorted(name for name in names if re.search("-[0-9a-f]{8}$", name)):
-        document = RunDirectory(folder / name).config()
-        if compute_identity(document) != name.rpartition("-")[2]:
-            continue  # edited by hand, or not a run directory
-        try:
-            identity = resolve(document, name).identity()
-        except ConfigError:
-            continue  # written for a method or a dataset that no longer exists
-        if identity in identities:
-            matches.setdefault(identity, name)
-    return matches
 
 
 def create_run_directories(folder: Path, trials: list[Trial]) -> list[Path]:
@@ -64,42 +31,94 @@ def create_run_directories(folder: Path, trials: list[Trial]) -> list[Path]:
 
     ConfigError as `locate_trials`, or if a directory cannot be written.
     """
-    paths = locate_trials(folder, trials)
+    paths = match_directories(folder, trials)
     for trial, path in zip(trials, paths, strict=True):
-        file, text = RunDirectory(path).config_file, trial.config.to_yaml()
-        current = file.read_text() if file.exists() else ""
-        if current and current != text:
-            text = update_document(read_document(file), trial.config)
-        if current == text:
-            continue
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(file, text)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot write there: {error.strerror}; give another --runs") from None
+        if text := update_config(path, trial):
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                write_text(RunDirectory(path).config_file, text)
+            except OSError as error:
+                raise ConfigError(f"{path}: cannot write there: {error.strerror}; give another --runs") from None
     return paths
 
 
-def update_document(document: dict[str, Any], config: Config) -> str:
-    """Return the text of a config.yaml for `config`, with the settings of its identity as `document` has them.
+def match_directories(folder: Path, trials: list[Trial]) -> list[Path]:
+    """Return the directory of each trial: by name, by the identity at the end of the name, or by today's identity."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{existing}: is not a directory, so it cannot hold run directories; give another --runs")
+    names = {path.name for path in folder.iterdir()} if existing == folder else set()
+    by_identity = {get_digits(name): name for name in sorted(names)}
+    matches = {t.identity: t.name if t.name in names else by_identity.get(t.identity) for t in trials}
+    missing = {identity for identity, name in matches.items() if not name}
+    older = find_older(folder, names - set(matches.values()), missing) if missing else {}
+    return [folder / (matches[t.identity] or older.get(t.identity, t.name)) for t in trials]
 
-    The checkpoints beside it carry the identity of these settings.
+
+def find_older(folder: Path, names: set[str], identities: set[str]) -> dict[str, str]:
+    """Return {identity: directory} of trials that were started before their method had all of today's hyperparameters.
+
+    The name of such a directory ends with the identity of its config.yaml as it is written, so that one that was edited
+    by hand does not match; with today's defaults filled in, the identity is one of `identities`.
     """
-    written, updated = select_identity(document), config.model_dump(mode="json")
+    matches: dict[str, str] = {}
+    for name in sorted(name for name in names if re.fullmatch("[0-9a-f]{8}", get_digits(name))):
+        # Other entries of the folder, and configs of methods or datasets that no longer exist, match nothing.
+        with suppress(ConfigError, OSError):
+            document, identity = read_config(folder / name)
+            if compute_identity(document) == get_digits(name) and identity in identities:
+                matches.setdefault(identity, name)
+    return matches
+
+
+def update_config(path: Path, trial: Trial) -> str:
+    """Return the new text of a run directory's config.yaml, empty if it need not change; ConfigError.
+
+    The settings of the identity stay as they are written: the checkpoints carry the identity of these.
+    """
+    file, text = RunDirectory(path).config_file, trial.config.to_yaml()
+    if not file.exists():
+        return text
+    if file.read_text() == text:
+        return ""
+    document, identity = read_config(path)
+    if identity != trial.identity:
+        raise ConfigError(
+            f"{path}: was made by another config ({identity}, not {trial.identity}); move it away, or change name:"
+        )
+    written, updated = select_identity(document), trial.config.model_dump(mode="json")
     for block in ("model", "data", "train"):
-        outside = {key: v for key, v in updated[block].items() if not is_in_identity(f"{block}.{key}")}
+        outside = {key: value for key, value in updated[block].items() if not is_in_identity(f"{block}.{key}")}
         updated[block] = written[block] | outside
-    return dump_yaml(updated)
+    return "" if updated == document else dump_yaml(updated)
 
 
-def read_document(file: Path) -> dict[str, Any]:
-    """Return a config.yaml as it is written, without defaults; ConfigError."""
-    return {"model": {}, "data": {}, "train": {}} | nest(read_settings(file))
-
-
-def compute_written_identity(run: RunDirectory) -> str:
+def compute_written_identity(run: Path) -> str:
     """Return the identity of a run directory's config.yaml as it is written, without today's defaults; ConfigError.
 
-    Its checkpoints carry it: it stays the same when the method gets another hyperparameter.
+    Its checkpoints carry it, because it stays the same when the method gets another hyperparameter.
     """
-    return compute_identity(read_document(run.config_file))
+    return compute_identity(read_config(run)[0])
+
+
+def read_config(run: Path) -> tuple[Document, str]:
+    """Return a run directory's config.yaml as it is written, and its identity with today's defaults; ConfigError."""
+    file = RunDirectory(run).config_file
+    return _read_config(file, file.stat().st_mtime_ns)
+
+
+@cache
+def _read_config(file: Path, time: int) -> tuple[Document, str]:
+    """Read a file once for all the times that a command locates its trials, unless it has changed since `time`."""
+    document = RunDirectory(file.parent).config()
+    if compute_identity(document) == get_digits(file.parent.name):
+        return document, resolve(document, str(file)).identity()
+    # Written or edited by hand: with dotted keys or a base file perhaps, and errors need line numbers.
+    settings = read_settings(file)
+    document = {"model": {}, "data": {}, "train": {}} | nest(settings)
+    return document, resolve_settings(settings, str(file)).identity()
+
+
+def get_digits(name: str) -> str:
+    """Return the identity at the end of a run directory's name."""
+    return name.rpartition("-")[2]
