@@ -145,7 +145,8 @@ def _read_file(path: Path, reason: str) -> Settings:
         mark = getattr(error, "problem_mark", None)
         position = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        tab = mark and "\t" in text.split("\n")[mark.line]
+        lines = text.split("\n")[mark.line : mark.line + 1] if mark else []  # none if the end of the file is missing
+        tab = "\t" in "".join(lines)
         remedy = "indent with spaces, not with tabs" if tab else "check the indentation and the quotes here"
         raise ConfigError(f"{name}{position}: not valid YAML: {problem}; {remedy}") from None
 

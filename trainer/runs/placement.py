@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.config.document import Document, nest, read_settings
 from trainer.config.resolve import resolve, resolve_settings
-from trainer.config.schema import compute_identity, dump_yaml, is_in_identity, select_identity
+from trainer.config.schema import Config, compute_identity, dump_yaml, is_in_identity, select_identity
 from trainer.config.sweep import Trial
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
@@ -111,7 +111,7 @@ def read_config(run: Path) -> tuple[Document, str]:
 def _read_config(file: Path, time: int) -> tuple[Document, str]:
     """Read a file once for all the times that a command locates its trials, unless it has changed since `time`."""
     document = RunDirectory(file.parent).config()
-    if compute_identity(document) == get_digits(file.parent.name):
+    if document.keys() == Config.model_fields.keys() and compute_identity(document) == get_digits(file.parent.name):
         return document, resolve(document, str(file)).identity()
     # Written or edited by hand: with dotted keys or a base file perhaps, and errors need line numbers.
     settings = read_settings(file)
