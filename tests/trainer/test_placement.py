@@ -108,7 +108,7 @@ def test_config_yaml_contains_every_setting_of_the_trial(load: Load, tmp_path: P
         assert resolve.load_config(path / "config.yaml") == trial.config
         assert None not in flatten({block: document[block] for block in ("model", "train")}).values()
         assert (document["data"]["size"], document["data"]["channels"]) == (28, 3)
-        assert compute_written_identity(path) == trial.identity
+        assert compute_written_identity(RunDirectory(path)) == trial.identity
 
 
 def test_locating_trials_writes_nothing(load: Load, tmp_path: Path) -> None:
@@ -145,10 +145,10 @@ def test_a_config_written_by_hand_keeps_its_settings_when_resources_change(load:
     path = tmp_path / "logs" / f"mine-{trial.identity}"
     path.mkdir(parents=True)
     (path / "config.yaml").write_text("name: mine\nmethod: dann\ndata.source: mnist5k\ndata: {target: mnistm5k}\n")
-    identity = compute_written_identity(path)
+    identity = compute_written_identity(RunDirectory(path))
     assert create_run_directories(tmp_path / "logs", [trial]) == [path]
     assert resolve.load_config(path / "config.yaml") == trial.config
-    assert compute_written_identity(path) == identity != trial.identity
+    assert compute_written_identity(RunDirectory(path)) == identity != trial.identity
 
 
 # After a method has got another hyperparameter
@@ -182,7 +182,7 @@ def test_other_resources_change_config_yaml_but_not_the_settings_of_its_identity
     document["resources"]["mem_gb"], document["eval"]["metrics"] = 3.0, ["accuracy"]
     document["train"]["log_every"], document["data"]["root"] = 7, "/data"
     assert RunDirectory(path).config() == document
-    assert path.name.endswith(compute_written_identity(path))
+    assert path.name.endswith(compute_written_identity(RunDirectory(path)))
     assert resolve.load_config(path / "config.yaml") == changed[0].config
 
 

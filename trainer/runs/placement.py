@@ -65,7 +65,7 @@ def find_older(folder: Path, names: set[str], identities: set[str]) -> dict[str,
     for name in sorted(name for name in names if re.fullmatch("[0-9a-f]{8}", get_digits(name))):
         # Other entries of the folder, and configs of methods or datasets that no longer exist, match nothing.
         with suppress(ConfigError, OSError):
-            document, identity = read_config(folder / name)
+            document, identity = read_config(RunDirectory(folder / name))
             if compute_identity(document) == get_digits(name) and identity in identities:
                 matches.setdefault(identity, name)
     return matches
@@ -76,12 +76,12 @@ def update_config(path: Path, trial: Trial) -> str:
 
     The settings of the identity stay as they are written: the checkpoints carry the identity of these.
     """
-    file, text = RunDirectory(path).config_file, trial.config.to_yaml()
-    if not file.exists():
+    run, text = RunDirectory(path), trial.config.to_yaml()
+    if not run.exists():
         return text
-    if file.read_text() == text:
+    if run.config_file.read_text() == text:
         return ""
-    document, identity = read_config(path)
+    document, identity = read_config(run)
     if identity != trial.identity:
         raise ConfigError(
             f"{path}: was made by another config ({identity}, not {trial.identity}); move it away, or change name:"
@@ -93,7 +93,7 @@ def update_config(path: Path, trial: Trial) -> str:
     return "" if updated == document else dump_yaml(updated)
 
 
-def compute_written_identity(run: Path) -> str:
+def compute_written_identity(run: RunDirectory) -> str:
     """Return the identity of a run directory's config.yaml as it is written, without today's defaults; ConfigError.
 
     Its checkpoints carry it, because it stays the same when the method gets another hyperparameter.
@@ -101,22 +101,21 @@ def compute_written_identity(run: Path) -> str:
     return compute_identity(read_config(run)[0])
 
 
-def read_config(run: Path) -> tuple[Document, str]:
+def read_config(run: RunDirectory) -> tuple[Document, str]:
     """Return a run directory's config.yaml as it is written, and its identity with today's defaults; ConfigError."""
-    file = RunDirectory(run).config_file
-    return _read_config(file, file.stat().st_mtime_ns)
+    return _read_config(run, run.config_file.stat().st_mtime_ns)
 
 
 @cache
-def _read_config(file: Path, time: int) -> tuple[Document, str]:
+def _read_config(run: RunDirectory, time: int) -> tuple[Document, str]:
     """Read a file once for all the times that a command locates its trials, unless it has changed since `time`."""
-    document = RunDirectory(file.parent).config()
-    if document.keys() == Config.model_fields.keys() and compute_identity(document) == get_digits(file.parent.name):
-        return document, resolve(document, str(file)).identity()
-    # Written or edited by hand: with dotted keys or a base file perhaps, and errors need line numbers.
-    settings = read_settings(file)
+    document, place = run.config(), str(run.config_file)
+    if document.keys() == Config.model_fields.keys() and compute_identity(document) == get_digits(run.name):
+        return document, resolve(document, place).identity()
+    # Written or edited by hand: perhaps with dotted keys or a base file, and errors need line numbers.
+    settings = read_settings(run.config_file)
     document = {"model": {}, "data": {}, "train": {}} | nest(settings)
-    return document, resolve_settings(settings, str(file)).identity()
+    return document, resolve_settings(settings, place).identity()
 
 
 def get_digits(name: str) -> str:
