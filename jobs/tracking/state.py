@@ -121,7 +121,10 @@ class DiskState:
 
 
 def read_disk_state(run: RunDirectory, status: dict[str, Any]) -> DiskState:
-    """Read the state of a run directory whose status.json holds `status`; dead without a marker is failed: killed."""
+    """Return the state of a run directory whose status.json holds `status`.
+
+    A trial whose heartbeat ended without a marker counts as failed (killed), not as stopped.
+    """
     state, attempt, age = run.state(), str(status.get("attempt", "")), time.time() - status.get("time", 0)
     if state == "failed":
         marker = run.failure()
@@ -179,7 +182,7 @@ def find_interruptions(run: RunDirectory, training: Sequence[Job]) -> dict[str, 
 
 
 def explain_failure(run: RunDirectory, disk: DiskState, job: Job | None, cause: str) -> tuple[str, str]:
-    """Return the cause of a failure and its explanation; the job's log is searched if nothing else tells the cause."""
+    """Return the cause of a failure and its explanation, which may only be in the job's log."""
     same_attempt = job is None or not job.state or disk.attempt == job.attempt
     error = disk.error if same_attempt else ""
     if cause in ("killed", "") and job:
