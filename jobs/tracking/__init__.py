@@ -1,1 +1,1 @@
-"""What became of submitted trials: their state, tables, log files and submissions."""
+"""Track submitted trials: their state, the table that shows it, their log files and the record of submissions."""
