@@ -1,7 +1,7 @@
-"""Several processes that evaluate one run: `torchrun --nproc-per-node 4 eval/main.py …`.
+"""Several processes that evaluate one trial: `torchrun --nproc-per-node 4 eval/main.py …`.
 
-The first one decides, writes and reports. The others share in what is worth it, an evaluation whose file says
-`SHARED = True`: its `evaluate` runs on all of them, and what one finds wrong there ends it on all.
+The main process decides, writes and reports. The others help with the metrics that are `shared`: these run on all
+processes, and an error in one of them ends the metric on all.
 """
 
 import os
@@ -16,33 +16,34 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
-    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+    """Return the number of this process, from 0."""
+    return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
-def count() -> int:
-    """How many there are; 1 unless torchrun or its like started this one."""
+def world_size() -> int:
+    """Return the number of processes; 1 unless torchrun or a similar launcher started this one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def leads() -> bool:
+def is_main() -> bool:
+    """Return whether this is the main process."""
     return rank() == 0
 
 
-def share() -> slice:
-    """Which of many pieces, in their order, are this process's."""
-    return slice(rank(), None, count())
+def shard() -> slice:
+    """Return which of many pieces, in their order, this process works on."""
+    return slice(rank(), None, world_size())
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Be in the group, if there is one."""
-    if count() == 1:
+def process_group() -> Iterator[None]:
+    """Join the group of processes, if there are several."""
+    if world_size() == 1:
         yield
         return
     import torch.distributed
 
-    # What is exchanged is small and lies on the host. The others wait as long as the first one does other things.
+    # Messages are small and in host memory. The others wait as long as the main process does other work.
     torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
     try:
         yield
@@ -50,9 +51,9 @@ def joined() -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-def agree(value: T) -> T:
-    """The first process's value, on every one."""
-    if count() == 1:
+def broadcast(value: T) -> T:
+    """Return the main process's value on every process."""
+    if world_size() == 1:
         return value
     import torch.distributed
 
@@ -61,25 +62,25 @@ def agree(value: T) -> T:
     return box[0]
 
 
-def together(make: Callable[[], T]) -> list[T]:
-    """What each process makes, by rank, on every one; where one fails so do all, with the same message."""
-    if count() == 1:
-        return [make()]
+def gather(compute: Callable[[], T]) -> list[T]:
+    """Return the results of all processes, by rank, on every one; if one fails, all fail with the same message."""
+    if world_size() == 1:
+        return [compute()]
     import torch.distributed
 
-    made: Any = None
+    result: Any = None
     error: Exception | None = None
     try:
-        made = make()
+        result = compute()
     except Exception as problem:  # noqa: BLE001 - raised below, once the others know of it
         error = problem
-    found: list[Any] = [None] * count()
-    theirs = None if error is None else (isinstance(error, ConfigError | ValueError), str(error))
-    torch.distributed.all_gather_object(found, (made, theirs))
+    failure = None if error is None else (isinstance(error, ConfigError | ValueError), str(error))
+    outcomes: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(outcomes, (result, failure))
     if error is not None:
         raise error
-    for number, (_, failure) in enumerate(found):
+    for number, (_, failure) in enumerate(outcomes):
         if failure is not None:
             bad_input, message = failure
             raise (ConfigError(message) if bad_input else RuntimeError(f"process {number}: {message}"))
-    return [made for made, _ in found]
+    return [result for result, _ in outcomes]

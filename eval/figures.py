@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, drawn without a display."""
+"""Figures of an evaluation, drawn without a display."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,31 +11,31 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-# Ten colours that stay apart also for colour-blind eyes (Petroff, Accessible Color Sequences, 2021).
+# Ten colours that colour-blind readers can tell apart (Petroff, Accessible Color Sequences, 2021).
 CLASSES = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
 DOMAINS = ("#0072b2", "#d55e00")  # blue and vermilion of Okabe and Ito
 GAP = 2  # pixels between images
-LEGIBLE = 20  # classes up to which there is room for a number in each cell, and for each class in a legend
+LEGIBLE = 20  # largest number of classes with numbers in cells and a legend
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG at 120 dpi."""
+    """Write a figure as PNG at 120 dpi."""
     figure.savefig(path, dpi=120)
 
 
 def confusion(counts: NDArray[np.int64], title: str) -> Figure:
-    """Draw a confusion matrix [classes, classes], rows true, columns predicted, coloured by share of row."""
+    """Draw a confusion matrix [classes, classes], rows true, columns predicted, coloured by the share of its row."""
     figure = Figure(figsize=(4.6, 4.6), layout="constrained")
     axes = figure.add_subplot()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true, and its share that is found", title=title)
+    axes.set(xlabel="predicted", ylabel="true class (recall)", title=title)
     if len(counts) <= LEGIBLE:
-        found = [f"{number}  {100 * share[number, number]:.0f} %" for number in range(len(counts))]
-        axes.set(xticks=range(len(counts)), yticks=range(len(counts)), yticklabels=found)
+        recalls = [f"{number}  {100 * share[number, number]:.0f} %" for number in range(len(counts))]
+        axes.set(xticks=range(len(counts)), yticks=range(len(counts)), yticklabels=recalls)
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 shade = "white" if share[row, column] > 0.5 else "black"
@@ -50,7 +50,7 @@ def embedding(
     domains: NDArray[np.int64],
     sets: Mapping[str, str],
 ) -> Figure:
-    """Draw points [n, 2] coloured by class [n] and, of several, by domain [n]; sets: domain -> name of its set."""
+    """Draw points [n, 2] coloured by class [n] and, if there are two, by domain [n]; sets: domain → its dataset."""
     panels = min(len(sets), 2)
     figure = Figure(figsize=(4.9 * panels, 4.8), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
@@ -74,7 +74,7 @@ def embeddings(
 
 
 def shades(classes: int) -> Sequence[str]:
-    """A colour for each class."""
+    """Return a colour for each class."""
     turbo = colormaps["turbo"].resampled(classes)
     return CLASSES if classes <= len(CLASSES) else [to_hex(turbo(number)) for number in range(classes)]
 
@@ -87,7 +87,7 @@ def scatter(
     colours: Sequence[str],
     title: str,
 ) -> None:
-    """Draw points [n, 2] coloured by group [n], none of the groups on top of the others, with a legend below."""
+    """Draw points [n, 2] coloured by group [n], in random order so that no group hides another, with a legend."""
     order = np.random.default_rng(0).permutation(len(points))
     shades = np.array([to_rgb(colours[group]) for group in groups[order]])
     axes.scatter(points[order, 0], points[order, 1], s=9, linewidths=0, alpha=0.8, c=shades)
@@ -99,7 +99,7 @@ def scatter(
 
 
 def tiled(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images [rows, columns, c, h, w], grey or RGB, side by side, white between them: [height, width, 3]."""
+    """Return images [rows, columns, c, h, w], grey or RGB, as one with white gaps: uint8 [height, width, 3]."""
     (down, across), (height, width) = images.shape[:2], images.shape[3:]
     canvas = np.full((down * (height + GAP) - GAP, across * (width + GAP) - GAP, 3), 255, np.uint8)
     for row, column in np.ndindex(down, across):
@@ -109,9 +109,9 @@ def tiled(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def mosaic(images: NDArray[np.uint8], rows: Sequence[str] = (), columns: Sequence[str] = (), title: str = "") -> Figure:
-    """Draw images [rows, columns, c, h, w], grey or RGB, side by side, with a name before each row, below each column.
+    """Draw images [rows, columns, c, h, w], grey or RGB, with names before rows and below columns.
 
-    A pixel is a whole number of dots, so that none looks larger than its neighbour.
+    A pixel is a whole number of dots, so that all pixels look equally large.
     """
     (down, across), (height, width) = images.shape[:2], images.shape[3:]
     canvas = tiled(images)

@@ -1,8 +1,7 @@
-"""What is known of a run: eval/metrics.json and the files beside it; no heavy import before something is written."""
+"""The results of an evaluation: eval/metrics.json and the files beside it."""
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
@@ -16,102 +15,80 @@ from trainer.runs.directory import RunDirectory
 
 @dataclass
 class Result:
-    """What one evaluation found: names such as accuracy/target, values in the unit that its file states."""
+    """The result of one metric: names such as accuracy/target, values in the unit that its file states."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95 %
     provenance: dict[str, Any] = field(default_factory=dict)
-    history: dict[int, dict[str, float]] = field(default_factory=dict)  # step -> metrics, where milestones were kept
+    history: dict[int, dict[str, float]] = field(default_factory=dict)  # step → metrics, if milestones were exported
 
     def choose(self, rule: str, name: str, criterion: str, best: Callable[..., int] = min) -> None:
-        """Add `<rule>/<name>`, of the milestone with the best criterion, of equals the earliest, and its step."""
+        """Add `<rule>/<name>` of the milestone with the best criterion, the earliest of equal ones, and its step."""
         step = best(self.history, key=lambda step: self.history[step][criterion])
         self.metrics[f"{rule}/{name}"] = self.history[step][name]
         self.provenance[f"{rule}/{name}"] = {"chosen at step": step, "chosen by": criterion}
 
     def numbers(self) -> list[tuple[str, float]]:
-        """All that is to be finite, by name."""
+        """Return name and value of every number."""
         bounds = [(f"interval of {name}", bound) for name, pair in self.intervals.items() for bound in pair]
         rows = [(f"{name} at step {step}", v) for step, row in self.history.items() for name, v in row.items()]
         return [*self.metrics.items(), *bounds, *rows]
 
 
-def exported(run: RunDirectory) -> dict[int, Path]:
-    """Step -> exported weights, oldest first."""
-    files = (run.path / "weights").glob("step-*.safetensors")
-    return dict(sorted((int(p.stem.removeprefix("step-")), p) for p in files))
+def is_current(run: RunDirectory, steps: int, metrics: list[str]) -> bool:
+    """Return whether the newest evaluation is of the weights of the last step, as they are, and has all metrics."""
+    record = run.evaluation()
+    if record.get("step") != steps:
+        return False
+    weights = run.exported_weights().get(steps)
+    # Weights may be removed once they are evaluated.
+    exported = weights.stat().st_mtime if weights else 0.0
+    evaluated = run.evaluation_file.stat().st_mtime
+    return exported < evaluated and set(metrics) <= set(record.get("provenance", {}).get("evaluations", []))
 
 
-def former(run: RunDirectory, weights: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """The record to add to: of the same weights (file, size, sha256), unless `names` makes all that it has anew."""
-    found = run.evaluation()
-    provenance = found.get("provenance", {})
-    return found if provenance.get("weights") == weights and set(provenance["evaluations"]) - set(names) else {}
+def reusable_record(run: RunDirectory, weights: dict[str, Any], metrics: list[str]) -> dict[str, Any]:
+    """Return the record to add to: that of the same weights, unless `metrics` replaces all of it."""
+    record = run.evaluation()
+    provenance = record.get("provenance", {})
+    same = provenance.get("weights") == weights and set(provenance["evaluations"]) - set(metrics)
+    return record if same else {}
 
 
 def merge(
-    found: dict[str, Any], step: int, weights: dict[str, Any], name: str, result: Result, how: dict[str, Any]
+    record: dict[str, Any], step: int, weights: dict[str, Any], name: str, result: Result, details: dict[str, Any]
 ) -> dict[str, Any]:
-    """The record with one evaluation's result added, and how it was made: versions, device, seconds.
+    """Return the record with the result of a metric added, and how it was computed: versions, device, seconds.
 
-    ConfigError if a number is not finite, which JSON has no word for.
+    ConfigError if a number is not finite, which JSON cannot represent.
     """
     for key, value in result.numbers():
         if not isfinite(value):
-            raise ConfigError(
-                f"eval/metrics/{name}.py: {key}: is {value}, which JSON cannot hold; have it leave that out"
-            )
-    provenance = found.get("provenance", {})
-    evaluations = provenance.get("evaluations", {}) | {name: how}
-    history = {row["step"]: row["metrics"] for row in found.get("history", [])}
+            raise ConfigError(f"eval/metrics/{name}.py: {key}: is {value}, which JSON cannot represent; leave that out")
+    provenance = record.get("provenance", {})
+    evaluations = provenance.get("evaluations", {}) | {name: details}
+    history = {row["step"]: row["metrics"] for row in record.get("history", [])}
     for milestone, row in result.history.items():
         history[milestone] = history.get(milestone, {}) | row
     return {
         "step": step,
-        "metrics": found.get("metrics", {}) | result.metrics,
-        "intervals": found.get("intervals", {}) | result.intervals,
+        "metrics": record.get("metrics", {}) | result.metrics,
+        "intervals": record.get("intervals", {}) | result.intervals,
         "history": [{"step": milestone, "metrics": row} for milestone, row in sorted(history.items())],
         "provenance": {**provenance, **result.provenance, "weights": weights, "evaluations": evaluations},
     }
 
 
-def keep(run: RunDirectory, scratch: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Put an evaluation's files, TensorBoard and then metrics.json in place, each as a whole; return the record."""
-    folder, text = run.path / "eval", json.dumps(found, indent=1, allow_nan=False) + "\n"
-    if len(found["provenance"]["evaluations"]) == 1:  # no former result is kept: no file of one may stay
+def publish(run: RunDirectory, new_files: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Put the files of a metric, TensorBoard's and then metrics.json in place, each as a whole; return the record."""
+    from eval.events import write_events
+
+    folder, text = run.evaluation_directory, json.dumps(record, indent=1, allow_nan=False) + "\n"
+    if len(record["provenance"]["evaluations"]) == 1:  # no earlier result is kept, so none of its files either
         for stale in (*folder.glob("*.png"), *folder.glob("*.npz")):
             stale.unlink()
-    for file in sorted(scratch.iterdir()):
+    for file in sorted(new_files.iterdir()):
         os.replace(file, folder / file.name)
-    to_tensorboard(found, folder, run.path / "tensorboard" / "eval")
-    write_text(folder / "metrics.json", text)
-    return found
-
-
-def to_tensorboard(found: dict[str, Any], kept: Path, folder: Path) -> None:
-    """Replace what TensorBoard has of the run's evaluation: scalars at their steps, the PNGs kept under their names.
-
-    Of `<name>_by_step.npz`, steps [n] and pictures uint8 [n, h, w, 3], each picture is at its step under <name>; what
-    <name>.png shows of the last step is then <name>_last.
-    """
-    import numpy as np
-    from PIL import Image
-    from torch.utils.tensorboard import SummaryWriter
-
-    shutil.rmtree(folder, ignore_errors=True)
-    # A TensorBoard that is open has seen the former events: purge_step has it forget them.
-    board = SummaryWriter(str(folder), purge_step=0)
-    scalars = {(row["step"], name): value for row in found["history"] for name, value in row["metrics"].items()}
-    scalars |= {(found["step"], name): value for name, value in found["metrics"].items()}
-    for (step, name), value in scalars.items():
-        board.add_scalar(name, value, step)
-    by_step = {path.stem.removesuffix("_by_step"): path for path in sorted(kept.glob("*_by_step.npz"))}
-    for name, path in by_step.items():
-        with np.load(path) as file:
-            for step, picture in zip(file["steps"], file["pictures"], strict=True):
-                board.add_image(name, picture, step, dataformats="HWC")
-    for path in sorted(kept.glob("*.png")):
-        name = f"{path.stem}_last" if path.stem in by_step else path.stem
-        with Image.open(path) as image:
-            board.add_image(name, np.asarray(image.convert("RGB")), found["step"], dataformats="HWC")
-    board.close()
+    write_events(record, folder, run.tensorboard / "eval")
+    write_text(run.evaluation_file, text)
+    return record

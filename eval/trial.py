@@ -1,4 +1,4 @@
-"""What an evaluation is handed: a trained method's capabilities, its data, and a folder for what it finds."""
+"""A trained trial: its method with exported weights, its data, and a folder for the results of an evaluation."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,80 +14,115 @@ from torch import Tensor
 
 import models
 from models.base import DataSpec, Method
+from trainer.config.resolve import load_config
 from trainer.config.schema import Config
 from trainer.data.cache import Arrays, data_root, find, read
+from trainer.data.pixels import to_signed
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory
 
 CAPABILITIES = ("predict", "features", "sample", "reconstruct")
-BATCH = 500  # images, of which at most VALUES values are handed to a method at a time
-VALUES = 1 << 22
+MAX_BATCH = 500  # images that a method is given at a time
+MAX_VALUES = 1 << 22  # values of these images
 
 
 @dataclass(eq=False)
-class Subject:
-    """A run at one of its exported steps."""
+class TrainedTrial:
+    """A trial at one of its exported steps."""
 
     run: RunDirectory
     config: Config
-    weights: dict[int, Path]  # of every exported step, oldest first
+    weights: dict[int, Path]  # exported weights by step, oldest first
     step: int
     method: Method  # with the weights of that step
     device: torch.device
-    folder: Path  # where figures (*.png) and arrays (*.npz) go
+    folder: Path  # for figures (*.png) and arrays (*.npz)
 
     @property
     def domains(self) -> dict[str, str]:
-        """Domain -> name of its set; the domain of a lone set is ''."""
+        """Domain → name of its dataset; the domain of a lone dataset is ''."""
         return self.config.data.datasets()
 
-    def milestones(self) -> "Iterator[Subject]":
-        """This run at each exported step, oldest first, itself last; weights are read one after the other."""
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self.config.data.shape()[2]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, size, _ = self.config.data.shape()
+        return channels, size, size
+
+    def milestones(self) -> "Iterator[TrainedTrial]":
+        """Yield the trial at each exported step, oldest first; weights are loaded one after the other."""
         for step, path in self.weights.items():
             if step == self.step:
                 yield self
             else:
-                yield replace(self, step=step, method=read_method(self.config, path, self.device))
+                yield replace(self, step=step, method=load_method(self.config, path, self.device))
 
     def capability(self, name: str, metric: str) -> Callable[..., Tensor]:
-        """A method's function such as `predict`; ConfigError that says which ones it has instead."""
+        """Return a function of the method such as `predict`; ConfigError if it has none, with those that it has."""
         function: Callable[..., Tensor] | None = getattr(self.method, name, None)
         if function is None:
-            has = ", ".join(f"{c}()" for c in CAPABILITIES if hasattr(self.method, c)) or "none"
+            others = ", ".join(f"{other}()" for other in CAPABILITIES if hasattr(self.method, other)) or "none"
             raise ConfigError(
-                f"{self.run.path}: eval.metrics: {metric} needs {name}(), {self.config.method} has: {has}; "
+                f"{self.run.path}: eval.metrics: {metric} needs {name}(), {self.config.method} has: {others}; "
                 f"leave {metric} out, or define {name}() in models/{self.config.method}.py"
             )
         return function
 
-    def place(self, domain: str) -> Path:
-        """The folder of a domain's set in the cache; DataError if it is not staged."""
+    def cache_folder(self, domain: str) -> Path:
+        """Return the folder of a domain's dataset in the cache; DataError if it is not staged."""
         channels, size, _ = self.config.data.shape()
         return find(self.domains[domain], data_root(self.config.data.root), size, channels)
 
     def arrays(self, domain: str, split: str) -> Arrays:
-        """The images and labels of one split, as they are on disk."""
-        return read(self.place(domain), split)
+        """Return the images and labels of a split, as they are stored."""
+        return read(self.cache_folder(domain), split)
 
-    def over(self, function: Callable[[Tensor], Tensor], images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Apply a capability to images [n, c, h, w], n ≥ 1, by batches: float32 [n, …]; ConfigError if not finite."""
-        batch = max(1, min(BATCH, VALUES // images[0].size))
+    def apply(self, function: Callable[[Tensor], Tensor], images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Apply a capability to images [n, c, h, w], n ≥ 1, in batches: float32 [n, …]; ConfigError if not finite."""
+        batch = max(1, min(MAX_BATCH, MAX_VALUES // images[0].size))
         parts = []
         with torch.inference_mode():
             for start in range(0, len(images), batch):
                 x = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(self.device)
-                x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+                x = to_signed(x).contiguous(memory_format=torch.channels_last)
                 parts.append(function(x).float().cpu().numpy())
         result = np.concatenate(parts)
         if not np.isfinite(result).all():
-            raise ConfigError(f"{self.run.path}: step {self.step}: the method's outputs are not finite; train it anew")
+            raise ConfigError(f"{self.run.path}: step {self.step}: the method's outputs are not finite; train it again")
         return result
 
 
-def read_method(config: Config, weights: Path, device: torch.device) -> Method:
-    """A method with exported weights, float32, in evaluation mode and frozen.
+def open_trial(
+    path: str | Path, step: int | None = None, device: torch.device | None = None, folder: Path | None = None
+) -> TrainedTrial:
+    """Open a trained trial from its run directory, at its last exported step or at `step`.
 
-    ConfigError if the file is damaged, holds another network or a value that is not finite.
+    `device` is the GPU by default, if there is one; `folder`, where results go, the current directory. ConfigError if
+    the path is not a run directory, nothing was exported, or the weights are damaged.
+    """
+    run = RunDirectory(Path(path))
+    if not run.exists():
+        raise ConfigError(f"{run.path}: is not a run directory: it has no config.yaml; give logs/<sweep>/<trial>")
+    config, weights = load_config(run.config_file), run.exported_weights()
+    if not weights:
+        raise ConfigError(f"{run.path}: has no exported weights yet; train it first: python trainer/main.py {run.path}")
+    if step is not None and step not in weights:
+        raise ConfigError(f"{run.path}: has no weights of step {step}; --step: one of {', '.join(map(str, weights))}")
+    step = max(weights) if step is None else step
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method = load_method(config, weights[step], device)
+    return TrainedTrial(run, config, weights, step, method, device, folder or Path())
+
+
+def load_method(config: Config, weights: Path, device: torch.device) -> Method:
+    """Return a method with exported weights, float32, in evaluation mode and frozen.
+
+    ConfigError if the file is damaged, belongs to another network, or has a value that is not finite.
     """
     run = weights.parents[1]
     method = models.load(config.method)(DataSpec(*config.data.shape()), **config.model_arguments())
@@ -95,12 +130,12 @@ def read_method(config: Config, weights: Path, device: torch.device) -> Method:
         state = load_file(weights, device="cpu")
         method.load_state_dict(state)
     except (OSError, SafetensorError) as error:
-        again = f"remove it; without {run / 'done'}, too, the last one is written anew by: python trainer/main.py {run}"
-        raise ConfigError(f"{weights}: cannot be read: {error}; {again}") from None
+        remedy = f"remove it and {run / 'done'}, and export the last one again by: python trainer/main.py {run}"
+        raise ConfigError(f"{weights}: cannot be read: {error}; {remedy}") from None
     except RuntimeError as error:
-        what = shorten(str(error), 300)
-        raise ConfigError(f"{weights}: does not hold the weights of this {config.method}: {what}") from None
+        reason = shorten(str(error), 300)
+        raise ConfigError(f"{weights}: are not the weights of this {config.method}: {reason}") from None
     for name, tensor in state.items():
         if not tensor.isfinite().all():
-            raise ConfigError(f"{weights}: {name} is not finite; train it anew, with a smaller learning rate say")
+            raise ConfigError(f"{weights}: {name} is not finite; train it again, such as with a smaller learning rate")
     return method.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -13,8 +13,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from eval.main import current
 from eval.metrics import check_names
+from eval.record import is_current
 from jobs.backends.base import Backend, Plan
 from jobs.backends.slurm.presets import BACKENDS
 from jobs.snapshot import Snapshot
@@ -100,7 +100,7 @@ def plan_submission(options: argparse.Namespace, trials: list[Trial], backend: B
 
 def needs_evaluation(config: Config, run: RunDirectory) -> bool:
     """Return whether a trained trial's evaluation is missing or lacks metrics of the config."""
-    return bool(config.eval.metrics) and not current(run, config, config.eval.metrics)
+    return bool(config.eval.metrics) and not is_current(run, config.train.steps, config.eval.metrics)
 
 
 def group_by_resources(submission: Submission) -> list[Plan]:

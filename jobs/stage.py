@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
 
+from eval import metrics
 from jobs.plan import load_sweep
 from trainer.config.schema import Config
 from trainer.data import cache
@@ -77,11 +77,8 @@ def stage_datasets(
     """
     configs = list(configs)
     command = shlex.join(["python", "jobs/stage.py", str(file), *overrides])
-    if not download and (weights := inception_weights(configs)) and not weights.exists():
-        raise ConfigError(
-            f"{file}: eval.metrics: fid: Inception's weights are not at {weights}; jobs on Slurm download nothing, so "
-            f"first run with network access: {command}; or leave out fid: fid_classifier needs no weights"
-        )
+    if not download:
+        check_weights(file, command, configs)
     missing = [dataset for dataset in list_datasets(configs) if not dataset.is_staged()]
     remote = [dataset for dataset in missing if not download and not dataset.is_bundled()]
     if remote:
@@ -93,13 +90,16 @@ def stage_datasets(
         stage_dataset(dataset, file, console, skip_unreadable)
 
 
-def inception_weights(configs: Iterable[Config]) -> Path | None:
-    """Return the path of the weights that metrics of the trials need, present or not; None if they need none."""
-    if not any("fid" in config.eval.metrics for config in configs):
-        return None
-    from eval.features import inception  # imports torch, which takes seconds
-
-    return inception.place()
+def check_weights(file: Path, command: str, configs: Iterable[Config]) -> None:
+    """Refuse metrics whose downloaded weights are missing; ConfigError."""
+    for metric in sorted({metric for config in configs for metric in config.eval.metrics}):
+        if metrics.declares(metric, "weights"):  # only then import it, and torch with it
+            properties = metrics.load(metric).METRIC
+            if not (path := properties.weights()).exists():
+                raise ConfigError(
+                    f"{file}: eval.metrics: {metric}: its weights are not at {path}; jobs on Slurm download nothing, "
+                    f"so first run with network access: {command}; or use {properties.substitute}, which needs none"
+                )
 
 
 def stage_dataset(dataset: RequiredDataset, file: Path, console: Console, skip_unreadable: bool) -> None:
@@ -131,7 +131,7 @@ def list_references(configs: Iterable[Config]) -> list[tuple[str, RequiredDatase
 
 def stage_metric(metric: str, dataset: RequiredDataset, file: Path, console: Console) -> None:
     """Compute what a metric caches for a dataset, if anything; ConfigError if that fails."""
-    stage = getattr(import_module(f"eval.metrics.{metric}"), "stage", None)
+    stage = metrics.load(metric).METRIC.stage
     if stage is None:
         return
     import torch

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.base import Batch, Method, Update
 from trainer.config.schema import Train
-from trainer.parallel import broadcast, mean_over_processes
+from trainer.parallel import Processes, broadcast, mean_over_processes
 from trainer.seeds import seed_torch
 
 LossTerms = dict[str, float]  # of one step, "<update>/<term>"
@@ -32,13 +31,13 @@ class NonFiniteLoss(RuntimeError):
 class Trainer:
     """Train a method: owns networks, optimizers, averages and the step, which is all that a checkpoint holds."""
 
-    def __init__(self, method: Method, accelerator: Accelerator, train: Train) -> None:
+    def __init__(self, method: Method, accelerator: Processes, train: Train) -> None:
         self.accelerator, self.train, self.step = accelerator, train, 0
         if accelerator.device.type == "cpu":
             keep_freed_memory()
         # Convolutions are fastest in the channels-last layout, on CPU and GPU alike.
         self.method = method.to(accelerator.device).to(memory_format=torch.channels_last).train().requires_grad_(False)
-        broadcast(self.method)
+        broadcast(accelerator, self.method)
         self.averages = nn.ModuleDict({name: deepcopy(getattr(method, name)) for name in method.averaged})
         self.updates = method.updates()
         self.parameters = {update.name: parameters(method, update) for update in self.updates}

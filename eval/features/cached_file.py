@@ -1,40 +1,33 @@
-"""Files under the data root that many evaluations want and one makes."""
+"""Files under the data root that many evaluations need and one of them computes."""
 
-import fcntl
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+
 from trainer.errors import DataError
+from trainer.runs.atomic import write_bytes
 
 
-def once(path: Path, make: Callable[[], bytes]) -> bytes:
-    """The content of a file, made by whoever asks first while others wait; put in place as a whole.
+def read_or_compute(path: Path, compute: Callable[[], bytes]) -> bytes:
+    """Return the content of a file, computed once under a lock; it appears as a whole.
 
-    Where the folder cannot be written it is made for this caller alone, who is told. DataError if it cannot be read.
+    If the folder cannot be written, compute the content for this caller alone and say so. DataError if the file cannot
+    be read.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f".{path.name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
-                content = make()
-                temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                try:
-                    with temporary.open("wb") as file:
-                        file.write(content)
-                        file.flush()
-                        os.fsync(file.fileno())
-                    os.replace(temporary, path)
-                finally:
-                    temporary.unlink(missing_ok=True)
+                content = compute()
+                write_bytes(path, content)
                 return content
     except OSError as error:
         if not path.exists():
-            print(f"{path}: cannot be kept ({error.strerror or error}): it is made anew each time", file=sys.stderr)
-            return make()
+            print(f"{path}: cannot be kept ({error.strerror or error}): recomputed each time", file=sys.stderr)
+            return compute()
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}; remove it, and it is made anew") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; remove it, and it is recomputed") from None

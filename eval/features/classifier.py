@@ -1,8 +1,8 @@
-"""A small classifier of a run's own set: it names the class of samples, and its features stand in for Inception's.
+"""A small classifier of a trial's own dataset: it judges the class of samples, and its features replace Inception's.
 
-It is trained once on the training split, as models/classifier.py says, on the CPU, and kept under the data root for
-all trials of all sweeps. Its distances compare trials on one set with each other, and with nothing that anybody else
-has published.
+It is trained once per dataset on the training split, as models/classifier.py says, on the CPU, and kept under the data
+root for all trials of all sweeps. Its distances compare trials on one dataset with each other. They are not comparable
+with published FIDs.
 """
 
 import hashlib
@@ -20,107 +20,108 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from eval.features.cached_file import once
+from eval.features.cached_file import read_or_compute
 from eval.features.extractor import Extractor
 from models.base import DataSpec
 from models.classifier import LEAST, Classifier, build, enlarged
+from trainer.config.schema import Train
 from trainer.data import cache
 from trainer.data.batches import Batches
 from trainer.data.cache import Arrays
+from trainer.data.pixels import to_signed
 from trainer.errors import DataError
+from trainer.loop import Trainer
+from trainer.parallel import SingleProcess
 from trainer.seeds import seed_torch
 
-RECIPE = 1  # raise it when anything below changes what is trained
+RECIPE = 1  # raise it when a change below changes the weights
 SEED, STEPS, BATCH = 0, 1000, 64
 WIDTH = 100  # of the layer before the last
 
 
 @dataclass(frozen=True)
 class Judge:
-    """The classifier of a set."""
+    """The classifier of a dataset."""
 
-    file: Path  # where it is kept
+    file: Path  # of its weights
     network: nn.Sequential  # enlarged images to logits
     sha256: str  # of its weights
     facts: dict[str, Any]  # how it was trained, and its accuracy on the test split
 
     def logits(self, images: Tensor) -> Tensor:
-        """Images uint8 [n, c, h, h] on the device to logits [n, classes]."""
-        logits: Tensor = self.network(signed(images))
-        return logits
+        """Return the logits [n, classes] of images uint8 [n, c, h, h] on the device."""
+        return self.network(prepare(images))
 
 
-def judge(place: Path, device: torch.device) -> Judge:
-    """Read the classifier of the set in a folder of the cache, `<data root>/cache/<set>`; train it if it is not there.
+def load_judge(folder: Path, device: torch.device) -> Judge:
+    """Return the classifier of the dataset in a folder of the cache, `<data root>/cache/<dataset>`; train it if needed.
 
-    DataError if the set has no two classes to tell apart, or if what is kept is damaged.
+    DataError if the dataset has fewer than two classes, or if the kept file is damaged.
     """
-    train, about = cache.read(place, "train"), cache.origin(place)
-    name, channels, size, classes = (about[key] for key in ("dataset", "channels", "size", "classes"))
+    train, origin = cache.read(folder, "train"), cache.origin(folder)
+    name, channels, size, classes = (origin[key] for key in ("dataset", "channels", "size", "classes"))
     if train.labels.ndim != 1 or len(np.unique(train.labels)) < 2:
         raise DataError(
-            f"fid_classifier and class_accuracy tell classes apart, and {name} has no labels of two classes; "
-            "use fid, which needs Inception's weights"
+            f"fid_classifier and class_accuracy tell classes apart, and {name} has no labels of two classes; use fid, "
+            "which needs Inception's weights"
         )
-    data = [about["files"][f"train_{kind}.npy"]["sha256"] for kind in ("images", "labels")]
+    data = [origin["files"][f"train_{kind}.npy"]["sha256"] for kind in ("images", "labels")]
     key = hashlib.sha256(json.dumps([data, RECIPE, SEED]).encode()).hexdigest()[:8]
-    path = place.parents[1] / "classifiers" / f"{place.name}-{key}.safetensors"
-    content = once(path, lambda: trained(train, channels, size, classes))
+    path = folder.parents[1] / "classifiers" / f"{folder.name}-{key}.safetensors"
+    content = read_or_compute(path, lambda: train_classifier(train, channels, size, classes))
     network = build(channels, size, classes)
     try:
         network.load_state_dict(load(content))
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: is no classifier of {name}: {reason}; remove it, and it is trained anew") from None
+        raise DataError(
+            f"{path}: is not a classifier of {name}: {reason}; remove it, and it is trained again"
+        ) from None
     network = network.to(device).eval().requires_grad_(False)
-    test, right = cache.read(place, "test"), 0
+    test, correct = cache.read(folder, "test"), 0
     with torch.inference_mode():
         for start in range(0, len(test.labels), BATCH):
             images = torch.from_numpy(np.ascontiguousarray(test.images[start : start + BATCH])).to(device)
-            named = network(signed(images)).argmax(1).cpu().numpy()
-            right += int((named == test.labels[start : start + BATCH]).sum())
+            predicted = network(prepare(images)).argmax(1).cpu().numpy()
+            correct += int((predicted == test.labels[start : start + BATCH]).sum())
     facts = {
-        "test accuracy": right / len(test.labels),
+        "test accuracy": correct / len(test.labels),
         "trained": {"set": name, "split": "train", "n": len(train.labels), "steps": STEPS, "seed": SEED},
     }
     return Judge(path, network, hashlib.sha256(content).hexdigest(), facts)
 
 
-def signed(images: Tensor) -> Tensor:
-    """Images uint8 [n, c, h, h] as the network takes them: in [-1, 1], enlarged where they are small."""
-    return enlarged(images.float() / 127.5 - 1)
+def prepare(images: Tensor) -> Tensor:
+    """Return images uint8 [n, c, h, h] as the network takes them: in [-1, 1], enlarged if they are small."""
+    return enlarged(to_signed(images))
 
 
-def extractor(place: Path, device: torch.device) -> Extractor:
-    """Features of the layer before the last; errors as of `judge`."""
-    found = judge(place, device)
+def extractor(folder: Path, device: torch.device) -> Extractor:
+    """Return the layer before the last as feature extractor; errors as of `load_judge`."""
+    judge = load_judge(folder, device)
     return Extractor(
         name="classifier",
-        sha256=found.sha256,
+        sha256=judge.sha256,
         width=WIDTH,
         batch=500,
         resize=f"bilinear to {LEAST} px if smaller, else none",
-        function=lambda images: found.network[:-1](signed(images)),
+        function=lambda images: judge.network[:-1](prepare(images)),
         device=device,
-        remedy=f"remove {found.file}, and it is trained anew",
-        provenance=found.facts,
+        remedy=f"remove {judge.file}, and it is trained again",
+        provenance=judge.facts,
     )
 
 
-def trained(train: Arrays, channels: int, size: int, classes: int) -> bytes:
-    """Weights as safetensors, a function of the data alone on one machine; the random generators stay as they are."""
+def train_classifier(train: Arrays, channels: int, size: int, classes: int) -> bytes:
+    """Return weights as safetensors, a function of the data alone on one machine; random generators are unchanged."""
     device = torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
         seed_torch(SEED, "classifier")
-        method = Classifier(DataSpec(channels, size, classes)).train()
-        (update,) = method.updates()
+        method = Classifier(DataSpec(channels, size, classes))
+        trainer = Trainer(method, SingleProcess(device), Train(steps=STEPS, batch_size=BATCH, seed=SEED))
         batches = Batches({"": train}, method.reads, BATCH, SEED, 0, 1, device)
-        optimizer = update.optimizer(method.network.parameters())
-        rate = optimizer.param_groups[0]["lr"]
+        steps = trainer.fit(batches.at(step) for step in range(STEPS))
         quiet = not sys.stderr.isatty()
-        for step in track(range(STEPS), "a classifier is trained", console=Console(stderr=True), disable=quiet):
-            optimizer.param_groups[0]["lr"] = rate * update.schedule(step / STEPS)
-            optimizer.zero_grad()
-            update.loss(batches.at(step), step / STEPS)["label"].backward()
-            optimizer.step()
+        for _ in track(steps, "training a classifier", STEPS, console=Console(stderr=True), disable=quiet):
+            pass
     return save({key: value.contiguous() for key, value in method.network.state_dict().items()})

@@ -1,6 +1,6 @@
-"""How far one set of feature vectors is from another.
+"""Distances between two sets of feature vectors.
 
-Lower is better of Fréchet distance and KID; precision, recall, density and coverage are shares: higher is better.
+Fréchet distance and KID: lower is better. Precision, recall, density and coverage: higher is better.
 """
 
 import numpy as np
@@ -14,10 +14,10 @@ SUBSETS, SUBSET = 100, 1000  # of KID, as in its paper
 
 
 def frechet(first: Gaussian, second: Gaussian) -> float:
-    """Fréchet distance of two Gaussians, squared (Dowson & Landau, 1982; Heusel et al., NeurIPS 2017, eq. 6).
+    """Return the squared Fréchet distance of two Gaussians (Dowson & Landau, 1982; Heusel et al., NeurIPS 2017, eq. 6).
 
-    The trace of (C1 C2)^½ is the sum of the singular values of A1ᵀ A2, where C = A Aᵀ. This needs no square root of a
-    matrix that is not symmetric and, with fewer images than features, none of a singular one.
+    The trace of (C1 C2)^½ is the sum of the singular values of A1ᵀ A2, where C = A Aᵀ. This needs no square root of an
+    asymmetric matrix, nor of a singular one if there are fewer images than features.
     ValueError if the Gaussians differ in width, or are not finite.
     """
     if first.mean.shape != second.mean.shape:
@@ -26,27 +26,27 @@ def frechet(first: Gaussian, second: Gaussian) -> float:
     root = linalg.svdvals(first.factor.T @ second.factor).sum()
     spread = np.trace(first.covariance) + np.trace(second.covariance) - 2 * root
     distance = float(((first.mean - second.mean) ** 2).sum() + spread)
-    if not np.isfinite(distance):  # no comparison with zero may make something good of it
+    if not np.isfinite(distance):  # the maximum with zero would hide a NaN
         raise ValueError(f"the distance is {distance}: a mean or covariance is not finite")
     return max(0.0, distance)
 
 
 def kid(real: Tensor, fake: Tensor) -> float:
-    """Kernel distance of features [n, d] and [m, d], n, m ≥ 2 (Bińkowski et al., ICLR 2018): MMD² with (x·y / d + 1)³.
+    """Return the kernel distance of features [n, d] and [m, d] (Bińkowski et al., ICLR 2018): MMD² with (x·y / d + 1)³.
 
-    The mean of unbiased estimates on random subsets, always the same ones; being unbiased it can fall below zero.
+    It is the mean of unbiased estimates on fixed random subsets, so it can be negative. ValueError if n or m is 1.
     """
     size = min(SUBSET, len(real), len(fake))
     if size < 2:
         raise ValueError("KID of fewer than two images")
     random = np.random.default_rng(0)
     subsets = 1 if size == len(real) == len(fake) else SUBSETS
-    found = []
+    estimates = []
     for _ in range(subsets):
         x, y = (f[torch.from_numpy(random.permutation(len(f))[:size]).to(f.device)].double() for f in (real, fake))
         within = sum(float(k.sum() - k.diagonal().sum()) for k in (_kernel(x, x), _kernel(y, y)))
-        found.append(within / (size * (size - 1)) - 2 * float(_kernel(x, y).mean()))
-    return float(np.mean(found))
+        estimates.append(within / (size * (size - 1)) - 2 * float(_kernel(x, y).mean()))
+    return float(np.mean(estimates))
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -54,9 +54,10 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[float, float]:
-    """Share of fake features [m, d] among the real ones [n, d], and of real among fake (Kynkäänniemi et al., 2019).
+    """Return precision and recall of fake features [m, d] against real ones [n, d] (Kynkäänniemi et al., 2019).
 
-    Among: within the distance of some point to its `neighbours`-th nearest of its own kind; fewer points have fewer.
+    Precision is the share of fakes within the distance of some real point to its `neighbours`-th nearest real point
+    (or the last of fewer points); recall is the same with real and fake exchanged.
     """
     real, fake = real.double(), fake.double()
     between = torch.cdist(real, fake)
@@ -66,8 +67,11 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[f
 
 
 def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[float, float]:
-    """How often fake features [m, d] lie in the balls around real ones [n, d], in expectation 1 if both are alike,
-    and the share of these balls that hold a fake (Naeem et al., ICML 2020, with their number of neighbours)."""
+    """Return density and coverage of fake features [m, d] against real ones [n, d] (Naeem et al., ICML 2020).
+
+    Density counts the fakes in the balls around real points, in expectation 1 if both are alike; coverage is the share
+    of balls with a fake. `neighbours` is the number in the paper.
+    """
     real, fake = real.double(), fake.double()
     inside = torch.cdist(real, fake) <= _radii(real, neighbours)[:, None]
     count = min(neighbours, len(real) - 1)
@@ -75,5 +79,5 @@ def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[f
 
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
-    """Distance of each point [n, d], n ≥ 2, to its nearest but `neighbours`-th, itself not counted."""
+    """Return the distance of each point [n, d], n ≥ 2, to its `neighbours`-th nearest other point, or the last."""
     return torch.cdist(points, points).kthvalue(min(neighbours, len(points) - 1) + 1, dim=1).values

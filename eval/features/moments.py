@@ -1,4 +1,4 @@
-"""Mean and covariance of feature vectors, streamed: sums in float64, whose memory does not grow with their number."""
+"""Mean and covariance of feature vectors from streamed float64 sums, in constant memory."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,29 +15,29 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gaussian:
-    """The normal distribution that stands for a set of features."""
+    """The normal distribution that represents a set of features."""
 
     mean: Array  # [d]
     covariance: Array  # [d, d]
 
     @cached_property
     def factor(self) -> Array:
-        """A [d, rank] with A Aᵀ = covariance; what is below rounding counts as zero."""
+        """A [d, rank] with A Aᵀ = covariance; eigenvalues below rounding count as zero."""
         values, vectors = linalg.eigh(self.covariance, driver="evd")
         kept = values > values[-1] * len(values) * np.finfo(float).eps
-        if not kept.any():  # all images alike: no spread in any direction
+        if not kept.any():  # all images are equal
             return np.zeros((len(values), 1))
         factor: Array = vectors[:, kept] * np.sqrt(values[kept])
         return factor
 
 
 class Moments:
-    """Count, sum and sum of outer products of vectors [d]; those of two parts add up to those of the whole."""
+    """Count, sum and sum of outer products of vectors [d]; moments of two parts add up to those of the whole."""
 
     def __init__(self, width: int, device: torch.device | str = "cpu", sums: Array | None = None) -> None:
-        """Of no vectors yet, or with the `sums` of others, float64 [1 + d + d²]; ValueError if they have another d."""
+        """Start with no vectors, or with existing `sums`, float64 [1 + d + d²]; ValueError if they have another d."""
         self.width = width
-        # All in one tensor: one sum adds up processes, one array is what a file holds.
+        # One tensor: a single sum adds up processes, and a file holds a single array.
         self.sums = torch.zeros(1 + width + width**2, dtype=torch.float64, device=device)
         if sums is not None:
             if sums.shape != self.sums.shape:
@@ -49,7 +49,7 @@ class Moments:
         return int(self.sums[0].item())
 
     def add(self, features: Tensor) -> None:
-        """Take in vectors [n, d], summed where this is; ValueError if one is not finite or of another width."""
+        """Add vectors [n, d]; ValueError if one is not finite or has another width."""
         if features.shape[1:] != (self.width,):
             raise ValueError(f"features of shape {tuple(features.shape)} are not vectors of width {self.width}")
         x = features.to(self.sums.device, torch.float64)
@@ -60,10 +60,10 @@ class Moments:
         self.sums[1 + self.width :].view(self.width, self.width).addmm_(x.T, x)
 
     def gaussian(self) -> Gaussian:
-        """Mean [d] and unbiased covariance [d, d]; ValueError for fewer than two vectors."""
+        """Return mean [d] and unbiased covariance [d, d]; ValueError for fewer than two vectors."""
         count, sums = self.count, np.asarray(self.sums.cpu())
         if count < 2:
-            raise ValueError(f"{count} images have no covariance; two are the least")
+            raise ValueError(f"{count} images have no covariance; at least two are needed")
         mean = sums[1 : 1 + self.width] / count
         outer: Any = sums[1 + self.width :].reshape(self.width, self.width)
         return Gaussian(mean, (outer - count * np.outer(mean, mean)) / (count - 1))

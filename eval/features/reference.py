@@ -1,4 +1,4 @@
-"""Statistics of a split of a staged set, which samples are compared with: made once, kept under the data root."""
+"""Statistics of the splits that samples are compared with: computed once per dataset, kept under the data root."""
 
 import io
 import json
@@ -13,32 +13,32 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from eval.features.cached_file import once
+from eval.features.cached_file import read_or_compute
 from eval.features.extractor import Extractor, Statistics, collect
 from eval.features.moments import Moments
 from trainer.data import cache
 from trainer.errors import DataError
 
-RECIPE = 1  # raise it when what is kept changes
+RECIPE = 1  # raise it when the content of the files changes
 CHUNK = 500  # images read at a time
 
 
-def references(place: Path, extractor: Extractor) -> tuple[Statistics, Statistics]:
-    """Statistics of the validation and of the test split, in the folder of a set in the cache."""
-    return reference(place, "validation", extractor), reference(place, "test", extractor)
+def load_references(folder: Path, extractor: Extractor) -> tuple[Statistics, Statistics]:
+    """Return the statistics of the validation and of the test split of a dataset in a folder of the cache."""
+    return load_reference(folder, "validation", extractor), load_reference(folder, "test", extractor)
 
 
-def reference(place: Path, split: str, extractor: Extractor) -> Statistics:
-    """Statistics of all images of a split of the set in a folder of the cache, `<data root>/cache/<set>`.
+def load_reference(folder: Path, split: str, extractor: Extractor) -> Statistics:
+    """Return the statistics of all images of a split of the dataset in `<data root>/cache/<dataset>`.
 
-    DataError if what is kept of it is damaged or of something else, or a feature is not finite.
+    DataError if the kept file is damaged or belongs to other images, or if a feature is not finite.
     """
-    images = cache.read(place, split).images
-    data = cache.origin(place)["files"][f"{split}_images.npy"]["sha256"]
-    about = {
-        "set": place.name,
+    images = cache.read(folder, split).images
+    images_sha256 = cache.origin(folder)["files"][f"{split}_images.npy"]["sha256"]
+    facts = {
+        "set": folder.name,
         "split": split,
-        "images sha256": data,
+        "images sha256": images_sha256,
         "images": len(images),
         "shape": list(images.shape[1:]),
         "extractor": extractor.name,
@@ -48,32 +48,32 @@ def reference(place: Path, split: str, extractor: Extractor) -> Statistics:
     }
 
     def batches() -> Iterator[Tensor]:
-        what = f"{extractor.name} features of {place.name}, {split}"
+        title = f"{extractor.name} features of {folder.name}, {split}"
         quiet = not sys.stderr.isatty()
-        for start in track(range(0, len(images), CHUNK), what, console=Console(stderr=True), disable=quiet):
+        for start in track(range(0, len(images), CHUNK), title, console=Console(stderr=True), disable=quiet):
             yield torch.from_numpy(np.ascontiguousarray(images[start : start + CHUNK]))
 
-    def make() -> bytes:
+    def compute() -> bytes:
         file = io.BytesIO()
         try:
-            found = collect(batches(), extractor)
+            statistics = collect(batches(), extractor)
         except ValueError as error:
-            raise DataError(f"{place}: {split} images: {error}") from None
-        sums, features = found.moments.sums.cpu().numpy(), found.features.cpu().numpy()
-        np.savez(file, about=np.array(json.dumps(about)), sums=sums, features=features)
+            raise DataError(f"{folder}: {split} images: {error}") from None
+        sums, features = statistics.moments.sums.cpu().numpy(), statistics.features.cpu().numpy()
+        np.savez(file, about=np.array(json.dumps(facts)), sums=sums, features=features)
         return file.getvalue()
 
-    name = f"{place.name}-{split}-{data[:8]}-{extractor.name}-{extractor.sha256[:8]}-v{RECIPE}.npz"
-    path = place.parents[1] / "statistics" / name
-    content = once(path, make)
+    name = f"{folder.name}-{split}-{images_sha256[:8]}-{extractor.name}-{extractor.sha256[:8]}-v{RECIPE}.npz"
+    path = folder.parents[1] / "statistics" / name
+    content = read_or_compute(path, compute)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             kept = json.loads(str(file["about"]))
             sums, features = file["sums"], file["features"]
     except (BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; remove it, and it is made anew") from None
-    for key, value in about.items():
+        raise DataError(f"{path}: cannot be read: {error}; remove it, and it is recomputed") from None
+    for key, value in facts.items():
         if kept.get(key) != value:
-            raise DataError(f"{path}: {key}: is {kept.get(key)}, not {value}; remove it, and it is made anew")
+            raise DataError(f"{path}: {key}: is {kept.get(key)}, not {value}; remove it, and it is recomputed")
     moments = Moments(extractor.width, extractor.device, sums)
     return Statistics(moments, torch.from_numpy(features).to(extractor.device))

@@ -1,16 +1,50 @@
-"""One file per metric; nothing here imports torch."""
+"""Metrics: each file of this folder defines one by `METRIC` and `evaluate(trial) -> Result`, and is found by its name.
 
-from collections.abc import Iterable
+Nothing here imports torch before a metric is loaded, so that names are checked in an instant.
+"""
+
+import ast
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import ConfigError, check_known
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The properties of a metric that others need to know."""
+
+    needs: str  # capability of the method: predict, features, sample or reconstruct
+    higher_is_better: bool = False  # decides which milestone is best
+    shared: bool = False  # whether all processes of an evaluation run it: see eval/distributed.py
+    stage: "Callable[[Path, torch.device], None] | None" = None  # computes what is cached for a dataset's folder
+    weights: Callable[[], Path] | None = None  # path of downloaded weights, present or not
+    substitute: str = ""  # a metric that needs no download
 
 
 @lru_cache
 def names() -> list[str]:
-    """Return the names of all metrics: the files of this folder that define `evaluate`."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if "\ndef evaluate(" in p.read_text())
+    """Return the names of all metrics: the files of this folder."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+def load(name: str) -> Any:
+    """Import the module of a metric, which has METRIC and evaluate; this may import torch."""
+    return import_module(f"eval.metrics.{name}")
+
+
+def declares(name: str, field: str) -> bool:
+    """Return whether the METRIC of a metric sets a field, read from its source without importing it."""
+    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text())
+    calls = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Metric")
+    return any(keyword.arg == field for call in calls for keyword in call.keywords)
 
 
 def check_names(metrics: Iterable[str], place: str) -> None:

@@ -10,20 +10,21 @@ import torch
 
 from eval.features import inception
 from eval.features.comparison import compare
-from eval.features.reference import references
+from eval.features.reference import load_references
+from eval.metrics import Metric
 from eval.record import Result
-from eval.trial import Subject
-
-SHARED = True  # by all processes: eval/distributed.py
+from eval.trial import TrainedTrial
 
 
-def stage(place: Path, device: torch.device) -> None:
-    """Fetch the weights unless they are there, and make the statistics of a set, for all evaluations to come."""
+def stage(folder: Path, device: torch.device) -> None:
+    """Download the weights if they are missing, and compute a dataset's statistics, for all later evaluations."""
     inception.fetch()
-    references(place, inception.extractor(device))
+    load_references(folder, inception.extractor(device))
 
 
-def evaluate(subject: Subject) -> Result:
-    """Compare with the lone set, or with the source; ConfigError or DataError says what is missing."""
-    subject.capability("sample", "fid")
-    return compare(subject, next(iter(subject.domains)), inception.extractor(subject.device))
+METRIC = Metric(needs="sample", shared=True, stage=stage, weights=inception.weights_path, substitute="fid_classifier")
+
+
+def evaluate(trial: TrainedTrial) -> Result:
+    """Compare with the only dataset, or with the source; ConfigError or DataError says what is missing."""
+    return compare(trial, next(iter(trial.domains)), inception.extractor(trial.device))

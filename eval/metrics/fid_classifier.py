@@ -1,6 +1,6 @@
 """The distances of eval/metrics/fid.py in the features of a small classifier of the trial's own dataset.
 
-Needs no weights from elsewhere: eval/features/classifier.py trains them. The numbers are not FID and not on its scale.
+No downloaded weights are needed: eval/features/classifier.py trains them. The values are on another scale than FID.
 """
 
 from pathlib import Path
@@ -9,20 +9,21 @@ import torch
 
 from eval.features import classifier
 from eval.features.comparison import compare
-from eval.features.reference import references
+from eval.features.reference import load_references
+from eval.metrics import Metric
 from eval.record import Result
-from eval.trial import Subject
-
-SHARED = True  # by all processes: eval/distributed.py
+from eval.trial import TrainedTrial
 
 
-def stage(place: Path, device: torch.device) -> None:
-    """Make what is kept of a set, its classifier and its statistics, for all evaluations to come."""
-    references(place, classifier.extractor(place, device))
+def stage(folder: Path, device: torch.device) -> None:
+    """Train the classifier of a dataset and compute its statistics, for all later evaluations."""
+    load_references(folder, classifier.extractor(folder, device))
 
 
-def evaluate(subject: Subject) -> Result:
-    """Compare with the lone set, or with the source; ConfigError or DataError says what is missing."""
-    subject.capability("sample", "fid_classifier")
-    domain = next(iter(subject.domains))
-    return compare(subject, domain, classifier.extractor(subject.place(domain), subject.device), "_classifier")
+METRIC = Metric(needs="sample", shared=True, stage=stage)
+
+
+def evaluate(trial: TrainedTrial) -> Result:
+    """Compare with the only dataset, or with the source; ConfigError or DataError says what is missing."""
+    domain = next(iter(trial.domains))
+    return compare(trial, domain, classifier.extractor(trial.cache_folder(domain), trial.device), "_classifier")

@@ -1,8 +1,8 @@
-"""Proxy A-distance (Ben-David et al., 2006): how easily a linear classifier tells the domains from the features.
+"""Proxy A-distance (Ben-David et al., 2006): how well a linear classifier tells the domains apart by the features.
 
-Metric: `proxy_a_distance` = 2 (1 - 2 error), from 0 (the domains look the same) to 2 (they are told without error); a
-little below 0 where the classifier does worse than chance. The error is that on half of 500 test images of each domain,
-of a linear support vector machine that learned from the other half.
+Metric: `proxy_a_distance` = 2 (1 - 2 error), from 0 (indistinguishable domains) to 2 (no error), slightly negative if
+the classifier is worse than chance. The error is that of a linear support vector machine on half of 500 test images of
+each domain, trained on the other half.
 """
 
 import numpy as np
@@ -11,36 +11,36 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from eval.metrics import Metric
 from eval.record import Result
-from eval.trial import Subject
+from eval.subsets import domain_subsets
+from eval.trial import TrainedTrial
 from trainer.errors import ConfigError
 
+METRIC = Metric(needs="features")
 IMAGES = 500  # of each domain, at most
-PENALTY = 0.01  # C: small, as there are hardly more images than features
+PENALTY = 0.01  # C: small, because there are hardly more images than features
 
 
-def evaluate(subject: Subject) -> Result:
-    """Measure the last weights; ConfigError if the method has no `features` or the run no two domains."""
-    if set(subject.domains) != {"source", "target"}:
+def evaluate(trial: TrainedTrial) -> Result:
+    """Measure the last weights; ConfigError if the trial has only one domain."""
+    if set(trial.domains) != {"source", "target"}:
         raise ConfigError(
-            f"{subject.run.path}: eval.metrics: proxy_distance compares two domains, this run has one set; leave it out"
+            f"{trial.run.path}: eval.metrics: proxy_distance compares two domains, this trial has one; leave it out"
         )
-    function = subject.capability("features", "proxy_distance")
-    vectors = []
-    for number, domain in enumerate(subject.domains):
-        images = subject.arrays(domain, "test").images
-        # As in tsne: not the same digits of a set and of one that is made of it.
-        order = np.random.default_rng(0).permutation(len(images))
-        chosen = np.sort(np.roll(order, -number * IMAGES)[:IMAGES])
-        vectors.append(subject.over(function, images[chosen]).reshape(len(chosen), -1))
-    found, n = distance(*vectors), sum(map(len, vectors))
-    how = {"split": "test", "n": n, "classifier": f"linear SVM, C = {PENALTY}", "step": subject.step}
-    return Result({"proxy_a_distance": found}, provenance={"proxy_a_distance": how})
+    function = trial.capability("features", "proxy_distance")
+    vectors = [
+        trial.apply(function, arrays.images[chosen]).reshape(len(chosen), -1)
+        for arrays, chosen in domain_subsets(trial, IMAGES)
+    ]
+    facts = {"split": "test", "n": sum(map(len, vectors)), "classifier": f"linear SVM, C = {PENALTY}"}
+    distance = proxy_distance(*vectors)
+    return Result({"proxy_a_distance": distance}, provenance={"proxy_a_distance": facts | {"step": trial.step}})
 
 
-def distance(source: NDArray[np.float32], target: NDArray[np.float32]) -> float:
-    """2 (1 - 2 error) of telling source [n, d] from target [m, d]; the odd rows teach, the even ones test."""
-    # As many of each domain: always saying the same is then wrong half of the time.
+def proxy_distance(source: NDArray[np.float32], target: NDArray[np.float32]) -> float:
+    """Return 2 (1 - 2 error) of telling source [n, d] from target [m, d]; odd rows train, even rows test."""
+    # Equal numbers, so that a constant classifier has an error of one half.
     n = min(len(source), len(target))
     x, domain = np.concatenate([source[:n], target[:n]]), np.repeat([0, 1], n)
     test = np.tile(np.arange(n) % 2 == 0, 2)

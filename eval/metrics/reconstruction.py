@@ -1,7 +1,7 @@
-"""Mean squared error of reconstructions of test images, per value of images in [-1, 1], and ten of them to look at.
+"""Mean squared error of reconstructions of test images, per value of images in [-1, 1], and a figure of ten of them.
 
-Metrics: `reconstruction_mse` of the last weights, with the interval of a mean of so many images; where milestones were
-kept, `best/reconstruction_mse` of the one with the least error on the validation split.
+Metrics: `reconstruction_mse` of the last weights, with the 95 % interval of a mean over images; if milestones were
+exported, `best/reconstruction_mse` of the one with the lowest error on the validation split.
 """
 
 import numpy as np
@@ -9,64 +9,63 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eval import figures
+from eval.metrics import Metric
 from eval.record import Result
-from eval.sampling import to_bytes
-from eval.trial import Subject
+from eval.trial import TrainedTrial
+from trainer.data.pixels import to_bytes
 from trainer.errors import ConfigError
 
-METRIC = "reconstruction_mse"
-PAIRS = 10
+METRIC = Metric(needs="reconstruct")
+NAME = "reconstruction_mse"
+SHOWN = 10
 
 
-def evaluate(subject: Subject) -> Result:
-    """Reconstruct validation and test split at every milestone; ConfigError if the method cannot `reconstruct`."""
-    subject.capability("reconstruct", "reconstruction")
-    domain, result = next(iter(subject.domains)), Result()
-    for milestone in subject.milestones():
+def evaluate(trial: TrainedTrial) -> Result:
+    """Reconstruct the validation and test splits at every milestone."""
+    domain, result = next(iter(trial.domains)), Result()
+    for milestone in trial.milestones():
         row = result.history.setdefault(milestone.step, {})
         for split in ("validation", "test"):
-            of_each = errors(milestone, subject.arrays(domain, split).images)
-            row[METRIC if split == "test" else f"{split}/{METRIC}"] = float(of_each.mean())
-    mean = result.metrics[METRIC] = result.history[subject.step][METRIC]
-    if len(of_each) > 1:  # one image says nothing of the spread
-        margin = 1.96 * float(of_each.std(ddof=1)) / len(of_each) ** 0.5
-        result.intervals[METRIC] = (mean - margin, mean + margin)
+            errors = image_errors(milestone, trial.arrays(domain, split).images)
+            row[NAME if split == "test" else f"{split}/{NAME}"] = float(errors.mean())
+    mean = result.metrics[NAME] = result.history[trial.step][NAME]
+    if len(errors) > 1:  # one image has no spread
+        margin = 1.96 * float(errors.std(ddof=1)) / len(errors) ** 0.5
+        result.intervals[NAME] = (mean - margin, mean + margin)
     if len(result.history) > 1:
-        result.choose("best", METRIC, f"validation/{METRIC}")
-    show(subject, domain, mean)
-    how = {"set": subject.domains[domain], "split": "test", "n": len(of_each), "step": subject.step}
-    result.provenance[METRIC] = how | {"range": "images in [-1, 1]"}
+        result.choose("best", NAME, f"validation/{NAME}")
+    draw_reconstructions(trial, domain, mean)
+    facts = {"set": trial.domains[domain], "split": "test", "n": len(errors), "step": trial.step}
+    result.provenance[NAME] = facts | {"range": "images in [-1, 1]"}
     return result
 
 
-def errors(subject: Subject, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Mean squared error of each of n images, [n]."""
-    reconstruct = subject.capability("reconstruct", "reconstruction")
+def image_errors(trial: TrainedTrial, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the mean squared error of each image, [n]."""
+    reconstruct = trial.capability("reconstruct", "reconstruction")
 
     def error(x: Tensor) -> Tensor:
-        again = reconstruct(x)
-        if again.shape != x.shape:
-            made, given = tuple(again.shape), tuple(x.shape)
-            raise ConfigError(f"{subject.run.path}: reconstruct() made {made} of images {given}")
-        return (again.float() - x).square().flatten(1).mean(1)
+        reconstruction = reconstruct(x)
+        if reconstruction.shape != x.shape:
+            shapes = f"{tuple(reconstruction.shape)} for images {tuple(x.shape)}"
+            raise ConfigError(f"{trial.run.path}: reconstruct() returned {shapes}")
+        return (reconstruction.float() - x).square().flatten(1).mean(1)
 
-    return subject.over(error, images).astype(np.float64)
+    return trial.apply(error, images).astype(np.float64)
 
 
-def show(subject: Subject, domain: str, mean: float) -> None:
-    """Draw ten test images, the same ones in every trial, over their reconstructions."""
-    images = subject.arrays(domain, "test").images
-    chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:PAIRS])
-    given = np.asarray(images[chosen])
-    again = subject.over(lambda x: to_bytes(subject.capability("reconstruct", "reconstruction")(x)), given).astype(
-        np.uint8
-    )
-    of_each = errors(subject, given)
-    np.savez(subject.folder / "reconstruction.npz", images=chosen, given=given, again=again, mse=of_each)
+def draw_reconstructions(trial: TrainedTrial, domain: str, mean: float) -> None:
+    """Draw ten test images, the same ones in every trial, above their reconstructions."""
+    images = trial.arrays(domain, "test").images
+    chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:SHOWN])
+    originals, reconstruct = np.asarray(images[chosen]), trial.capability("reconstruct", "reconstruction")
+    reconstructions = trial.apply(lambda x: to_bytes(reconstruct(x)), originals).astype(np.uint8)
+    errors = image_errors(trial, originals)
+    np.savez(trial.folder / "reconstruction.npz", images=chosen, given=originals, again=reconstructions, mse=errors)
     figure = figures.mosaic(
-        np.stack([given, again]),
-        rows=("test image", "again"),
-        columns=[f"{error:.4f}" for error in of_each],
-        title=f"reconstruction of {subject.domains[domain]}, with the MSE of each; of all {len(images)}: {mean:.4f}",
+        np.stack([originals, reconstructions]),
+        rows=("test image", "reconstruction"),
+        columns=[f"{error:.4f}" for error in errors],
+        title=f"{trial.domains[domain]}: MSE of each reconstruction; mean over {len(images)} images: {mean:.4f}",
     )
-    figures.save(figure, subject.folder / "reconstruction.png")
+    figures.save(figure, trial.folder / "reconstruction.png")

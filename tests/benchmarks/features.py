@@ -23,11 +23,10 @@ from PIL import Image
 from pytorch_fid import fid_score
 from pytorch_fid import inception as theirs
 
-from eval import record
 from eval.features import inception
 from eval.features.extractor import collect
-from eval.sampling import draw
-from eval.trial import Subject, read_method
+from eval.sampling import draw_samples
+from eval.trial import TrainedTrial, load_method
 from trainer.config.resolve import load_config
 from trainer.data.cache import load, stage
 from trainer.runs.directory import RunDirectory
@@ -77,9 +76,9 @@ def main() -> None:
         (folder / "pictures").mkdir()
         for number, image in enumerate(images):
             Image.fromarray(image.transpose(1, 2, 0)).save(folder / "pictures" / f"{number:04d}.png")
-        if not inception.place().exists():
+        if not inception.weights_path().exists():
             at_random(folder / "weights.pth")
-        weights = inception.read(inception.place())
+        weights = inception.read(inception.weights_path())
         theirs.load_state_dict_from_url = lambda *_, **__: weights
         saved: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -106,10 +105,10 @@ def main() -> None:
     print(f"features: {mine:.1f} images/s, {ratio:.2f} times the {other:.1f} of pytorch-fid ({device.type})")
     if options.run:
         config = load_config(options.run / "config.yaml")
-        files = record.exported(RunDirectory(options.run))
-        method = read_method(config, files[max(files)], device)
-        subject = Subject(RunDirectory(options.run), config, files, max(files), method, device, Path())
-        drawn = [seconds(lambda: list(draw(subject, 1000, 0, "benchmark"))) for _ in range(options.rounds)]
+        files = RunDirectory(options.run).exported_weights()
+        method = load_method(config, files[max(files)], device)
+        subject = TrainedTrial(RunDirectory(options.run), config, files, max(files), method, device, Path())
+        drawn = [seconds(lambda: list(draw_samples(subject, 1000, 0, "benchmark"))) for _ in range(options.rounds)]
         print(f"generation: {1000 / statistics.median(drawn):.0f} images/s of {config.method} ({device.type})")
 
 

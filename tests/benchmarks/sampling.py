@@ -17,10 +17,9 @@ from diffusers import DDIMScheduler
 from scipy.stats import binomtest
 from torch import Tensor
 
-from eval import record
-from eval.features.classifier import judge
-from eval.sampling import draw
-from eval.trial import Subject, read_method
+from eval.features.classifier import load_judge
+from eval.sampling import draw_samples
+from eval.trial import TrainedTrial, load_method
 from models.ddpm import DDPM
 from trainer.config.resolve import load_config
 from trainer.runs.directory import RunDirectory
@@ -146,11 +145,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     config = load_config(options.run / "config.yaml")
-    files = record.exported(RunDirectory(options.run))
+    files = RunDirectory(options.run).exported_weights()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    method = read_method(config, files[max(files)], device)
+    method = load_method(config, files[max(files)], device)
     assert isinstance(method, DDPM)
-    subject = Subject(RunDirectory(options.run), config, files, max(files), method, device, Path())
+    subject = TrainedTrial(RunDirectory(options.run), config, files, max(files), method, device, Path())
     if 0 < options.samples < method.classes:
         parser.error(f"--samples: {options.samples} must be 0, or one of each of {method.classes} classes at least")
     how, whole = {"precision": options.precision}, method.diffusion.timesteps
@@ -163,13 +162,13 @@ def main() -> None:
     if not method.classes:
         print("no accuracy: the method learns no classes that a classifier could recognise")
         return
-    classifier = judge(subject.place(""), device)
+    classifier = load_judge(subject.cache_folder(""), device)
     labels = torch.arange(config.data.shape()[2]).repeat_interleave(options.samples // config.data.shape()[2])
     settings = {f"DDIM {steps}": {"steps": steps, "eta": 0.0} for steps in STEPS if steps <= whole}
     settings[f"DDPM {whole}"] = {"steps": whole, "eta": 1.0}
     for name, setting in settings.items():
         made: list[Tensor] = []
-        took = seconds(lambda: made.extend(draw(subject, len(labels), 0, "benchmark", labels, how | setting)))  # noqa: B023
+        took = seconds(lambda: made.extend(draw_samples(subject, len(labels), 0, "benchmark", labels, how | setting)))  # noqa: B023
         with torch.inference_mode():
             named = torch.cat([classifier.logits(images).argmax(1).cpu() for images in made])
         correct = int((named == labels).sum())

@@ -28,9 +28,9 @@ import models
 from eval import figures, main, record
 from eval.metrics import accuracy, names, proxy_distance, tsne
 from eval.record import Result
-from eval.trial import Subject
+from eval.trial import TrainedTrial
 from models.base import DataSpec, Method
-from trainer.config.resolve import resolve
+from trainer.config.resolve import load_config, resolve
 from trainer.data.cache import Arrays, load, stage
 from trainer.runs.atomic import read_json
 from trainer.runs.directory import RunDirectory
@@ -376,7 +376,7 @@ def test_a_second_evaluation_does_nothing_unless_forced(run: Path, capsys: pytes
     assert main.main([str(run)]) == 0
     before, content = files(), found(run)
     assert main.main([str(run)]) == 0
-    assert "evaluated already" in capsys.readouterr().err
+    assert "already evaluated" in capsys.readouterr().err
     assert files() == before
     # Weights that are thrown away once they are evaluated do not make the evaluation worthless.
     shutil.move(run / "weights", run / "away")
@@ -407,9 +407,9 @@ def test_what_is_added_later_keeps_what_was_there(run: Path, monkeypatch: pytest
 
 def test_what_was_found_of_other_weights_is_dropped(run: Path) -> None:
     assert main.main([str(run)]) == 0
-    assert main.current(RunDirectory(run), resolve(RunDirectory(run).config(), "test"), ["accuracy", "tsne"])
+    assert record.is_current(RunDirectory(run), load_config(run / "config.yaml").train.steps, ["accuracy", "tsne"])
     change(run / "weights" / LAST, "classifier.0.bias", 5.0)
-    assert not main.current(RunDirectory(run), resolve(RunDirectory(run).config(), "test"), ["accuracy"])
+    assert not record.is_current(RunDirectory(run), load_config(run / "config.yaml").train.steps, ["accuracy"])
     assert main.main([str(run), "--metrics", "tsne"]) == 0
     assert found(run)["metrics"] == {}
     assert found(run)["history"] == []
@@ -427,7 +427,7 @@ def test_a_run_that_is_not_finished_is_evaluated_at_its_newest_weights(
     assert "is at step 20 of 30" in capsys.readouterr().err
     assert found(run)["step"] == 20
     assert found(run)["metrics"]["accuracy/target"] == share(run, 20, "target")
-    assert not main.current(RunDirectory(run), resolve(RunDirectory(run).config(), "test"), ["accuracy"])
+    assert not record.is_current(RunDirectory(run), load_config(run / "config.yaml").train.steps, ["accuracy"])
     last.rename(run / "weights" / LAST)
     assert main.main([str(run), "--metrics", "accuracy"]) == 0
     assert found(run)["step"] == STEPS
@@ -437,7 +437,7 @@ def test_a_run_that_is_not_finished_is_evaluated_at_its_newest_weights(
 def test_of_two_that_evaluate_the_same_run_the_second_finds_it_done(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     together, calls = threading.Barrier(2), []
 
-    def evaluate(subject: Subject) -> Result:
+    def evaluate(subject: TrainedTrial) -> Result:
         calls.append(subject)
         with pytest.raises(threading.BrokenBarrierError):  # nobody else ever comes here
             together.wait(0.5)
@@ -460,7 +460,7 @@ def test_milestones_are_held_one_at_a_time(run: Path, monkeypatch: pytest.Monkey
     networks: list[weakref.ref[Method]] = []
     most = 0
 
-    def predictions(subject: Subject, domain: str, split: str) -> tuple[Any, Any]:
+    def predictions(subject: TrainedTrial, domain: str, split: str) -> tuple[Any, Any]:
         nonlocal most
         networks.append(weakref.ref(subject.method))
         most = max(most, len({id(network()) for network in networks if network() is not None}))
@@ -504,7 +504,7 @@ def test_bad_arguments_touch_nothing(run: Path, tmp_path: Path, capsys: pytest.C
         message == f"error: --metrics: unknown metric 'acuracy'; did you mean 'accuracy'? valid: {', '.join(names())}\n"
     )
     assert main.main([str(run / "eval")]) == 2
-    assert f"error: {run / 'eval'}: is no run directory: it has no config.yaml" in capsys.readouterr().err
+    assert f"error: {run / 'eval'}: is not a run directory: it has no config.yaml" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -528,7 +528,7 @@ def remove(path: Path) -> None:
         (lambda path: change(path, "domain.0.weight", float("nan")), f"{LAST}: domain.0.weight is not finite"),
         (
             lambda path: save_file({"other": torch.zeros(3)}, path),
-            f"{LAST}: does not hold the weights of this dann: ",
+            f"{LAST}: are not the weights of this dann: ",
         ),
     ],
     ids=["missing", "truncated", "empty", "not-a-number", "of-another-network"],
@@ -551,7 +551,7 @@ def test_outputs_that_overflow_are_no_prediction(run: Path, capsys: pytest.Captu
     state["classifier.3.weight"] *= 3e37 / state["classifier.3.weight"].abs().max().double()
     save_file(state, run / "weights" / LAST)
     assert main.main([str(run), "--metrics", "accuracy"]) == 2
-    assert "step 30: the method's outputs are not finite; train it anew" in capsys.readouterr().err
+    assert "step 30: the method's outputs are not finite; train it again" in capsys.readouterr().err
 
 
 def test_a_crash_is_noted_and_the_rest_goes_on(
@@ -559,7 +559,7 @@ def test_a_crash_is_noted_and_the_rest_goes_on(
 ) -> None:
     other = shutil.copytree(run, tmp_path / "other")
 
-    def evaluate(subject: Subject) -> Result:
+    def evaluate(subject: TrainedTrial) -> Result:
         if subject.run.path == run:
             (subject.folder / "half.png").write_bytes(b"half")
             raise RuntimeError("out of\nmemory")
@@ -632,7 +632,7 @@ def test_files_with_an_evaluation_are_the_metrics() -> None:
     assert {"accuracy", "tsne"} <= set(names())
     assert not {"main", "record", "report", "results", "subject"} & set(names())
     assert json.dumps(Result().metrics) == "{}"
-    assert record.exported(RunDirectory(Path("nowhere"))) == {}
+    assert RunDirectory(Path("nowhere")).exported_weights() == {}
 
 
 # --- the distance of the domains
@@ -641,12 +641,12 @@ def test_files_with_an_evaluation_are_the_metrics() -> None:
 def test_proxy_distance_is_zero_for_equal_domains_and_two_for_domains_apart() -> None:
     random = np.random.RandomState(0)
     one, two = random.normal(size=(2, 400, 5)).astype(np.float32)
-    assert abs(proxy_distance.distance(one, two)) < 0.25
-    assert proxy_distance.distance(one, two + 100) == 2
+    assert abs(proxy_distance.proxy_distance(one, two)) < 0.25
+    assert proxy_distance.proxy_distance(one, two + 100) == 2
     # Two normal densities a distance 2 apart: the best line errs with probability Phi(-1).
-    apart = proxy_distance.distance(one[:, :1], two[:, :1] + 2)
+    apart = proxy_distance.proxy_distance(one[:, :1], two[:, :1] + 2)
     assert apart == pytest.approx(2 * (1 - 2 * stats.norm.cdf(-1)), abs=0.2)
-    assert proxy_distance.distance(one, two[:30]) == pytest.approx(0, abs=0.8)
+    assert proxy_distance.proxy_distance(one, two[:30]) == pytest.approx(0, abs=0.8)
 
 
 def test_proxy_distance_is_measured_on_the_features_of_the_last_weights(run: Path) -> None:
@@ -659,4 +659,4 @@ def test_proxy_distance_is_measured_on_the_features_of_the_last_weights(run: Pat
 def test_proxy_distance_needs_two_domains(plugin: Callable[..., Path]) -> None:
     lone = plugin("predict", "features")
     assert main.main([str(lone), "--metrics", "proxy_distance"]) == 2
-    assert "proxy_distance compares two domains, this run has one set; leave it out" in failure(lone)
+    assert "proxy_distance compares two domains, this trial has one; leave it out" in failure(lone)

@@ -31,13 +31,14 @@ from eval.features import classifier, comparison, distances, inception
 from eval.features.extractor import Extractor
 from eval.features.moments import Gaussian
 from eval.metrics import face_rate, samples, tsne
-from eval.trial import Subject
+from eval.trial import TrainedTrial
 from jobs import stage as staging_command
 from models.base import DataSpec
 from models.classifier import build, enlarged
 from trainer.config.resolve import resolve
 from trainer.data import cache, registry
 from trainer.data.cache import Arrays, stage
+from trainer.data.pixels import to_bytes
 from trainer.errors import DataError
 from trainer.runs.atomic import read_json
 from trainer.seeds import seed_torch
@@ -53,6 +54,7 @@ from models.base import DataSpec, Method
 
 class Linear(Method):
     reads = {reads}
+    conditional = {conditional}
 
     def __init__(self, data: DataSpec) -> None:
         super().__init__()
@@ -110,7 +112,10 @@ def make(
         name: str, steps: tuple[int, ...] = (10,), dataset: str = "tiny", labels: bool = False, text: str = METHOD
     ) -> Path:
         method = f"linear_{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}_{name}"
-        (folder / f"{method}.py").write_text(text.replace("{reads}", repr(("images", "labels")[: 1 + labels])))
+        declared = text.replace("{reads}", repr(("images", "labels")[: 1 + labels])).replace(
+            "{conditional}", str(labels)
+        )
+        (folder / f"{method}.py").write_text(declared)
         document = {"name": "s", "method": method, "data": {"dataset": dataset, "root": str(root)}}
         config = resolve({**document, "train": {"steps": max(steps), "seed": 3}}, "test")
         path = tmp_path / "sweep" / name
@@ -232,7 +237,7 @@ def test_the_weights_are_looked_for_where_pytorch_fid_puts_them(
 ) -> None:
     monkeypatch.delenv("TURNOUT_INCEPTION", raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert inception.place() == tmp_path / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
+    assert inception.weights_path() == tmp_path / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
     assert inception.SHA256.startswith("6726825d"), "which torch hub has in the name of the file"
 
 
@@ -278,7 +283,7 @@ def test_the_classifier_is_trained_once_and_says_how_good_it_is(make: Callable[.
     network.load_state_dict(load(before[1]))
     x = torch.from_numpy(np.array(test.images)) / 127.5 - 1
     assert how["test accuracy"] == (network(enlarged(x)).argmax(1).numpy() == test.labels).mean() == 1
-    assert classifier.trained(train, 1, 8, 2) == classifier.trained(train, 1, 8, 2) == before[1]
+    assert classifier.train_classifier(train, 1, 8, 2) == classifier.train_classifier(train, 1, 8, 2) == before[1]
     assert found(first)["metrics"]["fid_classifier"] != found(second)["metrics"]["fid_classifier"]
     made_anew = found(first)["metrics"]
     assert main.main([str(first), "--metrics", "fid_classifier", "--force"]) == 0
@@ -346,7 +351,7 @@ def test_staging_makes_what_evaluations_compare_with(
     assert staging(run, *words) == 0
     staged = kept()
     assert set(staged) == set(made)
-    monkeypatch.setattr(classifier, "trained", None)
+    monkeypatch.setattr(classifier, "train_classifier", None)
     assert staging(run, *words) == 0
     assert main.main([str(run), "--metrics", "fid", "fid_classifier", "--force"]) == 0
     assert kept() == staged
@@ -469,13 +474,13 @@ def test_the_error_of_reconstruction_is_that_of_a_computation_by_hand(make: Call
 def test_one_test_image_has_an_error_but_no_interval(
     make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = Subject.arrays
+    right = TrainedTrial.arrays
 
-    def one(subject: Subject, domain: str, split: str) -> Arrays:
+    def one(subject: TrainedTrial, domain: str, split: str) -> Arrays:
         arrays = right(subject, domain, split)
         return Arrays(arrays.images[:1], arrays.labels[:1])
 
-    monkeypatch.setattr(Subject, "arrays", one)
+    monkeypatch.setattr(TrainedTrial, "arrays", one)
     run = make("a")
     assert main.main([str(run), "--metrics", "reconstruction"]) == 0
     assert found(run)["metrics"]["reconstruction_mse"] > 0
@@ -495,7 +500,7 @@ def test_tensorboard_shows_the_samples_of_each_milestone_at_its_step(make: Calla
     method = trained_method(run)  # at step 10
     seed_torch(3, "samples", 0)
     with torch.no_grad():
-        images = sampling.to_bytes(method.sample(samples.SHOWN))[:, 0].numpy()
+        images = to_bytes(method.sample(samples.SHOWN))[:, 0].numpy()
     shown = np.asarray(Image.open(io.BytesIO(events.Images("samples")[0].encoded_image_string)))
     assert shown.shape == (18, 48, 3)  # two rows of five images of 8 pixels, 2 pixels between them
     np.testing.assert_array_equal(shown[:8, :8, 0], images[0])
@@ -578,7 +583,7 @@ def test_a_method_that_makes_no_images_is_told_so(make: Callable[..., Path]) -> 
 
 
 def test_one_sample_is_too_few(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "LARGEST", 1)
+    monkeypatch.setattr(comparison, "MAX_SAMPLES", 1)
     run = make("a")
     assert main.main([str(run), "--metrics", "fid_classifier"]) == 2
     assert "fid_classifier: 1 images" in failure(run)
@@ -624,7 +629,7 @@ def test_samples_of_classes_carry_their_class_in_the_name(make: Callable[..., Pa
     seed_torch(3, "samples", 0)
     with torch.no_grad():
         images = method.sample(3, labels=torch.ones(3, dtype=torch.int64))
-    np.testing.assert_array_equal(pngs(tmp_path / "one"), sampling.to_bytes(images)[:, 0].numpy())
+    np.testing.assert_array_equal(pngs(tmp_path / "one"), to_bytes(images)[:, 0].numpy())
 
 
 @pytest.mark.parametrize(
@@ -673,7 +678,7 @@ def test_samples_of_no_run_or_of_two_are_refused(
     assert main.main([str(tmp_path), *wanted]) == 2
     said = capsys.readouterr().err
     assert "one run directory" in said
-    assert "is no run directory" in said
+    assert "is not a run directory" in said
 
 
 def test_samples_that_fail_leave_nothing(make: Callable[..., Path], tmp_path: Path) -> None:
@@ -695,7 +700,7 @@ def photographs(n: int, size: int) -> np.ndarray:
 
 
 def test_a_face_is_found_where_there_is_one(root: Path) -> None:
-    has_face, facts = face_rate.detector("here")
+    has_face, facts = face_rate.load_detector("here")
     for size in (32, 64):
         assert all(map(has_face, photographs(6, size)))
     assert has_face(photographs(1, 64).mean(1, keepdims=True).astype(np.uint8)[0])
@@ -713,7 +718,7 @@ def test_the_face_rate_counts_samples_and_test_images(
         seen.append(image.shape)
         return len(seen) % 4 == 0
 
-    monkeypatch.setattr(face_rate, "detector", lambda who: (every_fourth, {"detector": "none"}))
+    monkeypatch.setattr(face_rate, "load_detector", lambda who: (every_fourth, {"detector": "none"}))
     monkeypatch.setattr(face_rate, "SAMPLES", 200)
     run = make("run")
     assert main.main([str(run), "--metrics", "face_rate"]) == 0
@@ -799,11 +804,11 @@ def test_what_one_process_finds_wrong_ends_all(tmp_path: Path, kind: str) -> Non
         "def make():\n"
         f"    if distributed.rank() == 1: raise {kind}('the second')\n"
         "    return distributed.rank()\n"
-        "with distributed.joined():\n"
-        "    assert distributed.together(distributed.rank) == [0, 1]\n"
-        "    assert distributed.agree(f'of {distributed.rank()}') == 'of 0'\n"
+        "with distributed.process_group():\n"
+        "    assert distributed.gather(distributed.rank) == [0, 1]\n"
+        "    assert distributed.broadcast(f'of {distributed.rank()}') == 'of 0'\n"
         "    try:\n"
-        "        distributed.together(make)\n"
+        "        distributed.gather(make)\n"
         "    except Exception as error:\n"
         "        Path(sys.argv[1], str(distributed.rank())).write_text(f'{type(error).__name__} {error}')\n"
     )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import models
 from eval import main
 from eval.metrics import class_accuracy, diffusion
-from eval.sampling_options import read_options
+from eval.sampling_options import parse_options
 from models.base import DataSpec
 from tests.eval.test_generative import arrays, failure, found, pngs, root  # noqa: F401 - root is a fixture
 from trainer.config.resolve import resolve
@@ -142,8 +142,8 @@ def test_bad_options_are_refused_and_leave_nothing(
 
 
 def test_a_method_without_options_says_so() -> None:
-    with pytest.raises(ConfigError, match="vae has no options"):
-        read_options("vae", models.load("vae").sample, ["steps=3"])  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="vae has no sampling options"):
+        parse_options("vae", models.load("vae").sample, ["steps=3"])  # type: ignore[attr-defined]
 
 
 def test_a_checkpoint_of_other_timesteps_is_refused(
@@ -219,4 +219,4 @@ def test_metrics_that_a_method_cannot_have_are_refused(make: Callable[..., Path]
     assert {path.name for path in (unconditional / "eval").glob("*.png")} >= {"reverse.png", "interpolation.png"}
     other = make("vae", name="b", width=4, latent=8)
     assert main.main([str(other), "--metrics", "diffusion"]) == 2
-    assert "diffusion needs sample(steps, eta, noise, watch), which vae has not" in failure(other)
+    assert "diffusion needs sample(steps, eta, noise, watch), which vae does not have" in failure(other)

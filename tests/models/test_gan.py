@@ -327,9 +327,9 @@ def test_a_step_of_the_critic_in_half_precision(dtype: torch.dtype, gp_weight: f
     for parameter in method.critic.parameters():  # as trained: with slopes that matter
         parameter.data.mul_(5)
     training = trainer(method)
-    training.accelerator.autocast = lambda: torch.autocast("cpu", dtype)
+    training.accelerator.autocast = lambda: torch.autocast("cpu", dtype)  # type: ignore[method-assign]
     if dtype is torch.float16:
-        training.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        training.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # type: ignore[misc]
     seed_torch(0)
     with torch.no_grad(), training.accelerator.autocast():
         fake, mix = method.sample(4).double(), torch.rand(4, 1, 1, 1)

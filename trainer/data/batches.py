@@ -1,6 +1,5 @@
 """Batches as a pure function of (seed, step, rank): nothing to save, nothing to restore, any step can be had alone."""
 
-import hashlib
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -10,6 +9,8 @@ from torch import Tensor
 
 from trainer.data.augment import jitter as jittered
 from trainer.data.cache import Arrays
+from trainer.data.pixels import to_signed
+from trainer.seeds import hash_seed
 
 SHARE_OF_MEMORY = 0.25  # of the free device memory that the arrays of a run may take
 
@@ -125,7 +126,7 @@ class Batches:
             moved = stored.to(self.device, non_blocking=self.device.type == "cuda")
             if key.endswith("images"):
                 # The float batch of [n, H, W, C] seen as [n, C, H, W]: this is what channels_last means.
-                moved = moved.to(torch.float32).div_(127.5).sub_(1).permute(0, 3, 1, 2)
+                moved = to_signed(moved).permute(0, 3, 1, 2)
             batch[key] = moved
         return batch
 
@@ -206,4 +207,4 @@ def _order(length: int, seed: int, domain: str, place: torch.device, epoch: int)
 
 def _number(*parts: int | str) -> int:
     """A seed that is a pure function of the parts."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+    return hash_seed("/".join(map(str, parts)))
