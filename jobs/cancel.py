@@ -3,7 +3,6 @@
 Rerun the command that submitted the sweep to resume it.
 """
 
-import argparse
 import sys
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 from jobs.backends.base import ActiveJob, Backend
 from jobs.backends.local import LocalBackend
 from jobs.backends.slurm.backend import SlurmBackend
+from jobs.command import create_parser
 from jobs.logs import select_trials
 from trainer.errors import ConfigError
 from trainer.runs.attempt import Attempt
@@ -26,12 +26,7 @@ REPEAT_INTERVAL = 5.0  # seconds after which queued jobs are cancelled again: th
 
 def main(arguments: list[str] | None = None) -> int:
     """Cancel; return the exit code: 0, 1 if something still runs, 2 for bad input, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="jobs/cancel.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = create_parser("cancel", __doc__, EXAMPLES)
     parser.add_argument("sweep", type=Path, help="directory of a sweep, such as logs/dann")
     parser.add_argument("trials", nargs="*", help="names, or parts that identify one trial each; default: all trials")
     parser.add_argument("--yes", action="store_true", help="do not ask before cancelling a whole sweep")

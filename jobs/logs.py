@@ -1,6 +1,5 @@
 """Print the end of a trial's log: stdout and stderr of its newest job, on Slurm or on this machine."""
 
-import argparse
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from jobs.backends.base import Backend
 from jobs.backends.local import LocalBackend
 from jobs.backends.slurm.backend import SlurmBackend
+from jobs.command import create_parser, discard_output
 from jobs.tracking.log_files import newest_log_files, read_tail
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory, find_runs
@@ -25,12 +25,7 @@ QUERY_INTERVAL = 15.0  # seconds between two queries to Slurm
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the lines; return the exit code: 0, 1 if there are none yet, 2 for bad input, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="jobs/logs.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = create_parser("logs", __doc__, EXAMPLES)
     parser.add_argument("sweep", type=Path, help="directory of a sweep, such as logs/dann")
     parser.add_argument("trial", help="name of the trial, or a part of it that identifies one trial")
     parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the trial ends")
@@ -47,9 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # The reader, such as head, closed the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return discard_output()
     except KeyboardInterrupt:
         return 130
     if not tails:

@@ -1,8 +1,6 @@
 """Show the state of every trial of a sweep, from its run directories and, for Slurm jobs, from squeue and sacct."""
 
-import argparse
 import json
-import os
 import shutil
 import sys
 import time
@@ -15,7 +13,8 @@ from rich.live import Live
 
 from jobs.backends.base import Job
 from jobs.backends.slurm.backend import SlurmBackend
-from jobs.tracking.state import determine_statuses, is_failed, query_statuses
+from jobs.command import create_parser, discard_output
+from jobs.tracking.state import determine_statuses, is_failed, query_statuses, record_statuses
 from jobs.tracking.table import count_states, render, render_fitted
 from trainer.runs.directory import find_runs
 
@@ -29,12 +28,7 @@ QUERY_INTERVAL = 15.0  # seconds between two queries to Slurm, whose database al
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; return the exit code: 0, or 2 if there is no sweep."""
-    parser = argparse.ArgumentParser(
-        prog="jobs/status.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = create_parser("status", __doc__, EXAMPLES)
     parser.add_argument("sweep", type=Path, help="directory of a sweep, such as logs/dann")
     parser.add_argument("--failed", action="store_true", help="show only failed trials and why they failed")
     parser.add_argument("--watch", action="store_true", help="refresh every two seconds until Ctrl-C")
@@ -42,11 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not find_runs(options.sweep):
         sweeps = sorted({str(path.parent.parent) for path in options.sweep.glob("*/*/config.yaml")})
-        remedy = (
-            f"give one of: {', '.join(sweeps)}"
-            if sweeps
-            else "give a sweep's directory, or start one with jobs/submit.py"
-        )
+        remedy = f"give one of: {', '.join(sweeps)}" if sweeps else "give a sweep's directory, or run jobs/submit.py"
         print(f"error: {options.sweep}: no trials there; {remedy}", file=sys.stderr)
         return 2
     try:
@@ -54,8 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
             watch(options.sweep, options.failed)
         else:
             show(options.sweep, options.failed, options.json)
-    except BrokenPipeError:  # The reader, such as head, closed the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        return discard_output()
     return 0
 
 
@@ -82,9 +72,11 @@ def watch(sweep: Path, only_failed: bool) -> None:
     queried, jobs, notes = 0.0, dict[str, list[Job]](), list[str]()
     with Live(auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
-            if time.monotonic() - queried > QUERY_INTERVAL:
+            if is_due := time.monotonic() - queried > QUERY_INTERVAL:
                 (jobs, notes), queried = SlurmBackend().jobs(sweep), time.monotonic()
             statuses = determine_statuses(sweep, jobs)
+            if is_due and jobs:
+                record_statuses(sweep, statuses)
             chosen = [status for status in statuses if is_failed(status) or not only_failed]
             live.update(render_fitted(chosen, statuses, notes), refresh=True)
             time.sleep(REFRESH)

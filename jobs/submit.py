@@ -23,6 +23,7 @@ from jobs.backends.base import Backend
 from jobs.backends.local import LocalBackend
 from jobs.backends.slurm import presets
 from jobs.backends.slurm.backend import SlurmBackend
+from jobs.command import create_parser, discard_output, print_plain
 from jobs.plan import (
     Submission,
     cancel_unlisted,
@@ -32,7 +33,7 @@ from jobs.plan import (
     needs_evaluation,
     plan_submission,
 )
-from jobs.stage import print_plain, stage_datasets
+from jobs.stage import stage_datasets
 from jobs.tracking.table import summarize_progress
 from trainer.config.schema import Config
 from trainer.data.registry import DATASETS
@@ -51,35 +52,26 @@ CONFIRM_ABOVE = 50  # trials that are started without confirmation
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0, 1 if a trial failed, 2 for bad input, 130 after Ctrl-C."""
-    parser = create_parser()
-    options = parser.parse_intermixed_args(arguments)
+    options = parse_arguments(arguments)
     console = Console()
     if options.list:
         return print_vocabulary(console)
-    if options.sweep is None:
-        parser.error("give a sweep file, such as sweeps/dann.yaml")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat SIGTERM like Ctrl-C
     try:
         return submit(options, console)
     except (ConfigError, DataError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # The reader, such as head, closed the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return discard_output()
     except (KeyboardInterrupt, EOFError):
         print("stopped; rerun the same command to resume", file=sys.stderr)
         return 130
 
 
-def create_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="jobs/submit.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; exit if it is wrong."""
+    parser = create_parser("submit", __doc__, EXAMPLES)
     add = parser.add_argument
     add("sweep", type=Path, nargs="?", help="YAML file such as sweeps/dann.yaml; see sweeps/README.md")
     add("overrides", nargs="*", metavar="key=value", help="settings that override the file's; a list is swept")
@@ -96,7 +88,10 @@ def create_parser() -> argparse.ArgumentParser:
     add("--yes", action="store_true", help=f"do not ask for confirmation above {CONFIRM_ABOVE} trials")
     add("--runs", type=Path, default=Path("logs"), help="parent of the sweep's directory (default: logs)")
     add("--list", action="store_true", help="show the methods, datasets and metrics that a YAML can use, and exit")
-    return parser
+    options = parser.parse_intermixed_args(arguments)
+    if options.sweep is None and not options.list:
+        parser.error("give a sweep file, such as sweeps/dann.yaml")
+    return options
 
 
 def submit(options: argparse.Namespace, console: Console) -> int:
@@ -222,7 +217,7 @@ def print_vocabulary(console: Console) -> int:
         console.print(f"[bold]{name}[/bold]  {escape(signature.summary)}", highlight=False, soft_wrap=True)
         for parameter in signature.hyperparameters:
             default = "required" if parameter.default is ... else repr(parameter.default)
-            print_plain(console, f"    model.{parameter.name} = {default}  {parameter.comment}")
+            print_plain(console, f"    model.{parameter.name} = {default}  {parameter.comment}".rstrip())
     console.print("\n[bold]datasets[/bold]", highlight=False)
     for dataset in DATASETS.values():
         size = f"{dataset.size or 'any'} px, {dataset.channels} channels"

@@ -92,15 +92,17 @@ def determine_statuses(sweep: Path, jobs: Mapping[str, Sequence[Job]]) -> list[T
 
 
 def query_statuses(sweep: Path, backend: Backend) -> tuple[list[TrialStatus], list[str]]:
-    """Return the statuses according to a backend, and notes on what it could not tell.
-
-    They are also written to the sweep's directory, for the report.
-    """
+    """Return and record the statuses according to a backend; also return notes on what it could not tell."""
     jobs, notes = backend.jobs(sweep)
     statuses = determine_statuses(sweep, jobs)
     if jobs:
-        write_job_states(sweep, {status.trial: (status.state, status.reason) for status in statuses})
+        record_statuses(sweep, statuses)
     return statuses, notes
+
+
+def record_statuses(sweep: Path, statuses: Iterable[TrialStatus]) -> None:
+    """Write the statuses to the sweep's directory, for the report."""
+    write_job_states(sweep, {status.trial: (status.state, status.reason) for status in statuses})
 
 
 def is_failed(status: TrialStatus) -> bool:
