@@ -1,25 +1,26 @@
-"""Every method in this folder is a plugin: `load("dann")` gives the one Method that models/dann.py defines.
+"""Every file of this folder is a method: `load("dann")` returns the one Method that models/dann.py defines.
 
-What a method accepts is read from its source without importing it, so that a sweep of a thousand trials is checked
-in a moment on a login node, where importing torch alone would take seconds.
+The hyperparameters of a method are read from its source without importing it, so that a login node checks a sweep of a
+thousand trials in an instant; importing torch alone would take seconds.
 """
 
 import ast
 import io
 import tokenize
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from models.base import Method
 
 FOLDER = Path(__file__).parent
 NO_METHODS = ("__init__", "base", "optim", "types")
-# The imports whose names may stand in the annotation of a hyperparameter; none of them imports torch.
+# Modules whose names the annotation of a hyperparameter may use; none of them imports torch.
 TYPE_MODULES = ("typing", "pydantic", "models.types")
 # Class attributes of a method that are read from its source, with their values in models.base.Method.
 DEFAULTS: dict[str, Any] = {"reads": ("images", "labels"), "conditional": False, "role": ""}
@@ -27,17 +28,17 @@ DEFAULTS: dict[str, Any] = {"reads": ("images", "labels"), "conditional": False,
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """One line of a method's constructor."""
+    """An argument of a method's constructor."""
 
     name: str
     annotation: Any  # a type as pydantic understands it
-    default: Any  # ... (Ellipsis) where there is none
-    comment: str  # the trailing comment: unit, range, equation
+    default: Any  # ... (Ellipsis) if there is none
+    comment: str  # its comment or Field(description=…): unit, range, equation
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a method's file says of itself."""
+    """The properties of a method, read from its file."""
 
     method: str
     summary: str  # first line of the module's docstring
@@ -48,28 +49,28 @@ class Signature:
 
 
 def names() -> list[str]:
-    """All methods, sorted: the files of this folder, but for the contract and the bounds."""
+    """Return the names of all methods: the files of this folder, except for those that methods share."""
     return sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in NO_METHODS)
 
 
 def load(name: str) -> "type[Method]":
-    """Import the one Method subclass that models/<name>.py defines; TypeError if it defines none or several."""
+    """Import and return the one Method subclass that models/<name>.py defines; TypeError if it has none or several."""
     from models.base import Method
 
     module = import_module(f"models.{name}")
-    found = [
+    methods = [
         m
         for m in vars(module).values()
         if isinstance(m, type) and issubclass(m, Method) and m.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise TypeError(f"models/{name}.py must define exactly one Method, found {[m.__name__ for m in found]}")
-    return found[0]
+    if len(methods) != 1:
+        raise TypeError(f"models/{name}.py must define exactly one Method, not {[m.__name__ for m in methods]}")
+    return methods[0]
 
 
 @lru_cache
 def signature(name: str) -> Signature:
-    """Read the schema of a method's `model:` block from its constructor, without importing the file."""
+    """Return the properties of a method; its constructor is the schema of the `model:` block. TypeError."""
     source = (FOLDER / f"{name}.py").read_text()
     tree = ast.parse(source, f"models/{name}.py")
     imported = {a.name: n.module for n in tree.body if isinstance(n, ast.ImportFrom) and n.module for a in n.names}
@@ -81,7 +82,7 @@ def signature(name: str) -> Signature:
             break
     else:
         raise TypeError(f"models/{name}.py defines no Method")
-    # A method may extend another one, whose constructor and class attributes it then inherits.
+    # A method that extends another one inherits its constructor and class attributes.
     inherited = None if parent == "models.base" else signature(parent.removeprefix("models."))
     attributes = {name: getattr(inherited, name) if inherited else default for name, default in DEFAULTS.items()}
     arguments = inherited.hyperparameters if inherited else ()
@@ -91,28 +92,56 @@ def signature(name: str) -> Signature:
             if attribute in attributes:
                 attributes[attribute] = ast.literal_eval(node.value)
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            arguments = tuple(_arguments(tree, node, _comments(source)))
+            arguments = tuple(_arguments(name, tree, node, _comments(source)))
     summary = (ast.get_docstring(tree) or "").split("\n")[0]
     return Signature(name, summary, hyperparameters=arguments, **attributes)
 
 
-def _arguments(tree: ast.Module, constructor: ast.FunctionDef, comments: dict[int, str]) -> Iterator[Hyperparameter]:
+def _arguments(
+    method: str, tree: ast.Module, constructor: ast.FunctionDef, comments: dict[int, str]
+) -> Iterator[Hyperparameter]:
     """Yield the constructor's arguments after self and the DataSpec."""
+    scope = _scope(method, tree)
+    arguments = constructor.args
+    defaults = (
+        [None] * (len(arguments.args) - len(arguments.defaults)) + list(arguments.defaults) + arguments.kw_defaults
+    )
+    for argument, default in list(zip(arguments.args + arguments.kwonlyargs, defaults, strict=True))[2:]:
+        place = f"models/{method}.py:{argument.lineno}: {argument.arg}"
+        if argument.annotation is None:
+            raise TypeError(f"{place}: give the hyperparameter a type")
+        try:
+            # The expression is in our own source, which training would import and run anyway.
+            annotation = eval(ast.unparse(argument.annotation), scope)  # noqa: S307
+            value = ... if default is None else ast.literal_eval(default)
+        except (NameError, ValueError) as error:
+            raise TypeError(
+                f"{place}: {error}; use types of {', '.join(TYPE_MODULES)}, aliases of these, and a literal default"
+            ) from None
+        lines = range(argument.lineno, (default or argument).end_lineno or argument.lineno)
+        comment = next((comments[line] for line in (*lines, lines.stop) if line in comments), "")
+        yield Hyperparameter(argument.arg, annotation, value, comment or _description(annotation))
+
+
+def _scope(method: str, tree: ast.Module) -> dict[str, Any]:
+    """Return the names that annotations may use: of TYPE_MODULES, and aliases of these in the method's own file."""
     scope: dict[str, Any] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module in TYPE_MODULES:
             scope |= {a.asname or a.name: getattr(import_module(node.module), a.name) for a in node.names}
-    given = constructor.args
-    defaults = [None] * (len(given.args) - len(given.defaults)) + list(given.defaults) + given.kw_defaults
-    for argument, default in list(zip(given.args + given.kwonlyargs, defaults, strict=True))[2:]:
-        if argument.annotation is None:
-            raise TypeError(f"give the hyperparameter {argument.arg!r} a type")
-        # The expression stands in our own source, which training would import and run all the same.
-        annotation = eval(ast.unparse(argument.annotation), scope)  # noqa: S307
-        value = ... if default is None else ast.literal_eval(default)
-        yield Hyperparameter(argument.arg, annotation, value, comments.get(argument.lineno, ""))
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            with suppress(Exception):  # not an alias: annotations that need it fail with its name
+                scope[ast.unparse(target)] = eval(ast.unparse(node.value), scope)  # noqa: S307
+    return scope
+
+
+def _description(annotation: Any) -> str:
+    """Return the description of an annotation's Field; empty without one."""
+    return next((text for part in get_args(annotation) if (text := getattr(part, "description", None))), "")
 
 
 def _comments(source: str) -> dict[int, str]:
+    """Return line → comment."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}

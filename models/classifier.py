@@ -33,13 +33,11 @@ class Classifier(Method):
         return {"label": F.cross_entropy(self.predict(batch["images"]), batch["labels"])}
 
     def predict(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(enlarged(images))
-        return logits
+        return self.network(enlarged(images))
 
     def features(self, images: Tensor) -> Tensor:
         """What the last layer is given, [n, 100]."""
-        vectors: Tensor = self.network[:-1](enlarged(images))
-        return vectors
+        return self.network[:-1](enlarged(images))
 
 
 def build(channels: int, size: int, classes: int) -> nn.Sequential:

@@ -12,7 +12,7 @@ from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
 from models.nets import digits
 from models.nets.layers import reverse_gradient
-from models.types import Share
+from models.types import ClassifierSchedule, DigitNet, OptimizerName, Share
 
 
 class DANN(Method):
@@ -21,16 +21,14 @@ class DANN(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: Literal["lenet", "slim", "compact", "svhn", "usps", "deep"] = "lenet",
+        net: DigitNet = "lenet",
         strength: Literal["ramp", "constant"] = "ramp",  # of lambda: from 0 to weight, sec. 5.2.2, or always weight
         gamma: PositiveFloat = 10.0,  # steepness of the ramp of lambda, sec. 5.2.2
         weight: NonNegativeFloat = 1.0,  # lambda at the end of the ramp
         batch_norm: Literal["each", "both"] = "each",  # normalises each domain by itself, or both as one batch
-        optimizer: Literal["sgd", "adam"] = "sgd",
+        optimizer: OptimizerName = "sgd",
         lr: PositiveFloat = 0.01,  # mu_0
-        schedule: Literal[
-            "inverse", "cosine", "constant"
-        ] = "inverse",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
+        schedule: ClassifierSchedule = "inverse",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
         momentum: Share = 0.9,  # beta_1 of Adam
         weight_decay: NonNegativeFloat = 0.0,
     ) -> None:
@@ -72,9 +70,7 @@ class DANN(Method):
         return F.cross_entropy(logits, torch.full((len(logits),), domain, device=logits.device))
 
     def features(self, images: Tensor) -> Tensor:
-        vectors: Tensor = self.extractor(images)
-        return vectors
+        return self.extractor(images)
 
     def predict(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.extractor(images))
-        return logits
+        return self.classifier(self.extractor(images))

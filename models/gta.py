@@ -88,16 +88,13 @@ class GTA(Method):
         """What G draws from the embeddings of images, of the class numbers [n], with fresh noise."""
         embedding = self.embedding(images)
         noise = torch.randn(len(images), self.noise, device=images.device, dtype=images.dtype)
-        drawn: Tensor = self.generator(embedding, number, noise)
-        return drawn
+        return self.generator(embedding, number, noise)
 
     def features(self, images: Tensor) -> Tensor:
-        vectors: Tensor = self.embedding(images)
-        return vectors
+        return self.embedding(images)
 
     def predict(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.embedding(images))
-        return logits
+        return self.classifier(self.embedding(images))
 
 
 def judge(logits: Tensor, real: int) -> Tensor:

@@ -1,7 +1,5 @@
 """MCD (Saito et al., CVPR 2018): two classifiers find target images they disagree on, the extractor brings these in."""
 
-from typing import Literal
-
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
@@ -10,7 +8,7 @@ from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
 from models.nets import digits
 from models.nets.layers import running_statistics_kept
-from models.types import Share
+from models.types import ClassifierSchedule, DigitNet, OptimizerName, Share
 
 
 class MCD(Method):
@@ -19,13 +17,11 @@ class MCD(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: Literal["lenet", "slim", "compact", "svhn", "usps", "deep"] = "lenet",
+        net: DigitNet = "lenet",
         rounds: PositiveInt = 4,  # updates of the extractor per iteration, n of step C
-        optimizer: Literal["sgd", "adam"] = "adam",
+        optimizer: OptimizerName = "adam",
         lr: PositiveFloat = 2e-4,
-        schedule: Literal[
-            "inverse", "cosine", "constant"
-        ] = "constant",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
+        schedule: ClassifierSchedule = "constant",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
         momentum: Share = 0.9,  # beta_1 of Adam
         weight_decay: NonNegativeFloat = 5e-4,
     ) -> None:
@@ -64,10 +60,8 @@ class MCD(Method):
         return {"discrepancy": (self.first(features).softmax(1) - self.second(features).softmax(1)).abs().mean()}
 
     def features(self, images: Tensor) -> Tensor:
-        vectors: Tensor = self.extractor(images)
-        return vectors
+        return self.extractor(images)
 
     def predict(self, images: Tensor) -> Tensor:
         features = self.extractor(images)
-        logits: Tensor = (self.first(features) + self.second(features)) / 2
-        return logits
+        return (self.first(features) + self.second(features)) / 2

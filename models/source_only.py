@@ -1,7 +1,5 @@
 """Source only: a classifier that never sees the target domain; the lower bound of domain adaptation."""
 
-from typing import Literal
-
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
 from models.nets import digits
-from models.types import Share
+from models.types import ClassifierSchedule, DigitNet, OptimizerName, Share
 
 
 class SourceOnly(Method):
@@ -19,12 +17,10 @@ class SourceOnly(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: Literal["lenet", "slim", "compact", "svhn", "usps", "deep"] = "lenet",
-        optimizer: Literal["sgd", "adam"] = "sgd",
+        net: DigitNet = "lenet",
+        optimizer: OptimizerName = "sgd",
         lr: PositiveFloat = 0.01,  # at the start
-        schedule: Literal[
-            "inverse", "cosine", "constant"
-        ] = "inverse",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
+        schedule: ClassifierSchedule = "inverse",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
         momentum: Share = 0.9,  # beta_1 of Adam
         weight_decay: NonNegativeFloat = 0.0,
     ) -> None:
@@ -41,9 +37,7 @@ class SourceOnly(Method):
         return {"label": F.cross_entropy(self.predict(images), labels)}
 
     def features(self, images: Tensor) -> Tensor:
-        vectors: Tensor = self.extractor(images)
-        return vectors
+        return self.extractor(images)
 
     def predict(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.extractor(images))
-        return logits
+        return self.classifier(self.extractor(images))

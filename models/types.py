@@ -1,17 +1,22 @@
-"""Bounds of hyperparameters, checked where a sweep is submitted: nothing here imports torch."""
+"""Annotations that hyperparameters of several methods share; nothing here imports torch."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
-Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]  # none or some, but not all
+Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+DigitNet: TypeAlias = Literal["lenet", "slim", "compact", "svhn", "usps", "deep"]  # in models/nets/digits.py
+OptimizerName: TypeAlias = Literal["sgd", "adam"]
+# Learning-rate schedules of models/optim.py.
+ClassifierSchedule: TypeAlias = Literal["inverse", "cosine", "constant"]
+CooldownSchedule: TypeAlias = Literal["cooldown", "cosine", "constant"]
 
 
 def at_most(other: str) -> AfterValidator:
-    """For an annotation: the value, if there is one, must not be above that of `other`, an earlier hyperparameter."""
+    """Return an annotation's check that a value, if not None, is not above that of an earlier hyperparameter."""
 
-    def check(value: float | None, given: ValidationInfo) -> float | None:
-        limit = given.data.get(other)  # missing where it was refused itself
+    def check(value: float | None, info: ValidationInfo) -> float | None:
+        limit = info.data.get(other)  # missing if it was refused itself
         if value is not None and limit is not None and value > limit:
             raise ValueError(f"must not be above model.{other}: {limit}")
         return value

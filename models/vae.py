@@ -2,7 +2,6 @@
 
 from functools import partial
 from math import ceil
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch.optim import Adam
 
 from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.types import CooldownSchedule
 
 BLOCKS = 5
 
@@ -26,7 +26,7 @@ class VAE(Method):
         latent: PositiveInt = 512,  # dimensions of the code
         width: PositiveInt = 32,  # channels of the first block; each further one has twice as many
         lr: PositiveFloat = 5e-4,  # at the start
-        decay: Literal["cooldown", "cosine", "constant"] = "cooldown",  # of lr, over the training
+        decay: CooldownSchedule = "cooldown",  # of lr, over the training
     ) -> None:
         super().__init__()
         sizes = [data.size]  # of the maps: 64 32 16 8 4 2, or 28 14 7 4 2 1
@@ -65,16 +65,14 @@ class VAE(Method):
         return self.mean(hidden).to(images.dtype), self.log_variance(hidden).to(images.dtype)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        again: Tensor = self.decoder(self.features(images))
-        return again
+        return self.decoder(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
         return self.encode(images)[0]
 
     def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
         weight = self.mean.weight
-        images: Tensor = self.decoder(torch.randn(n, self.latent, device=weight.device, dtype=weight.dtype))
-        return images
+        return self.decoder(torch.randn(n, self.latent, device=weight.device, dtype=weight.dtype))
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

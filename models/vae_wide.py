@@ -2,7 +2,6 @@
 
 from functools import partial
 from math import ceil
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch.optim import Adamax
 
 from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.types import CooldownSchedule
 from models.vae import divergence
 
 
@@ -25,7 +25,7 @@ class VAEWide(Method):
         latent: PositiveInt = 128,  # dimensions of the code
         width: PositiveInt = 128,  # channels of the first stage; each further one has twice as many
         lr: PositiveFloat = 5e-4,  # at the start
-        decay: Literal["cooldown", "cosine", "constant"] = "cooldown",  # of lr, over the training
+        decay: CooldownSchedule = "cooldown",  # of lr, over the training
     ) -> None:
         super().__init__()
         base = ceil(data.size / 8)
@@ -63,8 +63,7 @@ class VAEWide(Method):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images in [-1, 1] of codes [n, latent]; a map that was padded on its way down is cut."""
-        images: Tensor = 2 * self.decoder(codes)[:, :, : self.size, : self.size] - 1
-        return images
+        return 2 * self.decoder(codes)[:, :, : self.size, : self.size] - 1
 
     def reconstruct(self, images: Tensor) -> Tensor:
         return self.decode(self.features(images))

@@ -46,8 +46,7 @@ class AttentionUNet(nn.Module):
         hidden = self.middle(down2)
         hidden = self.attention3(self.up1(torch.cat([down1, doubled(hidden)], 1), given))
         hidden = self.attention4(self.up2(torch.cat([start, doubled(hidden)], 1), given))
-        made: Tensor = self.out(hidden)
-        return made
+        return self.out(hidden)
 
 
 class Block(nn.Module):
@@ -75,8 +74,7 @@ class Stage(nn.Module):
         self.move = nn.Sequential(nn.SiLU(), nn.Linear(EMBEDDING, made))
 
     def forward(self, x: Tensor, given: Tensor) -> Tensor:
-        made: Tensor = self.blocks(x) + self.move(given)[:, :, None, None]
-        return made
+        return self.blocks(x) + self.move(given)[:, :, None, None]
 
 
 class Attention(nn.Module):

@@ -49,8 +49,7 @@ class ContextUNet(nn.Module):
         if self.classes:
             hidden = self.context2(context) * hidden
         hidden = self.up2(torch.cat([hidden + self.time2(time), down1], 1))
-        made: Tensor = self.out(torch.cat([hidden, start], 1))
-        return made
+        return self.out(torch.cat([hidden, start], 1))
 
 
 class Residual(nn.Module):
@@ -63,8 +62,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.first(x)
-        both: Tensor = ((x if self.same else first) + self.second(first)) * 0.5**0.5  # of the variance of one
-        return both
+        return ((x if self.same else first) + self.second(first)) * 0.5**0.5  # of the variance of one
 
 
 def convolution(given: int, made: int) -> nn.Sequential:

@@ -24,8 +24,7 @@ class Generator(nn.Sequential):
     def draw(self, n: int) -> Tensor:
         """Images [n, channels, size, size] from fresh normal noise."""
         weight = next(self.parameters())
-        images: Tensor = self(as_map(torch.randn(n, self.latent, device=weight.device, dtype=weight.dtype)))
-        return images
+        return self(as_map(torch.randn(n, self.latent, device=weight.device, dtype=weight.dtype)))
 
 
 def stages(size: int) -> tuple[int, int]:

@@ -26,8 +26,7 @@ class ReverseGradient(torch.autograd.Function):
 
 def reverse_gradient(x: Tensor, strength: float) -> Tensor:
     """Return x [...]; its gradient arrives multiplied by -strength."""
-    result: Tensor = ReverseGradient.apply(x, strength)
-    return result
+    return ReverseGradient.apply(x, strength)
 
 
 @contextmanager

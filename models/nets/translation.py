@@ -21,8 +21,7 @@ class Embedding(nn.Module):
         )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
-        vectors: Tensor = self.layers(resize(images))
-        return vectors
+        return self.layers(resize(images))
 
 
 class Generator(nn.Module):
@@ -40,8 +39,7 @@ class Generator(nn.Module):
 
     def forward(self, embedding: Tensor, number: Tensor, noise: Tensor) -> Tensor:
         one_hot = F.one_hot(number, self.classes + 1).to(embedding.dtype)
-        images: Tensor = self.layers(torch.cat([embedding, one_hot, noise], 1)[:, :, None, None])
-        return images
+        return self.layers(torch.cat([embedding, one_hot, noise], 1)[:, :, None, None])
 
 
 class Discriminator(nn.Module):

@@ -3,6 +3,7 @@
 import copy
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from models.base import (
     StepwiseSampler,
     Update,
 )
+from models.types import Share
 from tests.processes import BATCH, SPEC, STEPS, batches, build, draws_noise, small
 from trainer.config.schema import Train
 from trainer.loop import Trainer, trainable
@@ -320,3 +322,77 @@ def test_capabilities_are_recognised_by_their_protocols() -> None:
     ddpm = small("ddpm", SPEC)
     assert isinstance(ddpm, StepwiseSampler)
     assert ddpm.timesteps == 400
+
+
+def test_annotations_may_use_aliases_of_the_file_and_of_shared_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "aliased.py").write_text(
+        '"""Aliased."""\n'
+        "from typing import Annotated, Literal, TypeAlias\n"
+        "import torch\n"
+        "from pydantic import Field\n"
+        "from models.base import Method\n"
+        "from models.types import Share as Portion\n"
+        "Schedule = Literal['ramp', 'constant']\n"
+        "Name: TypeAlias = Literal['a']\n"
+        "DEVICE = torch.device('cpu')\n"
+        "class Aliased(Method):\n"
+        "    def __init__(self, data, schedule: Schedule = 'ramp', name: Name = 'a', share: Portion = 0.5): ...\n"
+    )
+    monkeypatch.setattr(models, "FOLDER", tmp_path)
+    schedule, name, share = models.signature("aliased").hyperparameters
+    assert (get_args(schedule.annotation), get_args(name.annotation)) == (("ramp", "constant"), ("a",))
+    assert share.annotation is Share
+
+
+def test_a_comment_counts_on_any_line_of_its_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "commented.py").write_text(
+        '"""Commented."""\n'
+        "from typing import Annotated, Literal\n"
+        "from pydantic import Field\n"
+        "from models.base import Method\n"
+        "class Commented(Method):\n"
+        "    def __init__(\n"
+        "        self,\n"
+        "        data,\n"
+        "        first: Literal[\n"
+        "            'a', 'b'\n"
+        "        ] = 'a',  # after the last line\n"
+        "        second: Literal[  # after the first line\n"
+        "            'a', 'b'\n"
+        "        ] = 'a',\n"
+        "        third: Annotated[int, Field(ge=0, description='as a description')] = 3,\n"
+        "        fourth: int = 4,\n"
+        "        fifth: int = 5,  # of one line\n"
+        "    ): ...\n"
+    )
+    monkeypatch.setattr(models, "FOLDER", tmp_path)
+    comments = [parameter.comment for parameter in models.signature("commented").hyperparameters]
+    assert comments == ["after the last line", "after the first line", "as a description", "", "of one line"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("width", "give the hyperparameter a type"),
+        ("width: Odd = 3", "'Odd' is not defined"),
+        ("lr: float = f()", "use types of typing"),
+    ],
+)
+def test_an_argument_that_cannot_be_read_is_named(
+    argument: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"from models.base import Method\nclass Bad(Method):\n    def __init__(self, data, {argument}): ...\n"
+    (tmp_path / "bad.py").write_text(text)
+    monkeypatch.setattr(models, "FOLDER", tmp_path)
+    with pytest.raises(TypeError) as refusal:
+        models.signature("bad")
+    assert f"models/bad.py:3: {argument.split(':')[0]}" in str(refusal.value)
+    assert reason in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_hyperparameter_of_the_shared_schedules_is_explained(name: str) -> None:
+    schedules = [h for h in models.signature(name).hyperparameters if h.name in ("schedule", "decay")]
+    assert all(parameter.comment for parameter in schedules)
