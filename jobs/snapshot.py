@@ -5,13 +5,13 @@ import hashlib
 import os
 import shutil
 import subprocess
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError
+from trainer.runs.atomic import replace_file, temporary_path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("eval", "jobs", "models", "sweeps", "trainer")  # folders to copy from a checkout without git
@@ -153,7 +153,7 @@ def git(folder: Path, *arguments: str) -> str | None:
 def publish(folder: Path, entries: dict[str, Entry]) -> None:
     """Create the folder as a whole with all entries, or restore entries that an existing one has lost."""
     if not folder.exists():
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        temporary = temporary_path(folder)
         try:
             for name, entry in entries.items():
                 write_entry(temporary / name, entry)
@@ -166,10 +166,8 @@ def publish(folder: Path, entries: dict[str, Entry]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
     for name, entry in entries.items():
         if not is_intact(folder / name, entry):  # removed by the clean-up of a scratch disk, or edited
-            spare = folder / f".{uuid.uuid4().hex}"
-            write_entry(spare, entry)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            spare.replace(folder / name)
+            with replace_file(folder / name, durable=False) as temporary:
+                write_entry(temporary, entry)
 
 
 def is_intact(path: Path, entry: Entry) -> bool:

@@ -1,7 +1,6 @@
 """Download, decode and cache what the trials of a sweep share: datasets, and what metrics need (weights, classifiers,
 reference statistics). Run it on a machine with network access: jobs on Slurm download nothing."""
 
-import argparse
 import shlex
 import signal
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from eval import metrics
+from jobs.command import create_parser, print_plain
 from jobs.plan import load_sweep
 from trainer.config.schema import Config
 from trainer.data import cache
@@ -93,13 +93,14 @@ def stage_datasets(
 def check_weights(file: Path, command: str, configs: Iterable[Config]) -> None:
     """Refuse metrics whose downloaded weights are missing; ConfigError."""
     for metric in sorted({metric for config in configs for metric in config.eval.metrics}):
-        if metrics.declares(metric, "weights"):  # only then import it, and torch with it
-            properties = metrics.load(metric).METRIC
-            if not (path := properties.weights()).exists():
-                raise ConfigError(
-                    f"{file}: eval.metrics: {metric}: its weights are not at {path}; jobs on Slurm download nothing, "
-                    f"so first run with network access: {command}; or use {properties.substitute}, which needs none"
-                )
+        if not metrics.declares(metric, "weights"):
+            continue
+        properties = metrics.load(metric).METRIC  # imports torch, which takes seconds
+        if not (path := properties.weights()).exists():
+            raise ConfigError(
+                f"{file}: eval.metrics: {metric}: its weights are not at {path}; jobs on Slurm download nothing, "
+                f"so first run with network access: {command}; or use {properties.substitute}, which needs none"
+            )
 
 
 def stage_dataset(dataset: RequiredDataset, file: Path, console: Console, skip_unreadable: bool) -> None:
@@ -131,33 +132,22 @@ def list_references(configs: Iterable[Config]) -> list[tuple[str, RequiredDatase
 
 def stage_metric(metric: str, dataset: RequiredDataset, file: Path, console: Console) -> None:
     """Compute what a metric caches for a dataset, if anything; ConfigError if that fails."""
-    stage = metrics.load(metric).METRIC.stage
-    if stage is None:
+    if not metrics.declares(metric, "stage"):
         return
-    import torch
+    import torch  # takes seconds
 
     started = time.monotonic()
     print_plain(console, f"staging the references of {metric} for {dataset.folder.name}")
     try:
-        stage(dataset.folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        metrics.load(metric).METRIC.stage(dataset.folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     except DataError as error:
         raise ConfigError(f"{file}: eval.metrics: {metric}: {error}") from None
     print_plain(console, f"staged the references of {metric} in {time.monotonic() - started:.1f} s")
 
 
-def print_plain(console: Console, text: str) -> None:
-    """Print a line without markup, colours or wrapping, so that it can be copied."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Stage a sweep's data; return the exit code: 0, 2 for bad input or unavailable data, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="jobs/stage.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = create_parser("stage", __doc__, EXAMPLES)
     parser.add_argument("sweep", type=Path, help="YAML file of the sweep, such as sweeps/dann.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for jobs/submit.py")
     parser.add_argument(

@@ -563,7 +563,7 @@ def test_a_second_ctrl_c_kills_all_processes_at_once(tmp_path: Path, start: Any)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 130, output
-    assert "ending every trial now" in output
+    assert "killing every trial now" in output
     assert processes_naming(logs) == []
     (run,) = find_runs(logs)
     assert run.state() in ("pending", "stopped")
