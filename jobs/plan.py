@@ -66,11 +66,8 @@ def load_sweep(file: Path, words: list[str], defaults: Settings | None = None) -
     return trials
 
 
-def plan_submission(options: argparse.Namespace, trials: list[Trial], backend: Backend, reachable: bool) -> Submission:
-    """Compare the trials of the file with run directories and, if it is reachable, the backend's queue.
-
-    Nothing is written.
-    """
+def plan_sweep(options: argparse.Namespace, trials: list[Trial], backend: Backend, reachable: bool) -> Submission:
+    """Compare the trials of the file with run directories and, if `reachable`, the backend's queue; write nothing."""
     sweep = options.runs / trials[0].config.name
     runs = [RunDirectory(path) for path in locate_trials(sweep, trials)]
     active = backend.active(sweep) if reachable and sweep.is_dir() else []
@@ -78,11 +75,8 @@ def plan_submission(options: argparse.Namespace, trials: list[Trial], backend: B
     evaluating = {trial for job in active if job.stage == "eval" for trial in job.trials}
     states = [determine_status(run, jobs.get(run.name, ())).state for run in runs]
     startable = ("failed",) if options.retry_failed else ("pending", "failed", "stopped")
-    to_evaluate = [
-        i
-        for i, (state, run) in enumerate(zip(states, runs, strict=True))
-        if state == "done" and run.name not in evaluating and needs_evaluation(trials[i].config, run)
-    ]
+    done = [i for i, state in enumerate(states) if state == "done" and runs[i].name not in evaluating]
+    to_evaluate = [i for i in done if needs_evaluation(trials[i].config, runs[i])]
     if options.retry_failed:
         to_evaluate = [i for i in to_evaluate if runs[i].evaluation_error()]
     return Submission(
@@ -103,7 +97,7 @@ def needs_evaluation(config: Config, run: RunDirectory) -> bool:
     return bool(config.eval.metrics) and not is_current(run, config.train.steps, config.eval.metrics)
 
 
-def group_by_resources(submission: Submission) -> list[Plan]:
+def group_trials(submission: Submission) -> list[Plan]:
     """Return one plan for each set of trials with equal resources, which share arrays of jobs."""
     plans: dict[str, Plan] = {}
     for i in [*submission.to_train, *submission.to_evaluate]:

@@ -24,15 +24,7 @@ from jobs.backends.local import LocalBackend
 from jobs.backends.slurm import presets
 from jobs.backends.slurm.backend import SlurmBackend
 from jobs.command import create_parser, discard_output, print_plain
-from jobs.plan import (
-    Submission,
-    cancel_unlisted,
-    group_by_resources,
-    load_sweep,
-    lock_sweep,
-    needs_evaluation,
-    plan_submission,
-)
+from jobs.plan import Submission, cancel_unlisted, group_trials, load_sweep, lock_sweep, needs_evaluation, plan_sweep
 from jobs.stage import stage_datasets
 from jobs.tracking.table import summarize_progress
 from trainer.config.schema import Config
@@ -112,7 +104,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     backend: Backend = slurm if on_slurm else LocalBackend(options.max_parallel, console)
     for trial in {str(trial.config.resources): trial for trial in trials}.values():
         backend.check(trial.settings)
-    submission = plan_submission(options, trials, backend, reachable=on_slurm and reason is None)
+    submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)
     print_plain(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'on this machine ({reason})'}")
     if options.dry_run:
         return print_plan(submission)
@@ -121,7 +113,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     stage_datasets(options.sweep, options.overrides, configs, console, download=not on_slurm)
     with lock_sweep(submission):
         # Plan again: another command may have started some of the trials since.
-        submission = plan_submission(options, trials, backend, reachable=on_slurm and reason is None)
+        submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)
         if submission.to_train or submission.to_evaluate:
             submission.code = snapshot.take(submission.sweep)
         create_run_directories(submission.sweep, trials)
@@ -139,7 +131,7 @@ def run_locally(submission: Submission, console: Console) -> int:
     if submission.code:
         code = submission.code.folder
         backend = LocalBackend(submission.options.max_parallel, console, tuple(runs))
-        plans = group_by_resources(submission)
+        plans = group_trials(submission)
         completed = backend.submit(sweep, plans, code, submission.record())["completed"]
     page = sweep / "report" / "index.html"
     command = [sys.executable, str(code / "eval" / "report.py"), str(sweep)]
@@ -176,7 +168,7 @@ def describe_problem(config: Config, run: RunDirectory) -> str:
 
 def queue_jobs(submission: Submission, console: Console) -> int:
     """Queue the jobs on Slurm and print how to watch them; return the exit code."""
-    plans = group_by_resources(submission)
+    plans = group_trials(submission)
     if not plans or not submission.code:
         print_plain(console, "nothing to do")
         return 0
@@ -205,7 +197,7 @@ def print_plan(submission: Submission) -> int:
     for run, state in zip(submission.runs, submission.states, strict=True):
         print(f"{state:>8}  {run.name}")
     code = snapshot.take(submission.sweep, write=False).folder
-    for script in submission.backend.scripts(submission.sweep, group_by_resources(submission), code):
+    for script in submission.backend.scripts(submission.sweep, group_trials(submission), code):
         print(f"\n{script}")
     return 0
 

@@ -15,6 +15,7 @@ from typing import Any
 from jobs.backends.base import Backend, Job
 from jobs.backends.slurm.job_logs import is_out_of_memory, last_message, list_log_files
 from jobs.tracking.log_files import read_tail
+from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory, find_runs
 from trainer.runs.job_states import write_job_states
 
@@ -50,7 +51,7 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
     job = training[-1] if training else None
     status, evaluation = run.status(), run.evaluation()
     disk = read_disk_state(run, status)
-    state, cause = combine(disk, job)
+    state, cause = combine_states(disk, job)
     interruptions = find_interruptions(run, training)
     reason = ""
     if state == "failed":
@@ -74,7 +75,7 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
         state=state,
         cause=cause,
         reason="; ".join(part for part in (count_causes(interruptions.values()), reason) if part),
-        job=job.id if job else disk.attempt.rpartition(".")[0],
+        job=job.id if job else Attempt(disk.attempt).job,
         slurm=job.state if job else "",
         node=job.nodes if job and job.state else str(status.get("host", "")),
         step=int(status.get("step", 0)),
@@ -144,7 +145,7 @@ def read_disk_state(run: RunDirectory, status: dict[str, Any]) -> DiskState:
     return DiskState(state, "", "", attempt, saved, age)
 
 
-def combine(disk: DiskState, job: Job | None) -> tuple[str, str]:
+def combine_states(disk: DiskState, job: Job | None) -> tuple[str, str]:
     """Return state and cause of a trial from its disk state and its newest training job."""
     if disk.state == "done" or job is None or not job.state:
         return disk.state, disk.cause

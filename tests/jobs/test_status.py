@@ -19,7 +19,7 @@ from jobs.tracking.log_files import newest_log_files
 from jobs.tracking.state import (
     DiskState,
     TrialStatus,
-    combine,
+    combine_states,
     count_causes,
     determine_status,
     is_failed,
@@ -161,7 +161,7 @@ JOB = {"id": "5_0", "stage": "train", "former": ("PREEMPTED",)}
     ],
 )
 def test_disk_and_slurm_together_determine_the_state(disk: DiskState, slurm: str, expected: tuple[str, str]) -> None:
-    assert combine(disk, SlurmJob(**JOB, state=slurm)) == expected  # type: ignore[arg-type]
+    assert combine_states(disk, SlurmJob(**JOB, state=slurm)) == expected  # type: ignore[arg-type]
 
 
 # Run directories
