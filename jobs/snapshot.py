@@ -181,7 +181,7 @@ def is_intact(path: Path, entry: Entry) -> bool:
 
 
 def write_entry(path: Path, entry: Entry) -> None:
-    """Write a link or a read-only file: nobody should edit the copy instead of the checkout."""
+    """Write a link or a read-only file: so that the copy is not edited instead of the checkout."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if entry.kind == "link":
         path.symlink_to(os.fsdecode(entry.content))

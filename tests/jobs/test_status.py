@@ -168,7 +168,7 @@ def test_disk_and_slurm_together_determine_the_state(disk: DiskState, slurm: str
 
 
 def make(sweep: Path, name: str, **files: Any) -> RunDirectory:
-    """Create a run directory with a config and JSON files, whose names are keywords with __ in place of a point."""
+    """Create a run directory with a config and JSON files, whose names are keywords with __ in place of a dot."""
     run = RunDirectory(sweep / name)
     (run.path / "eval").mkdir(parents=True)
     (run.path / "config.yaml").write_text("method: dann\nmodel:\n  steps: 7\ntrain:\n  seed: 3\n  steps: 240\n")
@@ -185,7 +185,7 @@ def beat(state: str = "running", attempt: str = "5_0.0", **more: Any) -> dict[st
     return {"state": state, "attempt": attempt, "step": 90, "rate": 4.0, "eta": 37.5, "losses": {"label": 0.5}} | more
 
 
-def test_the_status_of_a_running_trial(tmp_path: Path) -> None:
+def test_the_status_of_a_running_trial_has_job_node_step_rate_and_losses(tmp_path: Path) -> None:
     run = make(tmp_path, "a")
     write(run, status__json=beat(time=time.time(), host="n7", steps=240))
     row = determine_status(run, [SlurmJob("5_0", "train", "RUNNING", "n7")])
@@ -373,7 +373,7 @@ def test_the_status_of_three_thousand_trials_takes_less_than_five_seconds(tmp_pa
 # Names and logs
 
 
-def test_a_trial_is_selected_by_any_part_of_its_name_that_is_unique(tmp_path: Path) -> None:
+def test_any_unique_part_of_its_name_selects_a_trial(tmp_path: Path) -> None:
     names = ["dann,gamma=1,seed=0-0a1b2c3d", "dann,gamma=10,seed=0-1a1b2c3d", "dann,gamma=1-2a1b2c3d"]
     runs = {name: make(tmp_path, name) for name in names}
     for part, name in ((",seed=0-0", names[0]), ("gamma=10", names[1]), ("2a1b2c3d", names[2]), (names[2], names[2])):
@@ -483,7 +483,7 @@ def test_cancelling_a_finished_sweep_does_nothing(sweep: Path) -> None:
     assert len(find_runs(sweep)) == 2
 
 
-def test_what_the_backend_knows_is_kept_for_the_report(tmp_path: Path) -> None:
+def test_statuses_from_the_backend_are_recorded_for_the_report(tmp_path: Path) -> None:
     make(tmp_path, "lost", status__json={"state": "running", "attempt": "7.1", "time": 0, "step": 5})
     make(tmp_path, "done", done={})
 

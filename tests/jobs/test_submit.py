@@ -11,13 +11,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import yaml
 
+from jobs import plan
 from jobs.backends import local
+from jobs.plan import lock_sweep
 from trainer.config.sweep import load_trials
+from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory, find_runs
 from trainer.runs.placement import create_run_directories
 from trainer.stop import POLL_INTERVAL
@@ -192,7 +197,6 @@ def test_source_and_target_with_different_classes_are_refused(monkeypatch: pytes
     from dataclasses import replace
 
     from trainer.data.registry import DATASETS
-    from trainer.errors import ConfigError
 
     monkeypatch.setitem(DATASETS, "usps", replace(DATASETS["mnist5k"], name="usps", classes=4))
     (tmp_path / "x.yaml").write_text(DANN)
@@ -376,6 +380,24 @@ def test_a_sweep_that_another_command_trains_is_refused(again: Again, tmp_path: 
         check_refused(again(), "tiny", "another jobs/submit.py", "process 7 on n1", "wait for it or stop it")
         assert snapshot(logs) == before
     assert again().returncode == 0
+
+
+def test_a_command_waits_while_another_one_queues_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submission: Any = SimpleNamespace(sweep=tmp_path, backend=local.LocalBackend())
+    with (tmp_path / ".submitting").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (tmp_path / ".submitting.by").write_text("process 7 on n1 queues")
+        monkeypatch.setattr(plan, "LOCK_TIMEOUT", 0.1)
+        with (
+            pytest.raises(ConfigError, match=r"another jobs/submit.py .*process 7 on n1 queues"),
+            lock_sweep(submission),
+        ):
+            pass
+        monkeypatch.setattr(plan, "LOCK_TIMEOUT", 60)
+        Timer(1, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
+        with lock_sweep(submission):
+            assert f"process {os.getpid()} on " in (tmp_path / ".submitting.by").read_text()
+    assert not (tmp_path / ".submitting.by").exists()
 
 
 def test_a_metric_added_later_is_evaluated_without_training(again: Again, tmp_path: Path) -> None:
