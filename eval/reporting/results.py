@@ -151,7 +151,8 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
     state = _attempt(run.state, lambda: "pending")
     steps = int(_number(status.get("steps")) or _number(config.get("train.steps")))
     error = _attempt(run.error, str) if state == "failed" else ""
-    if job_state and job_state.state == "failed" and state != "done" and job_state.time > _number(status.get("time")):
+    newest = max(_number(record.get("time")) for record in (status, _attempt(run.failure, dict[str, Any])))
+    if job_state and job_state.state == "failed" and state != "done" and _number(job_state.time) > newest:
         state, error = "failed", job_state.reason or error
     if state == "done" and (evaluation_error := _attempt(run.evaluation_error, str)):
         error = f"evaluation: {evaluation_error}"
@@ -226,5 +227,5 @@ def _attempt(read: Callable[[], T], otherwise: Callable[[], T]) -> T:
     """Read what another process may be writing: a file that is missing, torn or odd is as good as none."""
     try:
         return read()
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
         return otherwise()

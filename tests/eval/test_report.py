@@ -326,15 +326,24 @@ def test_a_trial_that_exited_without_a_marker_has_the_reason_that_slurm_knows(sw
     assert "preempted" in row["error"]
 
 
-def test_a_newer_heartbeat_overrides_what_slurm_knew(sweep: Path) -> None:
-    write_job_states(sweep, {"again": ("failed", "node failure"), "finished": ("failed", "node failure")})
+def test_newer_records_of_a_trial_override_what_slurm_knew(sweep: Path) -> None:
+    write_job_states(sweep, dict.fromkeys(("again", "crashed", "finished", "odd"), ("failed", "node failure")))
     path = trial(sweep, "again", state="running")
     status = json.loads((path / "status.json").read_text()) | {"time": time.time() + 1}
     (path / "status.json").write_text(json.dumps(status))
+    path = trial(sweep, "crashed", state="failed", error="loss is nan")
+    (path / "failed.1.json").write_text(json.dumps({"error": "loss is nan", "time": time.time() + 1}))
     trial(sweep, "finished", state="done")
+    path = trial(sweep, "odd", state="failed", error="out of disk")
+    record = json.loads((sweep / "jobs.json").read_text())
+    record["odd"]["time"] = "yesterday"
+    (sweep / "jobs.json").write_text(json.dumps(record))
     report.write_report(sweep)
-    states = {row["trial"]: row["state"] for row in table(sweep)}
-    assert (states["again"], states["finished"]) == ("running", "done")
+    rows = {row["trial"]: (row["state"], row["error"]) for row in table(sweep)}
+    assert rows["again"] == ("running", "")
+    assert rows["crashed"] == ("failed", "loss is nan")
+    assert rows["finished"] == ("done", "")
+    assert rows["odd"] == ("failed", "out of disk")
 
 
 def test_oracle_metrics_are_marked_and_intervals_shown(sweep: Path) -> None:

@@ -1,7 +1,6 @@
-"""Sweeps over pairs of digit sets: bad pairs are refused, and the report puts their rows beside public reports."""
+"""The report on pairs of domains: rows from the lower to the upper bound, published results, recall and t-SNE."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,77 +8,6 @@ from PIL import Image
 
 from eval import report
 from tests.eval.test_report import evaluate, trial
-from trainer.config.resolve import resolve
-from trainer.data import registry
-from trainer.data.cache import load, stage
-from trainer.data.registry import Dataset
-from trainer.errors import ConfigError, DataError
-
-PAIR = {"source": "mnist5k", "target": "mnistm5k"}
-
-
-def config(**data: Any) -> Any:
-    return resolve({"name": "s", "method": "dann", "data": {**PAIR, **data}}, "s.yaml")
-
-
-# --- bad pairs
-
-
-def test_a_target_that_is_the_source_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"s\.yaml: data\.target: 'mnist5k' is the source, too, so there is nothing"):
-        config(target="mnist5k")
-
-
-def test_sets_of_different_classes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    letters = Dataset("letters", size=28, channels=1, classes=26, origin="a test")
-    monkeypatch.setitem(registry.DATASETS, "letters", letters)
-    with pytest.raises(
-        ConfigError, match=r"data: mnist5k \(28 px, 10 classes\) and letters \(28 px, 26 classes\) have"
-    ):
-        config(target="letters")
-
-
-def test_sets_of_different_size_ask_for_one() -> None:
-    with pytest.raises(ConfigError, match=r"mnist5k \(28 px, .* and usps \(16 px, .* differ in size; set data\.size"):
-        config(target="usps")
-    assert config(target="usps", size=28).data.shape() == (1, 28, 10)
-    assert config(target="usps", size=28, channels=3).data.shape() == (3, 28, 10)
-    assert config(channels=1).data.shape() == (1, 28, 10), "colour is turned to grey on demand"
-
-
-def test_a_missing_domain_and_a_missing_split_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data: dann reads 'target_images': give data\.target"):
-        config(target=None)
-    stage("digits", tmp_path, 8, 1)
-    with pytest.raises(DataError, match="digits has no split 'valid'; splits: train, validation, test"):
-        load("digits", "valid", tmp_path, 8, 1)
-    (lost,) = tmp_path.glob("cache/digits-*/test_images.npy")
-    lost.unlink()
-    with pytest.raises(DataError, match=r"digits is not staged: .* is incomplete"):
-        load("digits", "train", tmp_path, 8, 1)
-
-
-@pytest.mark.parametrize(
-    ("reference", "message"),
-    [
-        ({"dan": [0.1, 0.2]}, "unknown method 'dan'; did you mean 'dann'"),
-        ({"dann": [0.2, 0.1]}, r"must be \[lowest, highest\]"),
-        ({"dann": 0.5}, r"eval\.reference\.dann: 0\.5: "),
-    ],
-)
-def test_a_reference_is_a_range_of_a_method_that_exists(reference: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        resolve({"name": "s", "method": "dann", "data": PAIR, "eval": {"reference": reference}}, "s.yaml")
-
-
-def test_what_is_drawn_how_is_a_part_of_the_identity() -> None:
-    found = {config(**more).identity() for more in ({}, {"jitter": 0.2}, {"balanced": True}, {"channels": 1})}
-    assert len(found) == 4
-    with pytest.raises(ConfigError, match=r"data\.jitter: 1\.0: "):
-        config(jitter=1.0)
-
-
-# --- the report
 
 
 @pytest.fixture
