@@ -103,7 +103,7 @@ def test_setup_container_and_srun_arguments(cluster: Cluster, tmp_path: Path, da
     (train,) = sweep.jobs("train")
     script = next((sweep.folder / "slurm").rglob(f"{train}_submission.sh")).read_text()
     assert re.sub("code/[0-9a-f]{12}", "", script) in re.sub("code/[0-9a-f]{12}", "", shown)
-    assert f"started by: '{box}' {sys.executable}" in shown
+    assert f"start with: '{box}' {sys.executable}" in shown
     (run,) = sweep.runs()
     cluster.wait(lambda: len(run.metrics()) > 5, 60, "some steps of training")
     cluster.run("scancel", "--signal=USR2", train)
@@ -152,7 +152,7 @@ def test_invalid_sbatch_options_are_rejected(
     sweep, lab = prepare(cluster, tmp_path, data_root, preset, resources=own)
     words = [f"resources.slurm.{key}={value}"] if where == "command line" else []
     file = {"preset": "lab.yaml", "file": "preset.yaml", "command line": "command line"}[where]
-    with pytest.raises(AssertionError, match=rf"error: \S*{file}: resources\.slurm\.{key}: {message}"):
+    with pytest.raises(AssertionError, match=rf"error: \S*{file}(:\d+)?: resources\.slurm\.{key}: {message}"):
         sweep.submit("--cluster", lab, *words)
     assert not sweep.logs.exists()
     assert cluster.run("squeue", "-h").stdout == ""

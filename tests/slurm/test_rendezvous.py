@@ -22,8 +22,10 @@ from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from torch.distributed import TCPStore
-from jobs.allocation import Allocation
-from jobs.launch import rendezvous
+from jobs.backends.base import Allocation
+from jobs.rendezvous import rendezvous
+from trainer.runs.attempt import Attempt
+from trainer.runs.directory import RunDirectory
 
 JOBS, FIRST, LAST = 40, 40000, 40127
 with socket.socket() as control:  # lo is down in a new network namespace
@@ -51,7 +53,7 @@ def take_any_port(kind):
 def publish_port(number):
     run = Path(sys.argv[1]) / str(number)
     run.mkdir()
-    return cleanup.enter_context(rendezvous(run, Allocation(str(number), f"{number}.0")))[1]
+    return cleanup.enter_context(rendezvous(RunDirectory(run), Allocation(str(number), Attempt(str(number)))))[1]
 
 KINDS = ("plain", "reuse", "listens", "six", "connects")
 with ThreadPoolExecutor(16) as pool:
