@@ -1,1 +1,1 @@
-"""How work reaches a machine."""
+"""Start, watch and cancel the trials of a sweep, on this machine or on Slurm."""
