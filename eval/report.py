@@ -122,12 +122,12 @@ def _figures(sweep: Sweep, source: Callable[[Trial], dict[str, Points]], markers
 
 def _pictures(sweep: Sweep, folder: Path) -> dict[str, tuple[list[tuple[Setting, Trial, str]], list[Trial]]]:
     """Per picture name: the first seed of each setting with a data URI, and the trials whose picture is only linked."""
-    found: dict[str, tuple[list[tuple[Setting, Trial, str]], list[Trial]]] = {}
+    figures: dict[str, tuple[list[tuple[Setting, Trial, str]], list[Trial]]] = {}
     for setting in sweep.settings:
         seen = set()
         for trial in setting.trials:
             for name in [file for file in trial.files if file.startswith("eval/") and file.endswith(".png")]:
-                embedded, linked = found.setdefault(name, ([], []))
+                embedded, linked = figures.setdefault(name, ([], []))
                 first = name not in seen and len(embedded) < PICTURES
                 uri = _embed(folder / trial.name / name) if first else ""
                 if uri:
@@ -135,7 +135,7 @@ def _pictures(sweep: Sweep, folder: Path) -> dict[str, tuple[list[tuple[Setting,
                     embedded.append((setting, trial, uri))
                 else:
                     linked.append(trial)
-    return dict(sorted(found.items()))
+    return dict(sorted(figures.items()))
 
 
 def _embed(path: Path) -> str:

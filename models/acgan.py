@@ -72,8 +72,8 @@ class ACGAN(Method):
 
     def image(self, noise: Tensor, labels: Tensor) -> Tensor:
         """Images of noise [n, latent] and classes [n]."""
-        given = torch.cat([noise, F.one_hot(labels, self.classes).to(noise.dtype)], dim=1)
-        return self.generator(as_map(given))
+        latent_and_class = torch.cat([noise, F.one_hot(labels, self.classes).to(noise.dtype)], dim=1)
+        return self.generator(as_map(latent_and_class))
 
     def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
         """Of classes [n], or of classes drawn at random. The same noise for any classes, so that pairs can be drawn."""

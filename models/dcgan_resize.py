@@ -69,10 +69,10 @@ def resizing(latent: int, channels: int, size: int, width: int, dropout: float) 
     """Noise [n, latent, 1, 1] to images [n, channels, size, size] in [-1, 1]; each stage doubles by a pixel shuffle."""
     base, doublings = stages(size)
     layers: list[nn.Module] = [nn.Upsample(scale_factor=base)]
-    given = latent
+    in_channels = latent
     for stage in range(doublings):
         wide = 4 * width if stage < (doublings + 1) // 2 else 2 * width
-        layers += [nn.Conv2d(given, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Conv2d(in_channels, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU(), nn.Dropout(dropout)]
         layers.append(nn.PixelShuffle(2))
-        given = wide // 4
-    return draw_weights(Generator(latent, *layers, nn.Conv2d(given, channels, 3, padding=1), nn.Tanh()))
+        in_channels = wide // 4
+    return draw_weights(Generator(latent, *layers, nn.Conv2d(in_channels, channels, 3, padding=1), nn.Tanh()))

@@ -82,12 +82,12 @@ class DDPM(Method):
         t = torch.randint(self.diffusion.timesteps, (len(images),), device=images.device)
         noise = torch.randn_like(images)
         a, s = self.diffusion.scales(t, images.dtype)
-        wanted = noise if self.predicts == "noise" else a * noise - s * images
+        target = noise if self.predicts == "noise" else a * noise - s * images
         labels = torch.full_like(t, self.classes)
         if self.classes:
             dropped = torch.rand(len(images), device=images.device) < self.drop
             labels = torch.where(dropped | (batch["labels"] < 0), labels, batch["labels"])
-        return {"mse": F.mse_loss(self.network(self.diffusion.noised(images, t, noise), t, labels), wanted)}
+        return {"mse": F.mse_loss(self.network(self.diffusion.noised(images, t, noise), t, labels), target)}
 
     def sample(
         self,
@@ -138,9 +138,9 @@ class DDPM(Method):
         for i in range(steps):
             with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 parts = zip(*(tensor.split(batch or n) for tensor in (x, at[i], labels)), strict=True)
-                made = torch.cat([guided(*part) for part in parts]) if batch else guided(x, at[i], labels)
-            made = made.to(x.dtype)
-            image = (x - s[i] * made) / a[i] if self.predicts == "noise" else a[i] * x - s[i] * made
+                prediction = torch.cat([guided(*part) for part in parts]) if batch else guided(x, at[i], labels)
+            prediction = prediction.to(x.dtype)
+            image = (x - s[i] * prediction) / a[i] if self.predicts == "noise" else a[i] * x - s[i] * prediction
             x = of_image[i] * image.clamp(-1, 1) + of_x[i] * x
             if eta > 0 and times[i + 1] >= 0:
                 x = x + deviation[i] * torch.randn(x.shape, dtype=x.dtype, device=x.device)

@@ -80,11 +80,11 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
-def block(given: int, made: int, grow: int | None = None) -> nn.Sequential:
+def block(in_channels: int, out_channels: int, grow: int | None = None) -> nn.Sequential:
     """Halve a map or, with `grow` (0 or 1), double it: to 2 h - 1 + grow."""
     layer: nn.Module = (
-        nn.Conv2d(given, made, 3, stride=2, padding=1)
+        nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         if grow is None
-        else nn.ConvTranspose2d(given, made, 3, stride=2, padding=1, output_padding=grow)
+        else nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=grow)
     )
-    return nn.Sequential(layer, nn.BatchNorm2d(made), nn.LeakyReLU(0.01))
+    return nn.Sequential(layer, nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.01))

@@ -76,8 +76,8 @@ class VAEWide(Method):
         return self.decode(torch.randn(n, self.latent, device=weight.device, dtype=weight.dtype))
 
 
-def stage(given: int, made: int, kernel: int) -> list[nn.Module]:
+def stage(in_channels: int, out_channels: int, kernel: int) -> list[nn.Module]:
     """Two convolutions and a pooling that halves, rounding up."""
-    first = nn.Conv2d(given, made, kernel, padding=kernel // 2)
-    second = nn.Conv2d(made, made, kernel, padding=kernel // 2)
+    first = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+    second = nn.Conv2d(out_channels, out_channels, kernel, padding=kernel // 2)
     return [first, nn.ReLU(), second, nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]

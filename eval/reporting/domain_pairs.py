@@ -55,7 +55,7 @@ def scenarios(sweep: Sweep, folder: Path, report: Path) -> list[Scenario]:
         source, target = config.get("data.source"), config.get("data.target")
         if isinstance(source, str) and isinstance(target, str):
             pairs.setdefault((source, target), []).append(setting)
-    return [_scenario(source, target, found, folder, report) for (source, target), found in pairs.items()]
+    return [_scenario(source, target, trials, folder, report) for (source, target), trials in pairs.items()]
 
 
 def _scenario(source: str, target: str, settings: list[Setting], folder: Path, report: Path) -> Scenario:
@@ -91,17 +91,17 @@ def mean(setting: Setting, metric: str) -> str:
 
 def _draw(source: str, target: str, settings: list[Setting], folder: Path, report: Path) -> str:
     """Draw the t-SNE of the first setting of each method, of its first seed that has one; the name of the file."""
-    found: dict[str, dict[str, NDArray[Any]]] = {}
+    embeddings: dict[str, dict[str, NDArray[Any]]] = {}
     for setting in settings:
         for trial in setting.trials:
-            if trial.method not in found and (arrays := _arrays(folder, trial, "tsne.npz", FIELDS)):
-                found[trial.method] = arrays
-    if not found:
+            if trial.method not in embeddings and (arrays := _arrays(folder, trial, "tsne.npz", FIELDS)):
+                embeddings[trial.method] = arrays
+    if not embeddings:
         return ""
     from eval import figures
 
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"tsne_{source}_{target}")[:200] + ".png"  # a set may be named by a path
-    rows = [(method, a["points"], a["labels"], a["domains"]) for method, a in found.items()]
+    rows = [(method, a["points"], a["labels"], a["domains"]) for method, a in embeddings.items()]
     figures.save(figures.embeddings(rows, {"source": source, "target": target}), report / name)
     return name
 

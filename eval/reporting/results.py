@@ -53,8 +53,8 @@ class Trial:
     @property
     def logs(self) -> list[str]:
         """The files that say what it printed and why it failed, relative to the sweep."""
-        found = [file for file in self.files if file.endswith((".log", ".out", ".err")) or file.startswith("failed.")]
-        return [os.path.normpath(os.path.join(self.name, file)) for file in found]
+        logs = [file for file in self.files if file.endswith((".log", ".out", ".err")) or file.startswith("failed.")]
+        return [os.path.normpath(os.path.join(self.name, file)) for file in logs]
 
     @property
     def failed(self) -> bool:

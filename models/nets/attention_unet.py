@@ -36,45 +36,45 @@ class AttentionUNet(nn.Module):
         self.out = nn.Conv2d(width, channels, 1)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        given = sinusoids(t).to(x.dtype)
+        condition = sinusoids(t).to(x.dtype)
         if self.classes:
             known = (labels < self.classes)[:, None]
-            given = given + known * self.context(labels.clamp(max=self.classes - 1))
+            condition = condition + known * self.context(labels.clamp(max=self.classes - 1))
         start = self.start(x)
-        down1 = self.attention1(self.down1(F.max_pool2d(start, 2), given))
-        down2 = self.attention2(self.down2(F.max_pool2d(down1, 2), given))
+        down1 = self.attention1(self.down1(F.max_pool2d(start, 2), condition))
+        down2 = self.attention2(self.down2(F.max_pool2d(down1, 2), condition))
         hidden = self.middle(down2)
-        hidden = self.attention3(self.up1(torch.cat([down1, doubled(hidden)], 1), given))
-        hidden = self.attention4(self.up2(torch.cat([start, doubled(hidden)], 1), given))
+        hidden = self.attention3(self.up1(torch.cat([down1, doubled(hidden)], 1), condition))
+        hidden = self.attention4(self.up2(torch.cat([start, doubled(hidden)], 1), condition))
         return self.out(hidden)
 
 
 class Block(nn.Module):
     """Two 3×3 convolutions without bias, each with a norm over all of an image; added to the input if as wide."""
 
-    def __init__(self, given: int, made: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(given, made, 3, padding=1, bias=False), nn.GroupNorm(1, made), nn.GELU(),
-            nn.Conv2d(made, made, 3, padding=1, bias=False), nn.GroupNorm(1, made),
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.GroupNorm(1, out_channels), nn.GELU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), nn.GroupNorm(1, out_channels),
         )  # fmt: skip
-        self.same = given == made
+        self.same = in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = self.layers(x)
-        return F.gelu(x + made) if self.same else made
+        change: Tensor = self.layers(x)
+        return F.gelu(x + change) if self.same else change
 
 
 class Stage(nn.Module):
-    """Two blocks, the second of which changes the width; then each channel is moved by what is given [n, 256]."""
+    """Two blocks, the second of which changes the width; then the condition [n, 256] shifts each channel."""
 
-    def __init__(self, given: int, made: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(Block(given, given), Block(given, made))
-        self.move = nn.Sequential(nn.SiLU(), nn.Linear(EMBEDDING, made))
+        self.blocks = nn.Sequential(Block(in_channels, in_channels), Block(in_channels, out_channels))
+        self.move = nn.Sequential(nn.SiLU(), nn.Linear(EMBEDDING, out_channels))
 
-    def forward(self, x: Tensor, given: Tensor) -> Tensor:
-        return self.blocks(x) + self.move(given)[:, :, None, None]
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return self.blocks(x) + self.move(condition)[:, :, None, None]
 
 
 class Attention(nn.Module):

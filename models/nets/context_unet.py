@@ -53,27 +53,36 @@ class ContextUNet(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 3×3 convolutions; the second adds to what it is given, or to the block's input where the widths agree."""
+    """Two 3×3 convolutions; the second adds to its input, or to the block's input where the widths agree."""
 
-    def __init__(self, given: int, made: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.first, self.second = convolution(given, made), convolution(made, made)
-        self.same = given == made
+        self.first, self.second = convolution(in_channels, out_channels), convolution(out_channels, out_channels)
+        self.same = in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.first(x)
         return ((x if self.same else first) + self.second(first)) * 0.5**0.5  # of the variance of one
 
 
-def convolution(given: int, made: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(given, made, 3, padding=1), nn.BatchNorm2d(made), nn.GELU())
+def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.GELU())
 
 
-def up(given: int, made: int) -> nn.Sequential:
+def up(in_channels: int, out_channels: int) -> nn.Sequential:
     """Double a map that its skip was concatenated to."""
-    return nn.Sequential(nn.ConvTranspose2d(given, made, 2, 2), Residual(made, made), Residual(made, made))
+    return nn.Sequential(
+        nn.ConvTranspose2d(in_channels, out_channels, 2, 2),
+        Residual(out_channels, out_channels),
+        Residual(out_channels, out_channels),
+    )
 
 
-def embedding(given: int, made: int) -> nn.Sequential:
-    """Vectors [n, given] as maps [n, made, 1, 1]."""
-    return nn.Sequential(nn.Linear(given, made), nn.GELU(), nn.Linear(made, made), nn.Unflatten(1, (made, 1, 1)))
+def embedding(in_features: int, out_features: int) -> nn.Sequential:
+    """Return vectors [n, in_features] as maps [n, out_features, 1, 1]."""
+    return nn.Sequential(
+        nn.Linear(in_features, out_features),
+        nn.GELU(),
+        nn.Linear(out_features, out_features),
+        nn.Unflatten(1, (out_features, 1, 1)),
+    )

@@ -47,11 +47,11 @@ class Diffusion(nn.Module):
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Take the weights only if they were trained at these times of this schedule."""
-        found, errors = state.get(f"{prefix}share"), rest[-1]
-        if found is not None and found.shape != self.share.shape:
-            trained = len(found)
+        saved, errors = state.get(f"{prefix}share"), rest[-1]
+        if saved is not None and saved.shape != self.share.shape:
+            trained = len(saved)
             errors.append(f"trained at {trained} timesteps, not {self.timesteps}; set model.timesteps: {trained}")
-        elif found is not None and not torch.allclose(found.double().cpu(), self.share.cpu(), rtol=1e-6):
+        elif saved is not None and not torch.allclose(saved.double().cpu(), self.share.cpu(), rtol=1e-6):
             errors.append("trained with other betas; set model.schedule, model.beta_start and model.beta_end as then")
         else:
             super()._load_from_state_dict(state, prefix, *rest)

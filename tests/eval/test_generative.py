@@ -332,7 +332,7 @@ def staging(run: Path, *words: str) -> int:
 def test_staging_makes_what_evaluations_compare_with(
     make: Callable[..., Path], root: Path, known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They then make none of it anew, and find what they would have found."""
+    """They then make none of it again, and find what they would have found."""
 
     def kept() -> dict[Path, int]:
         return {
@@ -492,7 +492,7 @@ def test_one_test_image_has_an_error_but_no_interval(
 def test_tensorboard_shows_the_samples_of_each_milestone_at_its_step(make: Callable[..., Path]) -> None:
     run = make("a", steps=(10, 20))
     assert main.main([str(run), "--metrics", "samples"]) == 0
-    assert main.main([str(run), "--metrics", "reconstruction"]) == 0  # which has TensorBoard written anew
+    assert main.main([str(run), "--metrics", "reconstruction"]) == 0  # which writes the TensorBoard files again
     events = EventAccumulator(str(run / "tensorboard" / "eval"), size_guidance={"images": 0}).Reload()
     steps = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
     pictures = ("samples_last", "samples_by_step", "samples_nearest", "reconstruction")

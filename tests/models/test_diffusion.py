@@ -453,7 +453,7 @@ def test_the_learning_rate_falls_to_its_floor() -> None:
 
 
 def test_one_batch_is_learned_by_heart_and_reconstructed_through_ddim() -> None:
-    """From the batch as the last time leaves it, a third of its variance and two of noise, drawn anew."""
+    """From the batch as the last time leaves it, a third of its variance and two of noise, drawn again."""
     seed_torch(0, "images")
     images, labels = torch.rand(6, 1, 8, 8).mul(2).sub(1).round(), torch.arange(6) % 3
     method = tiny(timesteps=100, width=16, drop=0.0).train()

@@ -1,4 +1,4 @@
-"""Properties of every method found in models/: whoever adds a file gets them proven."""
+"""Properties of every method found in models/: a file that is added there gets them checked."""
 
 import copy
 from itertools import islice

@@ -194,8 +194,8 @@ class _Sequence:
         """The samples at [first, last); int64."""
         epochs = range(first // self._length, (last - 1) // self._length + 1)
         parts = [self._order(e)[max(first - e * self._length, 0) : last - e * self._length] for e in epochs]
-        found = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return found if self._chosen is None else self._chosen[found]
+        indices = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return indices if self._chosen is None else self._chosen[indices]
 
 
 def _order(length: int, seed: int, domain: str, place: torch.device, epoch: int) -> Tensor:

@@ -93,11 +93,11 @@ def staged(name: str, root: Path, size: int | None = None, channels: int | None 
 @lru_cache  # once in a process
 def _say_left_out(place: Path) -> None:
     """Recall on stderr what the set in this folder lacks, if it was staged without pictures that cannot be used."""
-    found = origin(place).get("left_out") or {"count": 0}
-    if found["count"]:
+    left_out = origin(place).get("left_out") or {"count": 0}
+    if left_out["count"]:
         print(
-            f"{place}: {found['count']} pictures that could not be used were left out when it was staged, such as "
-            f"{found['first'][0]}; to stage it anew, mend them and remove that folder",
+            f"{place}: {left_out['count']} pictures that could not be used were left out when it was staged, such as "
+            f"{left_out['first'][0]}; to stage it again, repair them and remove that folder",
             file=sys.stderr,
         )
 
@@ -129,8 +129,8 @@ def read(place: Path, split: str) -> Arrays:
 
 def origin(place: Path) -> dict[str, Any]:
     """What was written down of the set in this folder when it was staged: its name, shape, classes and sha256s."""
-    found: dict[str, Any] = json.loads((place / "origin.json").read_text())
-    return found
+    record: dict[str, Any] = json.loads((place / "origin.json").read_text())
+    return record
 
 
 def folder(name: str, root: Path, size: int | None = None, channels: int | None = None) -> Path:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.own import decode_own, read_celeba
+from trainer.data.celeba import read_celeba
+from trainer.data.own import decode_own
 from trainer.data.patches import Photographs, blend, bsds500, embedded_photographs
 from trainer.data.raw import Labelled, fetch, read_mnist, read_svhn, read_usps
 from trainer.data.registry import SPLITS, get
@@ -56,13 +57,13 @@ def decode(name: str, root: Path, download: bool, size: int | None = None, left_
     return splits
 
 
-def _divided(name: str, given: Splits) -> Splits:
+def _divided(name: str, parts: Splits) -> Splits:
     """A set with its own test split as if that were official; one without: a tenth each for validation and test."""
-    if "validation" in given:
-        return given
-    if "test" in given:
-        return _official(name, given["train"], given["test"])
-    images, labels = given[""]
+    if "validation" in parts:
+        return parts
+    if "test" in parts:
+        return _official(name, parts["train"], parts["test"])
+    images, labels = parts[""]
     if len(labels) < 3:
         raise DataError(f"{name}: {len(labels)} samples cannot be split into train, validation and test")
     order, held = np.random.RandomState(SEED).permutation(len(labels)), max(1, len(labels) // 10)
@@ -102,7 +103,9 @@ def _stratified(images: np.ndarray, labels: np.ndarray, validation: int, test: i
         members = order[labels[order] == label]
         belongs[members[:validation]] = SPLITS.index("validation")
         belongs[members[validation : validation + test]] = SPLITS.index("test")
-    order = random.permutation(len(labels))  # anew: in the first, a class that comes late is all in the last samples
+    order = random.permutation(
+        len(labels)
+    )  # again: in the first order, a class that comes late is all in the last samples
     picks = [order[belongs[order] == number] for number in range(len(SPLITS))]
     return {split: (images[pick], labels[pick]) for split, pick in zip(SPLITS, picks, strict=True)}
 

@@ -65,12 +65,12 @@ def bsds500(root: Path) -> Photographs:
         files = list(_folder(place) if place.is_dir() else _tar(place))
         if not files:
             continue
-        found: Photographs = {split: [] for split in SPLITS}
+        photographs: Photographs = {split: [] for split in SPLITS}
         for split, name, content in sorted(files, key=lambda file: file[1]):
-            found[split].append(_picture(f"{place}: {name}", content))
-        if empty := [folder for folder, split in FOLDERS.items() if not found[split]]:
+            photographs[split].append(_picture(f"{place}: {name}", content))
+        if empty := [folder for folder, split in FOLDERS.items() if not photographs[split]]:
             raise DataError(f"{place} holds no jpgs in a folder called {empty[0]!r}: complete BSDS500 or remove it.")
-        return found
+        return photographs
     raise DataError(
         f"mnistm: {root / 'BSDS500'}, a folder or a .tar, .tgz or .tar.gz of the BSDS500 photographs, is missing; they "
         "cannot be downloaded for you. Put them there, or point data.root (or TURNOUT_DATA) at a folder that has them."

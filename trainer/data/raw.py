@@ -37,7 +37,7 @@ def fetch(dataset: Dataset, root: Path, download: bool) -> list[Path]:
         missing = [path for path in missing if not locate(path)]
     if missing:
         raise DataError(f"{dataset.name}: {missing[0]} is missing. {REMEDY}")
-    return [found for file in dataset.files if (found := locate(root / file))]
+    return [file_path for file in dataset.files if (file_path := locate(root / file))]
 
 
 def _download(dataset: Dataset, root: Path, missing: list[Path]) -> None:

@@ -6,6 +6,10 @@ from dataclasses import dataclass, replace
 from trainer.errors import DataError
 
 SPLITS = ("train", "validation", "test")
+# Names of subfolders, and of arrays before `_images`, that hold a split.
+SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("validation", "val", "valid"), "validation"
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class Dataset:
     size: int | None  # height and width in pixels; None: whatever a run asks for
     channels: int  # 1 grey, 3 RGB
     classes: int  # labels are 0 … classes - 1
-    origin: str  # whence, and how it is split
+    origin: str  # source, and how it is split
     files: tuple[str, ...] = ()  # raw files below the data root, in torchvision's layout; none for an embedded set
 
 
