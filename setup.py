@@ -11,7 +11,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["eval*", "jobs*", "models*", "trainer*"]),
-    package_data={"eval": ["reporting/*.jinja"]},
+    package_data={"eval": ["reporting/*.css", "reporting/*.jinja", "reporting/*.js"]},
     install_requires=[
         "accelerate>=1.0",
         "filelock>=3.12",

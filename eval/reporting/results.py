@@ -1,18 +1,19 @@
-"""A sweep's results: what its run directories say of every trial, grouped into settings over seeds."""
+"""Read the results of a sweep from its run directories and group trials that differ only in their seed."""
 
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import yaml
 
-from eval.reporting.curves import Points, Style, points, styles
-from eval.reporting.formatting import cell, shown
+from eval.reporting.curves import Curve, Style, choose_styles, read_curves
+from eval.reporting.formatting import format_deviation, format_exactly, format_number, format_setting, is_oracle
 from trainer.config.document import flatten
 from trainer.errors import ConfigError
 from trainer.runs import submissions
@@ -26,159 +27,200 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trial:
-    """What one run directory says; what is missing or half-written is empty."""
+    """The content of a run directory; missing or half-written files read as empty."""
 
-    name: str
+    run: RunDirectory
     state: str
     config: dict[str, Any]  # dotted keys
     step: int
     steps: int
-    eta: float  # seconds; 0 where nobody knows
-    error: str  # of training or evaluation; empty unless failed
-    curves: dict[str, Points]
-    history: dict[str, Points]  # metrics of the evaluation against the step of the weights
+    eta: float  # seconds; 0 if unknown
+    error: str  # of training or evaluation; empty unless one failed
+    curves: dict[str, Curve]
+    history: dict[str, Curve]  # metrics against the step of the exported weights
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     provenance: dict[str, Any]
     files: tuple[str, ...]  # relative to the run directory, sorted
 
     @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
     def method(self) -> str:
-        return cell(self.config, "method")
+        return format_exactly(self.config, "method")
 
     @property
     def seed(self) -> str:
-        return cell(self.config, SEED)
+        return format_exactly(self.config, SEED)
+
+    @property
+    def links(self) -> list[tuple[str, str]]:
+        """Return text and path, relative to the sweep, of the files that the page links."""
+        run = self.run
+        files = {"config": run.config_file, "metrics": run.metrics_file, "eval": run.evaluation_file}
+        files["tensorboard"] = run.tensorboard
+        links = [(text, os.path.relpath(file, run.path.parent)) for text, file in files.items() if file.exists()]
+        return links + [(os.path.basename(log), log) for log in self.logs]
 
     @property
     def logs(self) -> list[str]:
-        """The files that say what it printed and why it failed, relative to the sweep."""
+        """Return the logs and failure markers, relative to the sweep."""
         logs = [file for file in self.files if file.endswith((".log", ".out", ".err")) or file.startswith("failed.")]
         return [os.path.normpath(os.path.join(self.name, file)) for file in logs]
 
-    @property
-    def failed(self) -> bool:
-        """Whether its training failed, or its evaluation."""
-        return self.state == "failed" or bool(self.error)
+
+class Summary(NamedTuple):
+    """A metric over seeds."""
+
+    mean: float
+    std: float | None  # sample standard deviation; None for one seed
+    n: int
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Trials that differ in nothing but the seed."""
+    """Trials that differ only in the seed."""
 
     label: str
     style: Style
-    trials: list[Trial]  # by seed
+    trials: list[Trial]  # ordered by seed
 
     @property
     def n(self) -> int:
-        """How many trials the means are taken over, at most."""
+        """Return the number of finished and evaluated trials."""
         return sum(trial.state == "done" and bool(trial.metrics) for trial in self.trials)
 
-    def summary(self, metric: str) -> tuple[float, float | None, int] | None:
-        """Mean, sample standard deviation (None for n = 1) and n over finished trials; None without any."""
+    def summarize(self, metric: str) -> Summary | None:
+        """Summarize a metric over the finished trials that have it; None if none has."""
         values = [t.metrics[metric] for t in self.trials if t.state == "done" and metric in t.metrics]
         if not values:
             return None
-        with np.errstate(invalid="ignore"):  # an infinite metric has no deviation
-            return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values)
+        with np.errstate(invalid="ignore"):  # the deviation of an infinite metric is NaN
+            std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return Summary(float(np.mean(values)), std, len(values))
+
+    def describe(self, metric: str) -> str:
+        """Return mean ± standard deviation as text, with n if seeds are missing; empty without any value."""
+        if not (summary := self.summarize(metric)):
+            return ""
+        deviation = "" if summary.std is None else f" ± {format_deviation(summary.mean, summary.std)}"
+        return format_number(summary.mean) + deviation + (f" (n = {summary.n})" if summary.n != self.n else "")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The trials of a folder, ordered by setting and seed."""
+    """The trials of a sweep's directory, ordered by setting and seed."""
 
-    name: str
+    directory: Path
     trials: list[Trial]
-    swept: list[str]
+    swept: list[str]  # keys in which the trials differ
     settings: list[Setting]
     metrics: list[str]
-    abstract: str  # the comment that the sweep's file opens with
+    abstract: str  # the comment at the head of the sweep's file
+
+    @property
+    def name(self) -> str:
+        return self.directory.resolve().name
 
     @property
     def keys(self) -> list[str]:
-        """What makes a setting beside the method."""
+        """Return the keys that distinguish the settings of one method."""
         return [key for key in self.swept if key != SEED]
 
     @property
+    def failures(self) -> list[Trial]:
+        """Return the trials whose training or evaluation failed."""
+        return [trial for trial in self.trials if trial.state == "failed" or trial.error]
+
+    @property
+    def has_oracle(self) -> bool:
+        return any(is_oracle(name) for name in self.metrics)
+
+    @property
     def counts(self) -> dict[str, int]:
+        """Return state → number of trials, without empty states."""
         count = Counter(trial.state for trial in self.trials)
         return {state: count[state] for state in STATES if count[state]}
 
 
-def read_sweep(folder: Path) -> Sweep:
-    """Read every run directory of `folder`; ConfigError without any."""
-    jobs: dict[str, dict[str, str]] = _attempt(lambda: submissions.newest_jobs(folder), dict)
-    states = read_job_states(folder)
-    trials = [read_trial(run, jobs.get(run.name, {}), states.get(run.name)) for run in find_runs(folder)]
+def read_sweep(directory: Path) -> Sweep:
+    """Read every run directory of a sweep; ConfigError if there is none."""
+    jobs: dict[str, dict[str, str]] = _read(lambda: submissions.newest_jobs(directory), dict)
+    states = read_job_states(directory)
+    trials = [read_trial(run, jobs.get(run.name, {}), states.get(run.name)) for run in find_runs(directory)]
     if not trials:
         raise ConfigError(
-            f"{folder}: no trial here (a subfolder with a config.yaml); name the folder of a sweep: logs/<sweep>"
+            f"{directory}: no trials (directories with a config.yaml); give the directory of a sweep: logs/<sweep>"
         )
-    swept = swept_keys(trials)
+    swept = find_swept_keys(trials)
     keys = ["method", *(key for key in swept if key != SEED)]
-    trials.sort(key=lambda trial: ([_order(trial.config, key) for key in [*keys, SEED]], trial.name))
+    trials.sort(key=lambda trial: ([_sort_key(trial.config, key) for key in [*keys, SEED]], trial.name))
     groups: dict[tuple[str, ...], list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(tuple(cell(trial.config, key) for key in keys), []).append(trial)
-    looks = styles([group[0].method for group in groups.values()])
-    settings = [Setting(_label(g[0], keys), look, g) for g, look in zip(groups.values(), looks, strict=True)]
-    text = _attempt(lambda: (folder / "sweep.yaml").read_text(errors="replace"), str)
+        groups.setdefault(tuple(format_exactly(trial.config, key) for key in keys), []).append(trial)
+    styles = choose_styles([group[0].method for group in groups.values()])
+    text = _read(lambda: (directory / "sweep.yaml").read_text(errors="replace"), str)
     abstract = re.match(r"(#.*\n)*", text + "\n")
     return Sweep(
-        name=folder.resolve().name,
+        directory=directory,
         trials=trials,
         swept=swept,
-        settings=settings,
+        settings=[Setting(_label(g[0], keys), style, g) for g, style in zip(groups.values(), styles, strict=True)],
         metrics=sorted({name for trial in trials for name in trial.metrics}),
         abstract=re.sub(r"(?m)^# ?", "", abstract[0]) if abstract else "",
     )
 
 
-def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState | None = None) -> Trial:
-    """Read a run directory, which may change meanwhile: what cannot be read is empty.
-
-    `jobs` are the newest ids by stage. `job_state` explains a trial that exited without a marker.
-    """
-    config: dict[str, Any] = _attempt(lambda: flatten(run.config()), dict)
-    status: dict[str, Any] = _attempt(run.status, dict)
-    evaluation: dict[str, Any] = _attempt(run.evaluation, dict)
-    milestones = [{"step": h.get("step"), **h.get("metrics", {})} for h in evaluation.get("history") or []]
+def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState | None) -> Trial:
+    """Read a run directory, given its newest job of each stage and the state that the backend last reported."""
+    config: dict[str, Any] = _read(lambda: flatten(run.config()), dict)
+    status: dict[str, Any] = _read(run.status, dict)
+    state, error = _read_state(run, status, job_state)
+    evaluation: dict[str, Any] = _read(run.evaluation, dict)
     intervals, provenance = evaluation.get("intervals") or {}, flatten(evaluation.get("provenance") or {})
     metrics = {k: v for k, v in (evaluation.get("metrics") or {}).items() if type(v) in (int, float)}
-    chosen = {f"{k} step": provenance.get(f"{k}.chosen at step") for k in metrics}
-    metrics |= {k: step for k, step in chosen.items() if type(step) is int}
-    state = _attempt(run.state, lambda: "pending")
+    selected_steps = {f"{k} step": provenance.get(f"{k}.chosen at step") for k in metrics}
+    metrics |= {k: step for k, step in selected_steps.items() if type(step) is int}
+    history = [{"step": h.get("step"), **h.get("metrics", {})} for h in evaluation.get("history") or []]
     steps = int(_number(status.get("steps")) or _number(config.get("train.steps")))
-    error = _attempt(run.error, str) if state == "failed" else ""
-    newest = max(_number(record.get("time")) for record in (status, _attempt(run.failure, dict[str, Any])))
-    if job_state and job_state.state == "failed" and state != "done" and _number(job_state.time) > newest:
-        state, error = "failed", job_state.reason or error
-    if state == "done" and (evaluation_error := _attempt(run.evaluation_error, str)):
-        error = f"evaluation: {evaluation_error}"
-    logs = [f"../slurm/{job}" for job in jobs.values()] if error or state == "failed" else []
-    files = [f for folder in ("", "eval", *logs) for f in _inside(run.path, folder)]
+    folders = ["", "eval", *(f"../slurm/{job}" for job in jobs.values() if error or state == "failed")]
+    listings: dict[str, list[str]] = {f: _read(partial(os.listdir, run.path / f), list) for f in folders}
     return Trial(
-        name=run.name,
+        run=run,
         state=state,
         config=config,
         step=steps if state == "done" else int(_number(status.get("step"))),
         steps=steps,
         eta=_number(status.get("eta")) if state == "running" else 0.0,
         error=error.replace(f"{run.path.resolve().parent}/", ""),
-        curves=points(_attempt(run.metrics, list)),
-        history=points(milestones) if len(milestones) > 1 else {},
+        curves=read_curves(_read(run.metrics, list)),
+        history=read_curves(history) if len(history) > 1 else {},
         metrics=metrics,
         intervals={k: (_number(v[0]), _number(v[1])) for k, v in intervals.items() if len(v) == 2},
         provenance=provenance,
-        files=tuple(sorted(files)),
+        files=tuple(sorted(os.path.join(folder, name) for folder, names in listings.items() for name in names)),
     )
 
 
-def swept_keys(trials: Sequence[Trial]) -> list[str]:
-    """The dotted keys in which the trials differ, without those that only follow from the method.
+def _read_state(run: RunDirectory, status: dict[str, Any], job_state: JobState | None) -> tuple[str, str]:
+    """Return state and error; a failure that the backend reported counts if no record of the trial is newer."""
+    state = _read(run.state, lambda: "pending")
+    if state == "done":
+        evaluation_error = _read(run.evaluation_error, str)
+        return state, f"evaluation: {evaluation_error}" if evaluation_error else ""
+    error = _read(run.error, str) if state == "failed" else ""
+    newest = max(_number(record.get("time")) for record in (status, _read(run.failure, dict[str, Any])))
+    if job_state and job_state.state == "failed" and _number(job_state.time) > newest:
+        return "failed", job_state.reason or error
+    return state, error
 
-    A key of `model` that some methods do not have follows from the method unless it varies within one of them.
+
+def find_swept_keys(trials: Sequence[Trial]) -> list[str]:
+    """Return the dotted keys in which the trials differ, except for those that the method determines.
+
+    The method determines a key of `model` that only some methods have, if it is constant within each of them.
     """
     swept = []
     for key in sorted({key for trial in trials for key in trial.config}):
@@ -186,46 +228,43 @@ def swept_keys(trials: Sequence[Trial]) -> list[str]:
             continue
         values: dict[str, set[str | None]] = {}
         for trial in trials:
-            values.setdefault(trial.method, set()).add(cell(trial.config, key) if key in trial.config else None)
-        varies = any(len(of_method) > 1 for of_method in values.values())
-        everywhere = not any(None in of_method for of_method in values.values())
+            value = format_exactly(trial.config, key) if key in trial.config else None
+            values.setdefault(trial.method, set()).add(value)
+        varies_within_method = any(len(of_method) > 1 for of_method in values.values())
+        is_universal = not any(None in of_method for of_method in values.values())
         differs = len(set().union(*values.values())) > 1
-        if varies or (differs and (everywhere or not key.startswith("model."))):
+        if varies_within_method or (differs and (is_universal or not key.startswith("model."))):
             swept.append(key)
     return swept
 
 
 def _label(trial: Trial, keys: Sequence[str]) -> str:
-    last = Counter(key.rpartition(".")[2] for key in keys)
-    values = [key for key in keys if key != "method" and key in trial.config]
-    names = [short if last[short := key.rpartition(".")[2]] == 1 else key for key in values]
-    return " · ".join(
-        [trial.method or "?", *(f"{n} {shown(trial.config, k)}" for n, k in zip(names, values, strict=True))]
-    )
+    """Return the method and its swept values, with the last part of each key if that is unambiguous."""
+    last_parts = Counter(key.rpartition(".")[2] for key in keys)
+    parts = [trial.method or "?"]
+    for key in keys:
+        if key != "method" and key in trial.config:
+            last = key.rpartition(".")[2]
+            parts.append(f"{last if last_parts[last] == 1 else key} {format_setting(trial.config, key)}")
+    return " · ".join(parts)
 
 
-def _order(config: dict[str, Any], key: str) -> tuple[int, float, str]:
-    """Sorts absent before numbers before text."""
+def _sort_key(config: dict[str, Any], key: str) -> tuple[int, float, str]:
+    """Order absent values before numbers before text."""
     value = config.get(key)
     if isinstance(value, int | float):
         return 1, value, ""
-    return (2, 0.0, cell(config, key)) if key in config else (0, 0.0, "")
-
-
-def _inside(path: Path, folder: str) -> list[str]:
-    try:
-        return [os.path.join(folder, name) for name in os.listdir(path / folder)]
-    except OSError:
-        return []
+    return (2, 0.0, format_exactly(config, key)) if key in config else (0, 0.0, "")
 
 
 def _number(value: Any) -> float:
+    """Return a number; 0 for anything else, which a damaged file may hold."""
     return value if isinstance(value, int | float) and abs(value) < 1e15 else 0.0
 
 
-def _attempt(read: Callable[[], T], otherwise: Callable[[], T]) -> T:
-    """Read what another process may be writing: a file that is missing, torn or odd is as good as none."""
+def _read(read: Callable[[], T], default: Callable[[], T]) -> T:
+    """Read a file that another process may be writing; use the default if it is missing, torn or malformed."""
     try:
         return read()
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
-        return otherwise()
+        return default()

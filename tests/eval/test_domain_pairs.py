@@ -39,23 +39,23 @@ def cells(text: str, first: str) -> list[str]:
 def test_rows_run_from_the_lower_to_the_upper_bound_beside_public_reports(sweep: Path) -> None:
     report.write_report(sweep)
     text = (sweep / "report" / "results.md").read_text().partition("## mnist5k → mnistm5k")[2]
-    head = cells(text, "setting")
-    assert head[:4] == ["setting", "n", "last weights", "chosen by source labels"]
-    assert head[4:] == ["chosen by information", "chosen by target labels (oracle)", "proxy A-distance", "reported"]
+    head = cells(text, "configuration")
+    assert head[:4] == ["configuration", "n", "last", "selected on source validation"]
+    assert head[4:] == ["selected without labels", "oracle †", "proxy A-distance", "reported"]
     starts = [text.index(f"| {method} ") for method in ("source_only", "dann", "target_only")]
     assert starts == sorted(starts)
     row = dict(zip(head, cells(text, "dann"), strict=True))
-    assert row["last weights"] == "0.8500 ± 0.0707"
-    assert row["chosen by source labels"] == "0.7500 ± 0.0707"
+    assert row["last"] == "0.8500 ± 0.0707"
+    assert row["selected on source validation"] == "0.7500 ± 0.0707"
     assert row["proxy A-distance"] == "1.000 ± 0.707"
     assert row["reported"] == "0.72 to 0.92"
-    by_class = text.partition("share found of class")[2]
+    by_class = text.partition("recall of class")[2]
     assert cells(by_class, "dann")[1:] == ["0.750", "0.750"]  # the mean of 3/4, 3/4 and of 2/2, 1/2
 
 
 def test_the_page_shows_the_rows_and_one_picture_of_all_methods(sweep: Path) -> None:
     page = report.write_report(sweep).read_text()
-    assert 'id="scenarios"' in page
+    assert 'id="domain-pairs"' in page
     assert "0.72 to 0.92" in page
     with Image.open(sweep / "report" / "tsne_mnist5k_mnistm5k.png") as image:
         assert image.height > 1.2 * image.width, "a row for each of three methods, a panel by class and one by domain"
@@ -70,7 +70,7 @@ def test_arrays_that_cannot_be_read_are_left_out(sweep: Path) -> None:
     text = report.write_report(sweep).read_text()
     assert not (sweep / "report" / "tsne_mnist5k_mnistm5k.png").exists()
     assert "a row per method" not in text
-    by_class = (sweep / "report" / "results.md").read_text().partition("share found of class")[2].partition("##")[0]
+    by_class = (sweep / "report" / "results.md").read_text().partition("recall of class")[2].partition("##")[0]
     assert "| source_only " in by_class
     assert "| dann " not in by_class
 
@@ -78,5 +78,14 @@ def test_arrays_that_cannot_be_read_are_left_out(sweep: Path) -> None:
 def test_a_sweep_over_one_set_has_no_such_section(tmp_path: Path) -> None:
     folder = tmp_path / "logs" / "lone"
     trial(folder, "dann,seed=0", data={"dataset": "digits"}, accuracy=0.5)
-    assert 'id="scenarios"' not in report.write_report(folder).read_text()
+    assert 'id="domain-pairs"' not in report.write_report(folder).read_text()
     assert "→" not in (folder / "report" / "results.md").read_text()
+
+
+def test_a_method_whose_file_no_longer_exists_is_shown_between_the_bounds(sweep: Path) -> None:
+    for name in ("removed_method", "../base"):
+        trial(sweep, f"{name.replace('/', ' ')},seed=0", name, accuracy=0.7)
+    report.write_report(sweep)
+    rows = (sweep / "report" / "results.md").read_text().partition("## mnist5k → mnistm5k")[2].partition("\n\n|")[2]
+    methods = [line.split()[1] for line in rows.partition("\n\n")[0].splitlines()[2:]]
+    assert methods == ["source_only", "../base", "dann", "removed_method", "target_only"]

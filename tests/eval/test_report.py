@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,7 +27,7 @@ import yaml
 from PIL import Image
 
 from eval import report
-from eval.reporting import curves, formatting, results
+from eval.reporting import curves, formatting, page, results
 from trainer.runs.job_states import write_job_states
 
 ROOT = Path(report.__file__).parents[1]
@@ -67,6 +67,12 @@ def evaluate(path: Path, metrics: dict[str, float], **more: Any) -> None:
     """Write eval/metrics.json."""
     found = {"step": 2000, "metrics": metrics, "intervals": {}, "history": [], "provenance": {}, **more}
     (path / "eval" / "metrics.json").write_text(json.dumps(found))
+
+
+def draw(settings: Sequence[tuple[curves.Style, Sequence[curves.Curve]]]) -> str:
+    """Return the SVG of a plot."""
+    template = page.create_environment().get_template("plot.svg.jinja")
+    return str(template.make_module().draw(curves.draw_plot(settings), 317, 194))  # type: ignore[attr-defined]
 
 
 def table(sweep: Path) -> list[dict[str, str]]:
@@ -168,7 +174,7 @@ def test_mean_and_deviation_are_over_finished_seeds(sweep: Path) -> None:
     settings = {setting.label: setting for setting in results.read_sweep(sweep).settings}
     assert list(settings) == ["dann · gamma 1", "dann · gamma 10", "source_only"]
     for label, values in {"dann · gamma 1": low, "dann · gamma 10": high}.items():
-        mean, std, n = settings[label].summary("accuracy/target") or (0, 0, 0)
+        mean, std, n = settings[label].summarize("accuracy/target") or (0, 0, 0)
         assert (mean, std, n) == (pytest.approx(statistics.mean(values)), pytest.approx(statistics.stdev(values)), 3)
     report.write_report(sweep)
     text = (sweep / "report" / "results.md").read_text()
@@ -197,7 +203,7 @@ def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     ],
 )
 def test_numbers_have_four_significant_digits(value: float, text: str) -> None:
-    assert formatting.digits(value) == text
+    assert formatting.format_number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -209,7 +215,7 @@ def test_numbers_have_four_significant_digits(value: float, text: str) -> None:
     ],
 )
 def test_a_deviation_has_the_decimals_of_its_mean(mean: float, std: float, text: str) -> None:
-    assert formatting.deviation(mean, std) == text
+    assert formatting.format_deviation(mean, std) == text
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -370,7 +376,7 @@ def test_progress_is_shown_until_all_is_done(sweep: Path) -> None:
 def test_a_band_is_mean_and_range_over_the_seeds_that_reached_a_step() -> None:
     long = np.array([0.0, 10.0, 20.0]), np.array([1.0, 2.0, 3.0])
     short = np.array([0.0, 10.0]), np.array([3.0, 6.0])
-    steps, mean, low, high = curves.band([long, short])
+    steps, mean, low, high = curves.summarize_seeds([long, short])
     assert steps.tolist() == [0, 10, 20]
     assert mean.tolist() == [2, 4, 3]
     assert low.tolist() == [1, 2, 3]
@@ -379,8 +385,10 @@ def test_a_band_is_mean_and_range_over_the_seeds_that_reached_a_step() -> None:
 
 def test_long_curves_are_averaged_not_cut() -> None:
     steps = np.arange(100_000.0)
-    grid, mean, low, high = curves.band([(steps, np.tile([0.0, 1.0], 50_000)), (steps, np.full(100_000, 0.5))])
-    assert len(grid) == curves.LIMIT
+    grid, mean, low, high = curves.summarize_seeds(
+        [(steps, np.tile([0.0, 1.0], 50_000)), (steps, np.full(100_000, 0.5))]
+    )
+    assert len(grid) == curves.BINS
     assert grid[0] < 1000
     assert grid[-1] > 99_000
     np.testing.assert_allclose(mean, 0.5, atol=0.01)
@@ -396,7 +404,7 @@ def test_curves_leave_out_what_is_no_finite_number() -> None:
         {"a": 5},
     ]
     rows += [{"step": 3, "a": float("inf"), "time": 1.0, "rate": 2.0}]
-    found = curves.points(rows)
+    found = curves.read_curves(rows)
     assert list(found) == ["a"]
     assert [values.tolist() for values in found["a"]] == [[1, 2], [1, 2]]
 
@@ -412,7 +420,7 @@ def test_a_setting_has_one_colour_in_all_figures(sweep: Path) -> None:
     legend = dict(re.findall(r'data-entry="(e\d+)">.*?stroke="(#\w+)"', text))
     assert len(set(legend.values())) == len(legend) == 3
     for _, figure in figures:
-        drawn = re.findall(r'<g class="curve (e\d+)">.*?stroke: (#\w+)', figure, flags=re.S)
+        drawn = re.findall(r'<g class="curve (e\d+)".*? stroke="(#\w+)"', figure, flags=re.S)
         assert drawn
         assert {legend[entry] for entry, _ in drawn} == {colour for _, colour in drawn}
     identifiers = re.findall(r' id="(.*?)"', text)
@@ -420,20 +428,47 @@ def test_a_setting_has_one_colour_in_all_figures(sweep: Path) -> None:
 
 
 def test_ticks_keep_their_digits_and_the_axis_is_linear() -> None:
-    (style,) = curves.styles(["dann"])
-    svg = curves.draw("loss", [(style, [(np.arange(3.0), np.array([0.0, 2e-4, 6e-4]))])])
+    (style,) = curves.choose_styles(["dann"])
+    svg = draw([(style, [(np.arange(3.0), np.array([0.0, 2e-4, 6e-4]))])])
     ticks = re.findall(r">([0-9.]+)</text>", svg)
     assert {"0.0000", "0.0002", "0.0004", "0.0006"} <= set(ticks)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        (0.0, 0.0),
+        (1.0, 1.0),
+        (1.0, 1 + 1e-15),
+        (1e-300, 3e-300),
+        (-1e99, 1e99),
+        (5e6, 2e7),
+        (-0.1, 0.3),
+        (1e6, 1e6 + 1),
+    ],
+)
+def test_any_range_of_values_has_distinct_ticks_inside_the_axes(values: tuple[float, float]) -> None:
+    (style,) = curves.choose_styles(["dann"])
+    plot = curves.draw_plot([(style, [(np.array([1.0, 2.0]), np.array(values))])])
+    for axis in (plot.x, plot.y):
+        positions, labels = zip(*axis.ticks(), strict=True)
+        assert len(set(labels)) == len(labels) >= 2
+        assert min(axis.start, axis.end) <= min(positions) < max(positions) <= max(axis.start, axis.end)
+        assert not {label for label in labels if float(label) == 0 and label.startswith("-")}
+
+
 def test_hundreds_of_settings_share_the_colour_of_their_method() -> None:
-    styles = curves.styles(["dann"] * 200 + ["gta"] * 100)
+    styles = curves.choose_styles(["dann"] * 200 + ["gta"] * 100)
     assert len(set(styles)) == 2
     steps = np.arange(200.0)
-    svg = curves.draw("loss", [(style, [(steps, np.sin(steps + i))]) for i, style in enumerate(styles)])
-    assert "data:image/png;base64," in svg  # lines as one picture, axes still vectors
+    svg = draw([(style, [(steps, np.sin(steps + i))]) for i, style in enumerate(styles)])
+    assert re.findall(r'class="curve (e\d)".*? stroke="(#\w+)"', svg) == [
+        ("e0", styles[0].colour),
+        ("e1", styles[-1].colour),
+    ]
+    assert svg.count('d="M') == 300 + 2  # a thin line per setting, the grid and the axes
     assert "<text" in svg
-    assert len(svg) < 1_000_000
+    assert len(svg) < 350_000
 
 
 def test_pictures_of_the_lowest_seed_are_embedded_the_others_linked(sweep: Path) -> None:

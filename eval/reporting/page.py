@@ -1,0 +1,63 @@
+"""Render the page of a report: one HTML file that loads nothing over the network and escapes all text."""
+
+import base64
+import hashlib
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from urllib.parse import quote
+
+import jinja2
+
+from eval.reporting import formatting
+from eval.reporting.curves import BINS, HEIGHT, WIDTH, Curve, Plot, draw_plot
+from eval.reporting.domain_pairs import DomainPair
+from eval.reporting.pictures import collect_pictures, embed_png
+from eval.reporting.results import Sweep, Trial
+
+
+def render_page(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
+    """Return index.html."""
+    path = os.path.relpath(sweep.directory)
+    provenance = [trial.provenance for trial in sweep.trials if trial.provenance]
+    shared = {k: v for k, v in (provenance or [{}])[0].items() if all(k in p and p[k] == v for p in provenance)}
+    return create_environment().get_template("report.html.jinja").render(
+        sweep=sweep,
+        now=datetime.now(timezone.utc),
+        command=f"tensorboard --logdir {shlex.quote(sweep.name if path.startswith('..') else path)}",
+        pairs=[(pair, embed_png(pair.picture) if pair.picture else "") for pair in pairs],
+        histories=_draw_plots(sweep, lambda trial: trial.history, markers=True),
+        curves=_draw_plots(sweep, lambda trial: trial.curves, markers=False),
+        pictures=collect_pictures(sweep),
+        shared=shared,
+        differing=sorted({key for p in provenance for key in p} - set(shared)),
+        bins=BINS,
+        size=(WIDTH, HEIGHT),
+    )  # fmt: skip
+
+
+def create_environment() -> jinja2.Environment:
+    """Return the templates of this directory, with the functions of formatting.py as filters."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= vars(formatting) | {
+        "url": lambda path: quote(os.fsencode(path)),
+        "sha256": lambda text: base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode(),
+    }
+    return environment
+
+
+def _draw_plots(sweep: Sweep, source: Callable[[Trial], dict[str, Curve]], markers: bool) -> dict[str, Plot]:
+    """Draw a plot for each name that `source` returns for any trial."""
+    plots = {}
+    for name in sorted({name for trial in sweep.trials for name in source(trial)}):
+        settings = [(s.style, [source(t)[name] for t in s.trials if name in source(t)]) for s in sweep.settings]
+        plots[name] = draw_plot([(style, seeds) for style, seeds in settings if seeds], markers)
+    return plots

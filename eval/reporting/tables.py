@@ -1,0 +1,79 @@
+"""Write the results of a sweep as tables: CSV for programs, markdown for readers."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+
+from eval.reporting.domain_pairs import DomainPair
+from eval.reporting.formatting import format_exactly, format_number, format_setting, is_oracle
+from eval.reporting.results import Sweep
+
+
+def format_csv(sweep: Sweep) -> str:
+    """Return results.csv: a row per trial, numbers in full precision, an empty cell for an absent value."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["trial", "state", "method", *sweep.swept, *sweep.metrics, "error"])
+    for t in sweep.trials:
+        values = [format_exactly(t.config, key) for key in sweep.swept]
+        metrics = [format_exactly(t.metrics, name) for name in sweep.metrics]
+        writer.writerow([t.name, t.state, t.method, *values, *metrics, t.error])
+    return file.getvalue()
+
+
+def format_markdown(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
+    """Return results.md: configurations with mean ± std over seeds, trials, domain pairs and failures."""
+    metrics = [f"{name} †" if is_oracle(name) else name for name in sweep.metrics]
+    configurations, trials = [], []
+    for s in sweep.settings:
+        values = [format_setting(s.trials[0].config, key) for key in sweep.keys]
+        configurations.append([s.trials[0].method, *values, str(s.n), *(s.describe(name) for name in sweep.metrics)])
+    for t in sweep.trials:
+        values = [format_setting(t.config, key) for key in sweep.swept]
+        numbers = [format_number(t.metrics[name]) if name in t.metrics else "" for name in sweep.metrics]
+        trials.append([t.name, t.state, t.method, *values, *numbers])
+    parts = [
+        f"# {_escape(sweep.name)}",
+        ", ".join(f"{n} {state}" for state, n in sweep.counts.items()),
+        "## Results by configuration",
+        "Mean ± sample standard deviation over n finished and evaluated seeds.",
+        _table(["method", *sweep.keys, "n", *metrics], configurations),
+        "## Trials",
+        _table(["trial", "state", "method", *sweep.swept, *metrics], trials),
+        *(text for pair in pairs for text in _format_pair(pair)),
+    ]
+    if sweep.has_oracle:
+        parts.append("† oracle: selected with target labels, unavailable in practice.")
+    if sweep.failures:
+        rows = [[t.name, ", ".join(t.logs), t.error] for t in sweep.failures]
+        parts += ["## Failures", _table(["trial", "log", "error"], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _format_pair(pair: DomainPair) -> list[str]:
+    """Return heading, accuracies and, if they are known, recalls of a domain pair."""
+    head = ["configuration", "n", *pair.columns, "reported"]
+    parts = [
+        f"## {_escape(pair.source)} → {_escape(pair.target)}",
+        "Accuracy on the target's test split, by selection of the weights. Last: final checkpoint, no selection. "
+        "Reported: range of published results, not measured with this code.",
+        _table(head, [[row.label, str(row.n), *row.cells, row.reported] for row in pair.rows]),
+    ]
+    if rows := [row for row in pair.rows if row.recalls]:
+        head = ["recall of class", *map(str, range(max(len(row.recalls) for row in rows)))]
+        parts.append(_table(head, [[row.label, *(f"{recall:.3f}" for recall in row.recalls)] for row in rows]))
+    return parts
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a markdown table whose columns align as plain text unless its cells are very long."""
+    lines = [[_escape(text) for text in row] for row in (head, *rows)]
+    widths = [min(100, max(3, *map(len, column))) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+
+
+def _escape(text: str) -> str:
+    """Escape text for markdown, on one line."""
+    return re.sub(r"([\\`*|\[\]])", r"\\\1", " ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
