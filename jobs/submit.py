@@ -48,7 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     if options.list:
         return print_vocabulary(console)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat SIGTERM like Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # treated like Ctrl-C, but nohup's SIGHUP stays ignored
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         return submit(options, console)
     except (ConfigError, DataError) as error:
@@ -98,6 +100,8 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     reason = f"requested by {option}" if options.cluster == "local" else slurm.unavailable()
     required = options.cluster not in (None, "local")
     on_slurm = reason is None or (options.dry_run and required)
+    if options.cluster is None and reason and slurm.is_installed() and not options.dry_run:
+        raise ConfigError(f"Slurm: {reason}; try again later, or use --cluster local to train on this machine")
     if required and not on_slurm:
         source = f"command line: {option}" if option == "--cluster" else option
         raise ConfigError(f"{source}: {options.cluster}: {reason}; use --cluster local to run on this machine")

@@ -121,7 +121,7 @@ class Resources(Section):
     gres: Annotated[str, AfterValidator(check_gres)] | None = None  # as --gres=<gres>:N, such as gpu:a100
     processes_per_node: PositiveInt | None = None  # default: one per GPU, one without GPUs
     cpus_per_gpu: PositiveInt = 4
-    mem_gb: PositiveFloat = 16
+    mem_gb: PositiveFloat | None = 16  # per node; null: what the partition gives, or slurm: {mem-per-gpu: …}
     time: Annotated[str, BeforeValidator(check_time_limit)] = "02:00:00"
     signal_delay: PositiveInt = 120  # seconds before the time limit at which a trial is asked to save
     max_requeues: NonNegativeInt = 10  # times that a trial may reach its time limit and be requeued
@@ -137,6 +137,13 @@ class Resources(Section):
                 f"time {self.time!r} is over before signal_delay ({self.signal_delay} s) has begun; "
                 "give more time or a smaller signal_delay"
             )
+        return self
+
+    @model_validator(mode="after")
+    def request_memory_once(self) -> "Resources":
+        """Refuse mem_gb beside an sbatch option for memory, which sbatch does not accept either."""
+        if self.mem_gb is not None and (other := next((k for k in self.slurm if k.startswith("mem-per-")), None)):
+            raise ValueError(f"mem_gb and slurm.{other} exclude each other; set mem_gb: null")
         return self
 
     def minutes(self) -> int:

@@ -22,6 +22,23 @@ RESERVED_OPTIONS = {  # sbatch option -> the setting that controls it
     "requeue": "resources.max_requeues",
     "dependency": "the order train, eval, report",
     "kill-on-invalid-dep": "the order train, eval, report",
+    "ntasks": "resources.processes_per_node",
+    "no-requeue": "resources.max_requeues",
+    "export": "the preset's `setup:` lines",
+    "export-file": "the preset's `setup:` lines",
+    "chdir": "the directory that you submit from",
+}
+# Options that end sbatch without a job, or make it wait for one.
+UNUSABLE_OPTIONS = {
+    "help",
+    "usage",
+    "version",
+    "test-only",
+    "wait",
+    "wrap",
+    "parsable",
+    "clusters",
+    "cluster-constraint",
 }
 
 
@@ -87,6 +104,10 @@ def check_sbatch_options(options: dict[str, str | int | bool]) -> dict[str, str 
             raise ValueError(f"{key!r} is no sbatch option; write its long name, such as partition or mem-per-gpu")
         if key in RESERVED_OPTIONS:
             raise ValueError(f"{key} is set by Turnout; use {RESERVED_OPTIONS[key]} instead")
+        if key in UNUSABLE_OPTIONS:
+            raise ValueError(
+                f"{key} cannot be used: a sweep is several jobs on one cluster, which depend on each other"
+            )
         if not str(value).isprintable():
             raise ValueError(f"{key}: {value!r} contains a line break or a control character; remove it")
     return options

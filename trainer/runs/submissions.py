@@ -6,6 +6,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from trainer.runs.atomic import read_json, write_json
+
+UNFINISHED = ".submission.json"  # in the sweep's directory: the submission of a command that has not ended yet
+
+
+def write_unfinished(sweep: Path, submission: dict[str, Any]) -> None:
+    """Record what a command is about to submit, so that its jobs are known if it is killed meanwhile."""
+    submission.setdefault("time", round(time.time(), 3))
+    write_json(sweep / UNFINISHED, submission)
+
+
+def is_unfinished(sweep: Path) -> bool:
+    """Return whether a command is submitting jobs of a sweep, or was killed while it did."""
+    return (sweep / UNFINISHED).exists()
+
+
+def finish(sweep: Path, submission: dict[str, Any]) -> None:
+    """Append a submission, which `read` has returned as unfinished until now, unless nothing was submitted."""
+    if submission["arrays"] and submission["time"] not in [line.get("time") for line in read_lines(sweep)]:
+        append(sweep, submission)
+    (sweep / UNFINISHED).unlink(missing_ok=True)
+
 
 def append(sweep: Path, submission: dict[str, Any]) -> None:
     """Append a submission with the current time to the sweep's submissions.jsonl."""
@@ -18,7 +40,19 @@ def append(sweep: Path, submission: dict[str, Any]) -> None:
 
 
 def read(sweep: Path) -> list[dict[str, Any]]:
-    """Return all submissions of a sweep, oldest first, without incomplete lines."""
+    """Return all submissions of a sweep, oldest first.
+
+    In an unfinished one, which is the last, an array whose `id` is empty may or may not have been accepted.
+    """
+    submissions, unfinished = read_lines(sweep), read_json(sweep / UNFINISHED)
+    # A command that was killed at its very end has left both.
+    if unfinished and unfinished["time"] not in [line.get("time") for line in submissions]:
+        submissions.append(unfinished)
+    return submissions
+
+
+def read_lines(sweep: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of submissions.jsonl, oldest first."""
     submissions = []
     with suppress(FileNotFoundError):
         for line in (sweep / "submissions.jsonl").read_text().splitlines():
@@ -29,7 +63,7 @@ def read(sweep: Path) -> list[dict[str, Any]]:
 
 def trials_by_job(array: dict[str, Any]) -> dict[str, list[str]]:
     """Return job id -> trials for an array of a submission; ids are `<array>_<index>`, or plain if there is one job."""
-    trials, each = array["trials"], array.get("each", 1)
+    trials, each = array["trials"] if array["id"] else [], array.get("each", 1)
     parts = [trials[first : first + each] for first in range(0, len(trials), each)]
     return {array["id"] if len(parts) == 1 else f"{array['id']}_{i}": part for i, part in enumerate(parts)}
 

@@ -10,9 +10,10 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from jobs.backends.base import ActiveJob
-from jobs.backends.slurm.client import ask, queue, unavailable
+from jobs.backends.slurm.client import MAX_IDS, ask, jobs_of_script, queue, unavailable
 from trainer.errors import ConfigError
 from trainer.runs import submissions
 
@@ -33,7 +34,6 @@ ENDED = {
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 # Signals that may end a job; none of them equals an exit code of Turnout.
 SIGNALS = (signal.SIGABRT, signal.SIGBUS, signal.SIGKILL, signal.SIGSEGV, signal.SIGUSR2, signal.SIGTERM)
-MAX_IDS = 5000  # on a command line: the kernel takes 128 KiB
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def read_jobs(sweep: Path) -> tuple[dict[str, list[SlurmJob]], list[str]]:
 
     Slurm is not asked about a sweep that has no jobs there.
     """
-    records = submissions.read(sweep)
+    records = read_submissions(sweep)
     arrays = [array for record in records for array in record.get("arrays", [])]
     if not arrays:
         return {}, []
@@ -124,15 +124,16 @@ def read_jobs(sweep: Path) -> tuple[dict[str, list[SlurmJob]], list[str]]:
 def active_jobs(sweep: Path) -> list[ActiveJob]:
     """Return the jobs of a sweep that wait or run; ConfigError if it has jobs and Slurm does not answer."""
     known: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for record in submissions.read(sweep):
+    ids: list[str] = []  # as sbatch returned them
+    for record in read_submissions(sweep):
         for array in record.get("arrays", []):
+            ids.append(array["id"])
             known |= {job: (array["stage"], tuple(names)) for job, names in submissions.trials_by_job(array).items()}
         if report := record.get("report"):
+            ids.append(report)
             known[report] = "report", ()
-    if not known:
-        return []
     try:
-        states = queue()
+        states = queue(ids)
     except ConfigError as error:
         raise ConfigError(f"{sweep}: has jobs on Slurm, but {error}; try again where and when it answers") from None
     active = []
@@ -141,6 +142,37 @@ def active_jobs(sweep: Path) -> list[ActiveJob]:
             stage, trials = known[job]
             active.append(ActiveJob(job, stage, state, trials, is_queued=state in WAITING))
     return active
+
+
+def read_submissions(sweep: Path) -> list[dict[str, Any]]:
+    """Return a sweep's submissions; in an unfinished one, look in the queue for the job whose id is not recorded."""
+    records = submissions.read(sweep)
+    if records and "" in submitted_ids(records[-1]):
+        records[-1] = adopt(sweep, records[-1])
+    return records
+
+
+def adopt(sweep: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Complete an unfinished submission with what is in the queue, and drop what is not.
+
+    The command that wrote it was killed, or is still at work, between the sbatch of a job and the record of its id.
+    """
+    known = {job for submission in [*submissions.read(sweep), record] for job in submitted_ids(submission)}
+
+    def newest(stage: str) -> str:
+        jobs = jobs_of_script((sweep / "slurm").absolute(), f"{sweep.name}-{stage}")
+        return next((job for job in reversed(jobs) if job not in known), "")
+
+    arrays = [array if array["id"] else array | {"id": newest(array["stage"])} for array in record["arrays"]]
+    completed = record | {"arrays": [array for array in arrays if array["id"]]}
+    if "report" in record:
+        completed["report"] = record["report"] or newest("report")
+    return {key: value for key, value in completed.items() if value != ""}
+
+
+def submitted_ids(record: dict[str, Any]) -> list[str]:
+    """Return the ids of a submission's jobs as sbatch printed them; '' for one whose id is not recorded."""
+    return [array["id"] for array in record.get("arrays", [])] + ([record["report"]] if "report" in record else [])
 
 
 def query_squeue(ids: list[str]) -> "tuple[dict[str, Live] | None, list[str]]":

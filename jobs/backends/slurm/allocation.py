@@ -1,6 +1,7 @@
 """What a Slurm job knows of itself and asks of Slurm while it runs."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -13,7 +14,11 @@ from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory
 
 REQUEUE_TIMEOUT = 600.0  # seconds that a job which has saved waits for a controller that does not answer
-RETRY_INTERVAL = 2.0  # seconds
+RETRY_INTERVAL, LONGEST_INTERVAL = 2.0, 30.0  # seconds between two requests, growing
+# Refusals because the controller or the network is busy or down; any other one is final.
+TRANSIENT = re.compile(
+    r"no answer|contact|connect|timed out|communication|socket|standby|zero bytes|temporar|again", re.IGNORECASE
+)
 UNDECIDED = ("", "SIGNALING", "SUSPENDED", "STOPPED")  # states after which Slurm is asked again
 EARLY_SIGNAL = 60  # seconds by which Slurm may signal too early
 
@@ -63,7 +68,8 @@ class SlurmAllocation(Allocation):
         """
         if self.node:
             return ""
-        deadline, refusal = time.monotonic() + REQUEUE_TIMEOUT, "its controller does not answer"
+        deadline, interval = time.monotonic() + REQUEUE_TIMEOUT, RETRY_INTERVAL
+        refusal = "its controller does not answer"
         while time.monotonic() < deadline:
             state, left = self.state()
             print(f"{run.name}: saved, not finished; Slurm says {state or 'nothing'}, {left:.0f} s left", flush=True)
@@ -77,12 +83,15 @@ class SlurmAllocation(Allocation):
                         )
                 elif self.is_preempted():
                     run.note_preemption(self.attempt)
-                if not (refusal := ask("scontrol", "requeue", self.job, in_job=True).error):
-                    return ""
+                earlier, refusal = refusal, ask("scontrol", "requeue", self.job, in_job=True).error
+                # Asked twice, because a job that is ending meanwhile is refused as well, but has another state then.
+                if not refusal or (refusal == earlier and not TRANSIENT.search(refusal)):
+                    break
             elif state not in UNDECIDED:
                 return ""
-            time.sleep(RETRY_INTERVAL)
-        return f"saved, but Slurm does not requeue the job: {refusal}"
+            time.sleep(interval)
+            interval = min(2 * interval, LONGEST_INTERVAL)
+        return refusal and f"saved, but Slurm does not requeue the job: {refusal}; submit again to resume"
 
     def state(self) -> tuple[str, float]:
         """Return Slurm's state of this job, such as RUNNING, and seconds to its time limit; '' without an answer."""

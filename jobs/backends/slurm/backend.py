@@ -23,6 +23,10 @@ class SlurmBackend:
     preset: Preset = field(default_factory=Preset)
     name: str = "slurm"
 
+    def is_installed(self) -> bool:
+        """Return whether this machine can submit to a Slurm cluster."""
+        return client.is_installed()
+
     def unavailable(self) -> str | None:
         """Return why Slurm cannot take jobs here; None if it can."""
         return client.unavailable()
@@ -51,19 +55,26 @@ class SlurmBackend:
         """
         from jobs.backends.slurm import sbatch
 
+        if submissions.is_unfinished(sweep):  # of a command that was killed
+            submissions.finish(sweep, accounting.read_submissions(sweep)[-1])
         record: dict[str, Any] = {"cluster": self.name, "arrays": [], **notes}
-        ids: list[str] = []
         try:
             for array in fit_arrays(sweep, plans, self.preset):
-                ids.append(sbatch.submit_array(sweep, array, array.dependency(ids), self.preset, code))
+                waits = array.dependency(accounting.submitted_ids(record))
                 trials = [run.name for run in array.runs]
-                record["arrays"].append({"stage": array.stage, "id": ids[-1], "trials": trials, "each": array.each})
-            report = report_array(sweep, plans)
-            record["report"] = sbatch.submit_array(sweep, report, after_all(ids), self.preset, code)
+                record["arrays"].append({"stage": array.stage, "id": "", "trials": trials, "each": array.each})
+                submissions.write_unfinished(sweep, record)
+                record["arrays"][-1]["id"] = sbatch.submit_array(sweep, array, waits, self.preset, code)
+            waits = after_all(accounting.submitted_ids(record))
+            record["report"] = ""
+            submissions.write_unfinished(sweep, record)
+            record["report"] = sbatch.submit_array(sweep, report_array(sweep, plans), waits, self.preset, code)
         except BaseException:
-            client.cancel(ids)
+            # Interrupted while sbatch was running, it may have been accepted without an id here.
+            client.cancel(accounting.submitted_ids(accounting.adopt(sweep, record)))
+            submissions.finish(sweep, {"arrays": []})
             raise
-        submissions.append(sweep, record)
+        submissions.finish(sweep, record)
         return record
 
     def jobs(self, sweep: Path) -> tuple[dict[str, list[Job]], list[str]]:

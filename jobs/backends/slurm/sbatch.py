@@ -2,12 +2,14 @@
 
 import math
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 from jobs.backends.slurm.allocation import SlurmLauncher
 from jobs.backends.slurm.arrays import Array
+from jobs.backends.slurm.client import clean_environment
 from jobs.backends.slurm.presets import Preset
 from jobs.worker import Launcher
 from trainer.config.schema import Resources
@@ -15,7 +17,8 @@ from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory
 
 REPORT_MEMORY_GB = 4.0
-REPORT_OPTIONS = ("partition", "account", "qos")  # a report needs nothing but somewhere to run
+# sbatch options of trials that a report, which needs one core, must not request.
+TRIAL_OPTIONS = re.compile(r"gres|gpu|mem-per|exclusive|licenses|constraint|core-spec|tmp")
 
 
 def submit_array(sweep: Path, array: Array, options: dict[str, str], preset: Preset, code: Path) -> str:
@@ -25,7 +28,7 @@ def submit_array(sweep: Path, array: Array, options: dict[str, str], preset: Pre
     executor = submitit.SlurmExecutor(folder=submitit_folder(sweep), python=preset.launcher_command(code))
     executor.update_parameters(**parameters(sweep, array.stage, array.resources, options, preset))
     try:
-        with executor.batch():
+        with clean_environment(), executor.batch():
             jobs = [executor.submit(launcher(array, runs, preset)) for runs in array.jobs()]
     except submitit.core.utils.FailedJobError as error:
         reason = " ".join(str(error).split())[-400:]
@@ -70,8 +73,8 @@ def parameters(
     training, reporting = stage == "train", stage == "report"
     gpus = 0 if reporting else resources.gpus_per_node if training else min(1, resources.gpus_per_node)
     cpus = 1 if reporting else resources.cpus_per_gpu * (resources.processes() if training else 1)
-    memory = min(REPORT_MEMORY_GB, resources.mem_gb) if reporting else resources.mem_gb
-    additional = {k: v for k, v in resources.slurm.items() if not reporting or k in REPORT_OPTIONS}
+    memory = min(REPORT_MEMORY_GB, resources.mem_gb or REPORT_MEMORY_GB) if reporting else resources.mem_gb
+    additional = {k: v for k, v in resources.slurm.items() if not (reporting and TRIAL_OPTIONS.match(k))}
     if gpus and resources.gres:
         others = [str(additional["gres"])] if "gres" in additional else []
         additional["gres"] = ",".join([f"{resources.gres}:{gpus}", *others])
@@ -80,16 +83,24 @@ def parameters(
         "nodes": resources.nodes if training else 1,
         "ntasks_per_node": 1,
         "cpus_per_task": cpus,
-        "mem": f"{math.ceil(1024 * memory)}M",
+        "mem": f"{math.ceil(1024 * memory)}M" if memory else None,
         "time": resources.minutes(),
         "signal_delay_s": resources.signal_delay,
         "array_parallelism": resources.max_parallel,
         # A node that fails ends the job step on the others. srun does not inherit -c from sbatch.
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", *preset.srun],
-        "setup": preset.setup or None,
+        # A site that sets SLURM_EXPORT_ENV in jobs would hide their environment from srun's processes.
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--export=ALL", *preset.srun],
+        "setup": [check_setup_line(line) for line in preset.setup] or None,
+        "wckey": None,  # submitit's own is refused where wckeys are enforced
         "additional_parameters": {"requeue": True, **additional, **options},
     }
     return request | ({"gpus_per_node": gpus} if gpus and not resources.gres else {})
+
+
+def check_setup_line(line: str) -> str:
+    """Return the shell command that ends a job if a `setup:` line fails: training without it would be another one."""
+    message = shlex.quote(f"error: setup line failed: {line}")
+    return f"{{\n{line}\n}} || {{ printf '%s (exit code %s)\\n' {message} $? >&2; exit 1; }}"
 
 
 def submitit_folder(sweep: Path) -> Path:
