@@ -38,6 +38,7 @@ from models.classifier import build, enlarged
 from trainer.config.resolve import resolve
 from trainer.data import cache, registry
 from trainer.data.cache import Arrays, stage
+from trainer.data.dataset import Dataset
 from trainer.data.pixels import to_bytes
 from trainer.errors import DataError
 from trainer.runs.atomic import read_json
@@ -92,7 +93,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(cache, "decode", decode)
     for name, classes in (("tiny", 2), ("alike", 1)):
-        monkeypatch.setitem(registry.DATASETS, name, registry.Dataset(name, 8, 1, classes, "made here"))
+        monkeypatch.setitem(registry.DATASETS, name, Dataset(name, 8, 1, classes, "made here"))
         stage(name, tmp_path / "data")
     monkeypatch.setattr(classifier, "STEPS", 20)
     return tmp_path / "data"

@@ -15,8 +15,7 @@ from tests.jobs.test_submit import DANN, check_refused, command
 from tests.trainer.test_data import write_svhn
 from trainer.config.schema import Config
 from trainer.config.sweep import load_trials
-from trainer.data import cache, raw
-from trainer.data.registry import DATASETS
+from trainer.data import cache, raw, registry
 from trainer.errors import ConfigError, DataError
 from trainer.runs.attempt import Attempt
 
@@ -114,7 +113,7 @@ def test_nothing_is_downloaded_if_offline(tmp_path: Path, monkeypatch: pytest.Mo
         downloads.clear()
         monkeypatch.setenv("TURNOUT_OFFLINE", value)
         with pytest.raises(DataError, match=r"train_32x32.mat is missing"):
-            raw.fetch(DATASETS["svhn"], tmp_path, download=True)
+            registry.find("svhn").fetch(tmp_path, download=True)
         assert downloads == expected
 
 

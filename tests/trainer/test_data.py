@@ -27,7 +27,9 @@ from PIL import Image
 from trainer.data import cache, decode, patches, raw
 from trainer.data.batches import Batches, prefetch
 from trainer.data.cache import Arrays, data_root, load, stage, staged
-from trainer.data.registry import DATASETS, SPLITS, get
+from trainer.data.dataset import SPLITS, Splits
+from trainer.data.registry import DATASETS, get
+from trainer.data.splits import SEED
 from trainer.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -226,7 +228,7 @@ def test_staging_again_elsewhere_gives_the_same_bytes(embedded: Path, tmp_path: 
     assert digests(tmp_path, name) == digests(embedded, name)
     origin = json.loads((cache.folder(name, tmp_path) / "origin.json").read_text())
     assert origin["splits"] == dict(zip(SPLITS, EMBEDDED[name], strict=True))
-    assert (origin["dataset"], origin["seed"], origin["origin"]) == (name, decode.SEED, DATASETS[name].origin)
+    assert (origin["dataset"], origin["seed"], origin["origin"]) == (name, SEED, DATASETS[name].origin)
     assert {file: facts["sha256"] for file, facts in origin["files"].items()} == {
         file: digest for file, digest in digests(tmp_path, name).items() if file.endswith(".npy")
     }
@@ -246,7 +248,7 @@ def test_mnist_files_are_read_as_they_lie(tmp_path: Path, name: str, folder: str
 
 
 def check_official(
-    splits: decode.Splits, training: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
+    splits: Splits, training: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
 ) -> None:
     """The test set is the official one, validation a tenth of the official training set, nothing lost or doubled."""
     for mine, official in zip(splits["test"], test, strict=True):
@@ -531,7 +533,7 @@ def test_of_two_that_stage_at_once_one_is_kept(tmp_path: Path, monkeypatch: pyte
     write_mnist(tmp_path)
     both = threading.Barrier(2, timeout=60)
 
-    def together(name: str, root: Path, download: bool, *more: Any) -> decode.Splits:
+    def together(name: str, root: Path, download: bool, *more: Any) -> Splits:
         both.wait()  # both have seen that nothing is there
         return decode.decode(name, root, download, *more)
 

@@ -8,7 +8,7 @@ import pytest
 from trainer.config.resolve import resolve
 from trainer.data import registry
 from trainer.data.cache import load, stage
-from trainer.data.registry import Dataset
+from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, DataError
 
 PAIR = {"source": "mnist5k", "target": "mnistm5k"}

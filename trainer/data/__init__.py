@@ -1,1 +1,1 @@
-"""Datasets as arrays: registry (names), raw and decode (readers), cache (memory maps), batches (what a step sees)."""
+"""Datasets as arrays: registry (names), sources (readers), cache (memory maps), batches (of one step)."""

@@ -1,10 +1,10 @@
-"""From a set's own size and channels to those that a run asks for, in the cache's memory order."""
+"""Convert images to the size and channels of a trial, in the cache's memory order."""
 
 import numpy as np
 
 
 def convert(images: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """uint8 [N, C, H, W], C in {1, 3} -> uint8 [N, size, size, channels], contiguous.
+    """Convert uint8 [N, C, H, W], C in {1, 3}, to uint8 [N, size, size, channels], contiguous.
 
     RGB to grey is the luminance of ITU-R 601, grey to RGB is replicated, a new size is bilinear with antialiasing.
     """
@@ -18,12 +18,12 @@ def convert(images: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 
 def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [N, H, W, C] -> uint8 [N, size, size, C], one picture at a time by PIL."""
+    """Resize uint8 [N, H, W, C] to uint8 [N, size, size, C], one picture at a time by PIL."""
     from PIL import Image
 
     grey = pixels.shape[3] == 1
     resized = np.empty((len(pixels), size, size, pixels.shape[3]), np.uint8)
-    for source, place in zip(pixels, resized, strict=True):
+    for source, target in zip(pixels, resized, strict=True):
         picture = Image.fromarray(np.ascontiguousarray(source[..., 0] if grey else source))
-        place[:] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(place.shape)
+        target[:] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(target.shape)
     return resized

@@ -1,4 +1,4 @@
-"""Between stored images, uint8, and those that methods see, float32 in [-1, 1]."""
+"""Convert between stored images, uint8, and those that methods see, float32 in [-1, 1]."""
 
 import torch
 from torch import Tensor
@@ -10,5 +10,5 @@ def to_signed(images: Tensor) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Return images in [-1, 1], clipped and rounded, as uint8: what a PNG holds of them."""
+    """Return images in [-1, 1], clipped and rounded, as uint8."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -3,16 +3,60 @@
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.data.registry import SPLIT_NAMES
+from trainer.data.dataset import SPLIT_NAMES, Dataset, Splits
+from trainer.data.sources.paths import hash_facts, name_cache, parse_path
+from trainer.data.splits import split_own
 from trainer.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from trainer.data.raw import Labelled
+
+RECIPE = 2
+
+
+class Npz:
+    """`npz:<path>`, or `npz:<path>#<label>` if it has several labels."""
+
+    def __init__(self, name: str) -> None:
+        """Find the file; DataError if there is none."""
+        self.path, label = parse_path(name)
+        if not self.path.is_file():
+            raise DataError(f"{name}: there is no file {self.path}; give the path of one")
+        self.label = label or "labels"
+        self.name = f"npz:{self.path}" + (f"#{label}" if label else "")
+
+    @lru_cache  # noqa: B019 - sources live as long as the process
+    def describe(self) -> Dataset:
+        """Return the dataset, from the headers alone; DataError."""
+        shape, classes = npz_header(self.path, self.label)
+        height, width = shape[1:3]
+        if height != width:
+            raise DataError(f"{self.name}: images are {height} x {width} pixels; cut them square")
+        return Dataset(
+            name=self.name,
+            size=height,
+            channels=3 if shape[3:] == (3,) else 1,
+            classes=len(classes),
+            origin=f"arrays of {self.path}, labelled by {self.label}",
+            recipe=RECIPE,
+            cache_name=name_cache(self.name, self.path),
+        )
+
+    def fetch(self, root: Path, download: bool) -> None:
+        """Do nothing: the file is the user's own."""
+
+    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
+        """Return the splits; DataError."""
+        return split_own(self.name, npz_splits(self.path, self.label))
+
+    def fingerprint(self) -> str:
+        """Return a hash of path, size and modification time of the file."""
+        return hash_facts([(str(self.path), self.path)])
 
 
 def npz_header(path: Path, label: str) -> tuple[tuple[int, ...], "np.ndarray"]:
@@ -81,7 +125,7 @@ def npz(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: cannot be read as npz: {error}") from None
 
 
-def npz_splits(path: Path, label: str) -> "dict[str, Labelled]":
+def npz_splits(path: Path, label: str) -> Splits:
     """Return split → (images uint8 [n, channels, height, width], labels [n]); DataError."""
     import numpy as np
 

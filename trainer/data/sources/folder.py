@@ -1,81 +1,66 @@
-"""Datasets of the user's own files: `npz:<path>` and `folder:<path>`, each with `#<label>` if it has several labels."""
+"""Datasets of pictures in a folder, labelled by its subfolders or by a table."""
 
 import csv
-import hashlib
 import os
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from trainer.data.npz import npz_header, npz_splits
+from trainer.data.dataset import SPLIT_NAMES, Dataset, Splits
 from trainer.data.pictures import pictures
-from trainer.data.registry import SPLIT_NAMES, Dataset
+from trainer.data.sources.paths import hash_facts, name_cache, parse_path
+from trainer.data.splits import split_own
 from trainer.errors import DataError
 
-if TYPE_CHECKING:
-    from trainer.data.raw import Labelled
-
+RECIPE = 2
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-TABLE = "attributes.csv"  # in a folder: the file's name in the first column, an attribute in each other one
+TABLE = "attributes.csv"  # in the folder: the file's name in the first column, an attribute in each other one
 
 
-@lru_cache
-def describe(name: str) -> Dataset:
-    """Return the entry of npz:<path> or folder:<path>, from headers, table or subfolders alone; DataError."""
-    kind, path, label = parts(name)
-    name = f"{kind}:{path}" + (f"#{label}" if label else "")
-    if kind == "npz":
-        images, classes = npz_header(path, label or "labels")
-        height, width = images[1:3]
-        if height != width:
-            raise DataError(f"{name}: images are {height} x {width} pixels; cut them square")
-        channels = 3 if images[3:] == (3,) else 1
-        return Dataset(name, height, channels, len(classes), f"arrays of {path}, labelled by {label or 'labels'}")
-    words = sorted(set(folder_labels(path, label).values()))
-    return Dataset(name, None, 3, len(words), f"pictures of {path}, classes: {', '.join(words)}")
+class Folder:
+    """`folder:<path>`, or `folder:<path>#<label>` for a column of its table."""
 
+    def __init__(self, name: str) -> None:
+        """Find the folder; DataError if there is none."""
+        self.path, self.label = parse_path(name)
+        if not self.path.is_dir():
+            raise DataError(f"{name}: there is no folder {self.path}; give the path of one")
+        self.name = f"folder:{self.path}" + (f"#{self.label}" if self.label else "")
 
-def parts(name: str) -> tuple[str, Path, str]:
-    """Return (kind, absolute path, label) of a name; DataError if the path does not exist."""
-    kind, _, rest = name.partition(":")
-    text, _, label = rest.partition("#")
-    path = Path(text).expanduser().absolute()
-    if not (path.is_file() if kind == "npz" else path.is_dir()):
-        raise DataError(f"{name}: there is no {'file' if kind == 'npz' else 'folder'} {path}; give the path of one")
-    return kind, path, label
+    @lru_cache  # noqa: B019 - sources live as long as the process
+    def describe(self) -> Dataset:
+        """Return the dataset, from table or subfolders alone; DataError."""
+        words = sorted(set(folder_labels(self.path, self.label).values()))
+        return Dataset(
+            name=self.name,
+            size=None,
+            channels=3,
+            classes=len(words),
+            origin=f"pictures of {self.path}, classes: {', '.join(words)}",
+            recipe=RECIPE,
+            cache_name=name_cache(self.name, self.path),
+        )
 
+    def fetch(self, root: Path, download: bool) -> None:
+        """Do nothing: the pictures are the user's own."""
 
-def fingerprint(name: str) -> str:
-    """Return a hash of the names, sizes and modification times of the dataset's files."""
-    kind, path, _ = parts(name)
-    files = [path] if kind == "npz" else [path / file for file in listed(path)] + [*path.glob(TABLE)]
-    facts = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
+        """Return the splits; DataError, also for pictures that cannot be used if `left_out` is None."""
+        import numpy as np
 
+        labels_of = folder_labels(self.path, self.label)
+        classes = sorted(set(labels_of.values()))
+        parts = {}
+        for head, split in (folder_splits(self.path, labels_of) or {"": ""}).items():
+            files = [file for file in labels_of if not head or file.startswith(f"{head}/")]
+            images, kept = pictures(files, lambda file: (self.path / file).open("rb"), size, str(self.path), left_out)
+            parts[split] = images, np.array([classes.index(labels_of[file]) for file in kept], np.int64)
+        return split_own(self.name, parts)
 
-def decode_own(name: str, size: int, left_out: list[str] | None) -> "dict[str, Labelled]":
-    """Splits `train`, `test` and perhaps `validation`, or '' where the set is not split; images [N, C, size, size].
-
-    Pictures that cannot be read or are smaller than `size` are a DataError, or, given `left_out`, added to it.
-    """
-    import numpy as np
-
-    kind, path, label = parts(name)
-    if kind == "npz":
-        return npz_splits(path, label or "labels")
-    labels_of = folder_labels(path, label)
-    classes = sorted(set(labels_of.values()))
-    splits = {}
-    for head, split in (folder_splits(path, labels_of) or {"": ""}).items():
-        files = [file for file in labels_of if not head or file.startswith(f"{head}/")]
-        images, kept = pictures(files, lambda file: (path / file).open("rb"), size, str(path), left_out)
-        labels = np.array([classes.index(labels_of[file]) for file in kept], np.int64)
-        splits[split] = images, labels
-    return splits
-
-
-# Folders
+    def fingerprint(self) -> str:
+        """Return a hash of the names, sizes and modification times of the files."""
+        files = [(str(self.path / file), self.path / file) for file in listed(self.path)]
+        return hash_facts([*files, *((str(table), table) for table in self.path.glob(TABLE))])
 
 
 def listed(folder: Path) -> list[str]:
@@ -120,7 +105,7 @@ def folder_labels(folder: Path, label: str) -> dict[str, str]:
 
 
 def folder_splits(folder: Path, files: Collection[str]) -> dict[str, str]:
-    """Subfolder -> its split, by their names; {} where the set is not split, DataError where it is so by halves."""
+    """Subfolder -> its split, by their names; {} where the set is not split, DataError where only some pictures are."""
     heads = {file.partition("/")[0] for file in files}
     named = {head: SPLIT_NAMES[head.lower()] for head in sorted(heads) if head.lower() in SPLIT_NAMES}
     if {head.lower() for head in named} <= {"valid"}:  # which, beside invalid, is a class

@@ -3,23 +3,61 @@
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from trainer.data.dataset import Dataset, Splits
 from trainer.data.pictures import Opened, pictures
 from trainer.errors import DataError
 
-if TYPE_CHECKING:
-    from trainer.data.raw import Labelled
-
-CELEBA = ("celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt")  # beside img_align_celeba(.zip)
+CELEBA = ("celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt")
+ARCHIVE = "celeba/img_align_celeba.zip"  # or the folder img_align_celeba
 DOWNLOAD = (
     "the CelebA download (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: Anno/list_attr_celeba.txt, "
     "Eval/list_eval_partition.txt, Img/img_align_celeba.zip)"
 )
 
 
-def read_celeba(root: Path, label: str, size: int, left_out: list[str] | None) -> "dict[str, Labelled]":
+@dataclass(frozen=True)
+class CelebA:
+    """`celeba`, labelled by Male, or `celeba#<attribute>`."""
+
+    name: str
+
+    def describe(self) -> Dataset:
+        """Return the dataset."""
+        return Dataset(
+            name=self.name,
+            size=None,
+            channels=3,
+            classes=2,
+            origin="CelebA, 202,599 aligned photographs of faces, centre squares of 178 pixels, labelled by Male or, "
+            "as celeba#Smiling, by another of its 40 attributes; official splits. Nothing is fetched: put "
+            "img_align_celeba.zip (or the folder), list_attr_celeba.txt and list_eval_partition.txt into celeba/",
+            files=CELEBA,
+        )
+
+    def fetch(self, root: Path, download: bool) -> None:
+        """Check that tables and photographs are there; DataError."""
+        archive = root / ARCHIVE
+        missing = [str(root / file) for file in CELEBA if not (root / file).exists()]
+        if not archive.exists() and not archive.with_suffix("").is_dir():
+            missing.append(f"{archive} (or the folder img_align_celeba)")
+        if missing:
+            raise DataError(
+                f"celeba: missing: {', '.join(missing)}. Nothing is fetched: put there what has that name in "
+                f"{DOWNLOAD}, or point data.root (or TURNOUT_DATA) at a folder that has it."
+            )
+
+    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
+        """Return the official splits; DataError, also for photographs that cannot be used if `left_out` is None."""
+        return read_celeba(root, self.name.partition("#")[2] or "Male", size, left_out)
+
+    def fingerprint(self) -> None:
+        """Return None: the files are official."""
+
+
+def read_celeba(root: Path, label: str, size: int, left_out: list[str] | None) -> Splits:
     """Decode the aligned photographs, 178 x 218, of img_align_celeba.zip or the folder of that name.
 
     Returns the official splits; the label is one of the 40 attributes, 0 or 1. DataError if a file is missing or
@@ -29,15 +67,7 @@ def read_celeba(root: Path, label: str, size: int, left_out: list[str] | None) -
     import numpy as np
 
     table, partition = (root / file for file in CELEBA)
-    archive = root / "celeba" / "img_align_celeba.zip"
-    missing = [str(path) for path in (table, partition) if not path.exists()]
-    if not archive.exists() and not archive.with_suffix("").is_dir():
-        missing.append(f"{archive} (or the folder img_align_celeba)")
-    if missing:
-        raise DataError(
-            f"celeba: missing: {', '.join(missing)}. Nothing is fetched: put there what has that name in {DOWNLOAD}, "
-            "or point data.root (or TURNOUT_DATA) at a folder that has it."
-        )
+    archive = root / ARCHIVE
     (_, header, *rows), divided = words_of(table, 3), words_of(partition, 1)
     if label not in header:
         raise DataError(f"celeba#{label}: there is no such attribute; it has: {', '.join(header)}")
