@@ -49,6 +49,11 @@ class TrainedTrial:
         return self.config.data.shape()[2]
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels; empty without labels."""
+        return self.config.data.class_names()
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         channels, size, _ = self.config.data.shape()
@@ -75,12 +80,12 @@ class TrainedTrial:
 
     def cache_folder(self, domain: str) -> Path:
         """Return the folder of a domain's dataset in the cache; DataError if it is not staged."""
-        channels, size, _ = self.config.data.shape()
-        return find(self.domains[domain], data_root(self.config.data.root), size, channels)
+        data = self.config.data
+        return find(self.domains[domain], data_root(data.root), form=data.form())
 
     def arrays(self, domain: str, split: str) -> Arrays:
-        """Return the images and labels of a split, as they are stored."""
-        return read(self.cache_folder(domain), split)
+        """Return the images and labels of a split; -1 is no label."""
+        return read(self.cache_folder(domain), split, self.config.data.class_order(domain))
 
     def apply(self, function: Callable[[Tensor], Tensor], images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Apply a capability to images [n, c, h, w], n ≥ 1, in batches: float32 [n, …]; ConfigError if not finite."""

@@ -17,6 +17,7 @@ from jobs.command import create_parser, print_plain
 from jobs.plan import load_sweep
 from trainer.config.schema import Config
 from trainer.data import cache
+from trainer.data.dataset import Form
 from trainer.data.raw import locate
 from trainer.data.registry import get
 from trainer.errors import ConfigError, DataError
@@ -31,19 +32,18 @@ class RequiredDataset:
     """A dataset in the form in which trials read it."""
 
     name: str
-    size: int  # pixels
-    channels: int
+    form: Form
     root: Path
     key: str  # the key of the YAML that names it, for messages
 
     @property
     def folder(self) -> Path:
         """The folder of its cache, staged or not."""
-        return cache.folder(self.name, self.root, self.size, self.channels)
+        return cache.folder(self.name, self.root, form=self.form)
 
     def is_staged(self) -> bool:
         """Return whether its cache is complete."""
-        return cache.staged(self.name, self.root, self.size, self.channels)
+        return cache.staged(self.name, self.root, form=self.form)
 
     def is_bundled(self) -> bool:
         """Return whether an installed package contains it, so that staging takes seconds and no network."""
@@ -52,13 +52,13 @@ class RequiredDataset:
 
 def list_datasets(configs: Iterable[Config]) -> list[RequiredDataset]:
     """Return the datasets that trials read, without repetition, in the order of the trials."""
-    datasets: dict[tuple[str, int, int, Path], RequiredDataset] = {}
+    datasets: dict[tuple[str, Form, Path], RequiredDataset] = {}
     for data in {str(config.data): config.data for config in configs}.values():
-        channels, size, _ = data.shape()
+        form = data.form()
         root = cache.data_root(data.root)
         for domain, name in data.datasets().items():
-            dataset = RequiredDataset(name, size, channels, root, f"data.{domain or 'dataset'}")
-            datasets.setdefault((name, size, channels, root), dataset)
+            dataset = RequiredDataset(name, form, root, f"data.{domain or 'dataset'}")
+            datasets.setdefault((name, form, root), dataset)
     return list(datasets.values())
 
 
@@ -113,7 +113,7 @@ def stage_dataset(dataset: RequiredDataset, file: Path, console: Console, skip_u
     spinner: AbstractContextManager[object] = console.status(title) if is_downloaded else nullcontext()
     try:
         with spinner:
-            cache.stage(dataset.name, dataset.root, dataset.size, dataset.channels, skip=skip_unreadable)
+            cache.stage(dataset.name, dataset.root, skip=skip_unreadable, form=dataset.form)
     except DataError as error:
         raise ConfigError(f"{file}: {dataset.key}: {error}") from None
     size = sum(path.stat().st_size for path in dataset.folder.iterdir()) / 2**20

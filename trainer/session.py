@@ -109,8 +109,9 @@ def build(run: RunDirectory, config: Config, accelerator: "Accelerator") -> "tup
 
     channels, size, classes = config.data.shape()
     root, datasets = data_root(config.data.root), config.data.datasets()
+    form = config.data.form()
     for name in datasets.values() if accelerator.is_main_process else ():
-        stage(name, root, size, channels)
+        stage(name, root, form=form)
     accelerator.wait_for_everyone()
     seed_torch(config.train.seed, "weights")
     try:
@@ -118,7 +119,10 @@ def build(run: RunDirectory, config: Config, accelerator: "Accelerator") -> "tup
     except ValueError as error:
         raise ConfigError(f"{run.path}: model: {error}") from None
     batches = Batches(
-        {domain: load(name, "train", root, size, channels) for domain, name in datasets.items()},
+        {
+            domain: load(name, "train", root, form=form, order=config.data.class_order(domain))
+            for domain, name in datasets.items()
+        },
         method.reads,
         config.train.batch_size,
         config.train.seed,

@@ -310,7 +310,7 @@ def test_a_half_trained_trial_whose_config_was_edited_is_refused(checkout: Path,
     file = sweep / HALF_TRAINED / "config.yaml"
     file.write_text(file.read_text().replace("kl_weight: 0.001", "kl_weight: 0.002"))
     output = run(checkout, sweep, "trainer/main.py", str(file.parent), code=2)
-    assert "step-000070: was made by another config (61227988, now " in output
+    assert "step-000070: belongs to another config (61227988, not " in output
     assert compute_identity(RunDirectory(file.parent).config()) in output
     output = run(checkout, sweep, "jobs/submit.py", "fixture.yaml", "model.kl_weight=0.002", "--dry-run")
     assert "1 trials (1 pending)" in output

@@ -13,6 +13,7 @@ Document = dict[str, Any]  # a YAML mapping as Python reads it
 AXES = ("grid", "zip", "random")
 SWEEP_KEYS = (*AXES, "trials")  # only allowed at the top level of a sweep file
 COMMAND_LINE = "command line"
+WHOLE_MAPPINGS = ("data.classes",)  # keys whose value is one mapping, whose keys are not settings
 KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # of valid keys: text, or <<
 MAPPING_TAG, NULL_TAG = "tag:yaml.org,2002:map", "tag:yaml.org,2002:null"
 
@@ -118,7 +119,7 @@ def shorten_path(path: Path) -> str:
 
 def _iterate_values(document: Document, prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in document.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{prefix}{key}" not in WHOLE_MAPPINGS:
             yield from _iterate_values(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -182,7 +183,8 @@ def _iterate_nodes(
     loader: yaml.CSafeLoader, key: str, node: yaml.Node, place: str, name: str, suffix: str
 ) -> Iterator[tuple[str, Setting]]:
     """Yield the settings below a key, each with its own line; an empty mapping is a value."""
-    if not isinstance(node, yaml.MappingNode) or node.tag != MAPPING_TAG or not node.value:
+    is_block = isinstance(node, yaml.MappingNode) and node.tag == MAPPING_TAG and key not in WHOLE_MAPPINGS
+    if not isinstance(node, yaml.MappingNode) or not is_block or not node.value:
         yield key, Setting(loader.construct_object(node, deep=True), place)
         return
     loader.flatten_mapping(node)
@@ -197,7 +199,7 @@ def _suggest_files(path: Path) -> str:
     return f"files there: {', '.join(names)}" if names else "check the path"
 
 
-def _check_keys(node: yaml.Node, name: str, outer: tuple[yaml.Node, ...] = ()) -> None:
+def _check_keys(node: yaml.Node, name: str, outer: tuple[yaml.Node, ...] = (), is_whole: bool = False) -> None:
     """Refuse what YAML itself accepts silently: duplicate keys, keys that are not text, recursive anchors."""
     if any(node is ancestor for ancestor in outer):
         raise ConfigError(f"{name}:{outer[-1].start_mark.line + 1}: recursive anchor; write the value out")
@@ -205,14 +207,15 @@ def _check_keys(node: yaml.Node, name: str, outer: tuple[yaml.Node, ...] = ()) -
         lines: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
-            if key.tag not in KEY_TAGS:
+            if key.tag not in KEY_TAGS and not is_whole:
                 text = key.value if isinstance(key, yaml.ScalarNode) else key.id
                 raise ConfigError(f"{name}:{line}: {text}: a key must be text; put it in quotes")
             if key.value in lines:
                 first = lines[key.value]
                 raise ConfigError(f"{name}:{line}: {key.value}: duplicate key (first on line {first}); remove one")
             lines[key.value] = line
-            _check_keys(value, name, (*outer, node))
+            is_classes = str(key.value).rpartition(".")[2] == "classes"
+            _check_keys(value, name, (*outer, node), is_classes)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _check_keys(value, name, (*outer, node))

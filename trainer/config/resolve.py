@@ -10,6 +10,7 @@ import models
 from trainer.config.document import SWEEP_KEYS, Document, Settings, find_place, nest, read_settings, to_settings
 from trainer.config.schema import Config, check_method
 from trainer.config.validators import Section
+from trainer.data import registry
 from trainer.errors import ConfigError, check_known
 
 
@@ -65,7 +66,16 @@ def check_combinations(config: Config) -> None:
     try:
         config.data.shape()
     except ValueError as error:
-        raise ValueError(f"data: {error}") from None
+        separator = "." if str(error).startswith("classes:") else ": "
+        raise ValueError(f"data{separator}{error}") from None
+    for key in reads:
+        domain, _, kind = key.rpartition("_")
+        dataset = registry.get(datasets[domain])
+        if (kind or key) == "labels" and (not dataset.classes or "train" in dataset.unlabelled):
+            raise ValueError(
+                f"data.{domain or 'dataset'}: {dataset.name} has no labels to train on, but {config.method} reads "
+                f"{key!r}; choose a labelled dataset, or a method that reads none"
+            )
     if config.data.source is not None and config.data.source == config.data.target:
         raise ValueError(
             f"data.target: {config.data.target!r} is also the source, so there is nothing to adapt to; "

@@ -21,6 +21,7 @@ from pydantic import (
 import models
 from trainer.config.validators import (
     Section,
+    check_colour,
     check_gres,
     check_metric_name,
     check_range,
@@ -28,10 +29,15 @@ from trainer.config.validators import (
     check_sweep_name,
     check_time_limit,
     parse_slurm_time,
+    read_class_names,
 )
 from trainer.data import registry
+from trainer.data.classes import match_classes
+from trainer.data.dataset import Form
 from trainer.errors import check_known
 
+# Settings that were added later: not part of the identity at these defaults, which keep the earlier behaviour.
+ADDED_LATER: dict[str, Any] = {"data.classes": None, "data.crop": "center", "data.background": "white"}
 # Settings that cannot change the trained weights: whole blocks (True), or keys of a block.
 NOT_IN_IDENTITY: dict[str, Any] = {
     "name": True,
@@ -70,6 +76,10 @@ class Data(Section):
     balanced: bool = False  # sample classes uniformly in domains whose labels the method reads
     flip: bool = False  # mirror training images horizontally with probability 1/2
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest relative scaling, shear and shift of training images
+    # Classes are matched by name: {target name: source name}, or all names in the order that the datasets share.
+    classes: Annotated[dict[str, str] | list[str] | None, BeforeValidator(read_class_names)] = None
+    crop: Literal["center", "pad", "stretch"] = "center"  # how pictures that are not square become square
+    background: Annotated[str, AfterValidator(check_colour)] = "white"  # under transparent pixels: or black, "#rrggbb"
     root: str | None = None  # default: $TURNOUT_DATA, else ~/.cache/turnout
 
     def datasets(self) -> dict[str, str]:
@@ -80,15 +90,30 @@ class Data(Section):
     def shape(self) -> tuple[int, int, int]:
         """Return (channels, size, classes) of every image and label; ValueError if the datasets disagree."""
         datasets = [registry.get(name) for name in self.datasets().values()]
-        sizes, classes = {d.size for d in datasets}, {d.classes for d in datasets}
+        sizes, classes = {d.size for d in datasets}, max(1, len(self.class_names()))
         if self.size is None and (unsized := [d.name for d in datasets if d.size is None]):
             raise ValueError(f"{unsized[0]} has no size of its own; set data.size")
         names = " and ".join(f"{d.name} ({d.size} px, {d.classes} classes)" for d in datasets)
-        if len(classes) != 1:
-            raise ValueError(f"{names} have different classes; choose datasets that share them")
         if self.size is None and len(sizes) != 1:
             raise ValueError(f"{names} differ in size; set data.size")
-        return self.channels or max(d.channels for d in datasets), self.size or sizes.pop() or 0, classes.pop()
+        return self.channels or max(d.channels for d in datasets), self.size or sizes.pop() or 0, classes
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of the labels; ValueError if the datasets disagree."""
+        return self._match_classes()[0]
+
+    def class_order(self, domain: str) -> list[int] | None:
+        """Return the label of each class of a domain's dataset; None if it has no labels."""
+        return self._match_classes()[1].get(domain)
+
+    def _match_classes(self) -> tuple[tuple[str, ...], dict[str, list[int]]]:
+        datasets = {domain: registry.get(name) for domain, name in self.datasets().items()}
+        return match_classes(datasets, self.classes)
+
+    def form(self) -> Form:
+        """Return the form of every image."""
+        channels, size, _ = self.shape()
+        return Form(size, channels, self.crop, self.background)
 
 
 class Train(Section):
@@ -176,8 +201,13 @@ class Config(Section):
         return compute_identity(self.model_dump(mode="json"))
 
     def to_yaml(self) -> str:
-        """Return the text of a run directory's config.yaml."""
-        return dump_yaml(self.model_dump(mode="json"))
+        """Return the text of a run directory's config.yaml, as before settings were added that have their defaults."""
+        document = self.model_dump(mode="json")
+        for key, default in ADDED_LATER.items():
+            block, _, name = key.partition(".")
+            if document[block][name] == default:
+                del document[block][name]
+        return dump_yaml(document)
 
 
 def is_in_identity(key: str) -> bool:
@@ -190,7 +220,11 @@ def is_in_identity(key: str) -> bool:
 def select_identity(document: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that can change the trained weights."""
     return {
-        block: {name: v for name, v in value.items() if is_in_identity(f"{block}.{name}")}
+        block: {
+            name: v
+            for name, v in value.items()
+            if is_in_identity(key := f"{block}.{name}") and v != ADDED_LATER.get(key, ...)
+        }
         if isinstance(value, dict)
         else value
         for block, value in document.items()

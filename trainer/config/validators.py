@@ -5,6 +5,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
+from trainer.data.rgb import parse_colour
+
 BOOLEAN_WORDS = {True: ("yes", "on", "true"), False: ("no", "off", "false")}  # YAML reads these as booleans
 RESERVED_OPTIONS = {  # sbatch option -> the setting that controls it
     "nodes": "resources.nodes",
@@ -118,6 +120,19 @@ def check_sweep_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ValueError("must be at most 100 letters, digits, dots, _ and -, the first a letter or digit; set name:")
     return name
+
+
+def check_colour(text: str) -> str:
+    """Check a colour: white, black or #rrggbb; ValueError."""
+    parse_colour(text)
+    return text
+
+
+def read_class_names(classes: Any) -> Any:
+    """Read the numbers in data.classes as names."""
+    if isinstance(classes, dict):
+        return {str(name): str(other) for name, other in classes.items()}
+    return [str(name) for name in classes] if isinstance(classes, list) else classes
 
 
 def check_metric_name(name: str) -> str:

@@ -1,76 +1,149 @@
-"""Decode photographs: center-cropped to a square and resized, antialiased, to the size that a trial asks for."""
+"""Decode pictures on all cores, in constant memory, straight into an array file; an interrupted run is resumed."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from trainer.data.convert import convert
+from trainer.data.dataset import Findings, Form
+from trainer.data.rgb import fit, least_side, parse_colour, to_rgb
 from trainer.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
 
-Opened = Callable[[str], IO[bytes]]
+CHUNK = 64  # pictures that a thread decodes at a time
+PRINTED = 10  # faulty pictures that are named
 
 
-def pictures(
-    files: Sequence[str], opened: Opened, size: int, where: str, left_out: list[str] | None
-) -> "tuple[np.ndarray, list[str]]":
-    """Decode pictures, center-cropped and resized: uint8 [n, 3, size, size], and the names of these n.
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that are decoded one by one: the images of a split."""
 
-    Pictures that cannot be used are added to `left_out`; without it, or if no picture is left, DataError.
+    files: Sequence[str]
+    open: Callable[[str], IO[bytes]]
+    where: str  # the folder or archive, for messages
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self.files)
+
+    def __getitem__(self, index: "np.ndarray") -> "Pictures":
+        """Return a selection by position."""
+        return Pictures([self.files[position] for position in index], self.open, self.where)
+
+
+def decode_pictures(pictures: Pictures, path: Path, form: Form, findings: Findings) -> dict[int, str]:
+    """Decode pictures into the array file `path`, uint8 [n, size, size, channels].
+
+    Return position -> problem of those that cannot be used, whose rows are zero. Rows that `<path>.rows` marks as
+    written, by an earlier call that was interrupted, are not decoded again.
     """
     import numpy as np
 
-    images = np.empty((len(files), size, size, 3), np.uint8)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        faults = dict(faulty(pool.map(partial(decode_into, images, files, opened), range(len(files)))))
-    for position, problem in [*faults.items()][:10]:
-        print(f"{where}: {files[position]}: {problem}", file=sys.stderr)
-    if faults and (left_out is None or len(faults) == len(files)):
-        first = min(faults)
+    shape = len(pictures), form.size, form.size, form.channels
+    rows = Path(f"{path}.rows")
+    is_resumed = rows.exists() and path.exists()
+    array = np.lib.format.open_memmap(path, "r+" if is_resumed else "w+", np.uint8, shape)  # type: ignore[arg-type]
+    start, row = array.offset, array[0].nbytes
+    del array  # rows are written without the memory map, whose pages would count as this process's memory
+    if not is_resumed:
+        rows.write_bytes(bytes(len(pictures)))
+    done = rows.read_bytes()
+    with path.open("r+b") as file, rows.open("r+b") as marks:
+
+        def decode_chunk(first: int) -> list[tuple[int, str, tuple[int, int]]]:
+            outcomes = []
+            for position in range(first, min(first + CHUNK, len(pictures))):
+                if done[position]:
+                    continue
+                problem, size, pixels = decode_picture(pictures, position, form)
+                if pixels is not None:
+                    os.pwrite(file.fileno(), pixels.tobytes(), start + position * row)
+                    os.pwrite(marks.fileno(), b"\1", position)
+                outcomes.append((position, problem, size))
+            return outcomes
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            faults: dict[int, str] = {}
+            chunks = pool.map(decode_chunk, range(0, len(pictures), CHUNK))
+            for position, problem, size in show_progress(chunks, pictures):
+                findings.sizes[size] = findings.sizes.get(size, 0) + 1
+                faults |= {position: problem} if problem else {}
+        os.fsync(file.fileno())
+    return faults
+
+
+def drop_faults(path: Path, faults: dict[int, str]) -> list[int]:
+    """Remove the rows of faulty pictures from an array file; return the positions of the others."""
+    import numpy as np
+
+    Path(f"{path}.rows").unlink()
+    images = np.load(path, mmap_mode="r")
+    kept = [position for position in range(len(images)) if position not in faults]
+    if faults:
+        selected = np.lib.format.open_memmap(f"{path}.kept", "w+", np.uint8, (len(kept), *images.shape[1:]))
+        for target, position in enumerate(kept):
+            selected[target] = images[position]
+        selected.flush()
+        Path(f"{path}.kept").replace(path)
+    return kept
+
+
+def report_faults(faults: dict[str, str], count: int, where: str, form: Form, findings: Findings) -> None:
+    """Print the first faulty pictures of `count`; DataError if they may not be skipped or if no picture is left."""
+    files = sorted(faults)
+    for file in files[:PRINTED]:
+        print(f"{where}: {printable(file)}: {faults[file]}", file=sys.stderr)
+    if files and (not findings.skip or len(files) == count):
         remedy = (
-            f"repair them, or, if they are small, set a data.size below {size}"
-            if len(faults) == len(files)
+            f"repair them, or, if they are small, set a data.size below {form.size}"
+            if len(files) == count
             else "repair or remove them, or leave them out with: python jobs/stage.py <sweep>.yaml --skip-unreadable"
         )
         raise DataError(
-            f"{where}: {len(faults)} of {len(files)} pictures cannot be used, such as {files[first]}: {faults[first]}; "
-            f"{remedy}"
+            f"{where}: {len(files)} of {count} pictures cannot be used, such as {printable(files[0])}: "
+            f"{faults[files[0]]}; {remedy}"
         )
-    if left_out is not None and faults:
-        left_out += [files[position] for position in faults]
-        print(f"{where}: left out {len(faults)} of {len(files)} pictures", file=sys.stderr)
-    kept = [position for position in range(len(files)) if position not in faults]
-    images = images[kept] if faults else images
-    return images.transpose(0, 3, 1, 2), [files[position] for position in kept]
+    if files:
+        findings.left_out += map(printable, files)
+        print(f"{where}: left out {len(files)} of {count} pictures", file=sys.stderr)
 
 
-def faulty(problems: "Iterator[str]") -> "Iterator[tuple[int, str]]":
-    """Yield (position, problem) of each picture that could not be decoded, with a progress bar on a terminal."""
+def show_progress(
+    chunks: Iterator[list[tuple[int, str, tuple[int, int]]]], pictures: Pictures
+) -> Iterator[tuple[int, str, tuple[int, int]]]:
+    """Yield the outcome of each picture, with a progress bar on a terminal."""
     from rich.progress import track
 
-    shown = track(problems, "decoding", disable=not sys.stderr.isatty())
-    yield from ((position, problem) for position, problem in enumerate(shown) if problem)
+    total = -(-len(pictures) // CHUNK)
+    for chunk in track(chunks, f"decoding {pictures.where}", total=total, disable=not sys.stderr.isatty()):
+        yield from chunk
 
 
-def decode_into(images: "np.ndarray", files: Sequence[str], opened: Opened, position: int) -> str:
-    """Decode one picture into its row of `images`; return what is wrong with it, or ''."""
+def decode_picture(pictures: Pictures, position: int, form: Form) -> "tuple[str, tuple[int, int], np.ndarray | None]":
+    """Return what is wrong with a picture or '', its (width, height), and its pixels [size, size, channels]."""
     import numpy as np
     from PIL import Image
 
-    size = images.shape[1]
+    size, shape = form.size or 0, (0, 0)
+    background = parse_colour(form.background)
     try:
-        with opened(files[position]) as file, Image.open(file) as picture:
-            width, height = picture.size
-            side = min(width, height)
-            if side < size:
-                return f"{width} x {height} pixels are less than {size}"
-            left, top = (width - side) // 2, (height - side) // 2
-            square = picture.convert("RGB").crop((left, top, left + side, top + side))
-            images[position] = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+        with pictures.open(pictures.files[position]) as file, Image.open(file) as picture:
+            upright = to_rgb(picture, background)
+            shape = upright.size
+            if least_side(shape, form.crop) < size:
+                return f"{shape[0]} x {shape[1]} pixels are less than {size}", shape, None
+            pixels = np.asarray(fit(upright, size, form.crop, background))
     except Exception as error:  # noqa: BLE001 - a decoder raises anything on a damaged file
-        return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
-    return ""
+        return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}", shape, None
+    return "", shape, convert(pixels.transpose(2, 0, 1)[None], size, form.channels or 3)[0]
+
+
+def printable(name: str) -> str:
+    """Return a file name with bytes that are not UTF-8 as \\\\xNN."""
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -15,7 +15,8 @@ from trainer.data.sources.usps import Usps
 from trainer.errors import DataError
 
 MNIST = Idx("mnist", "MNIST", "MNIST, 60,000 + 10,000 handwritten digits")
-FASHION_MNIST = Idx("fashion_mnist", "FashionMNIST", "Fashion-MNIST, 60,000 + 10,000 pictures of clothes")
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FASHION_MNIST = Idx("fashion_mnist", "FashionMNIST", "Fashion-MNIST, 60,000 + 10,000 pictures of clothes", CLOTHES)
 SOURCES: dict[str, Source] = {
     source.describe().name: source
     for source in (

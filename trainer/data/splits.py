@@ -1,5 +1,6 @@
 """Split samples into train, validation and test by fixed permutations, so that the splits never overlap."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainer.data.dataset import SPLITS, Labelled, Splits
@@ -50,17 +51,42 @@ def split_own(name: str, parts: Splits) -> Splits:
     """Complete the splits of the user's own files.
 
     Without a test split, the key of `parts` is '': a tenth each becomes test and validation. Without a validation
-    split, it is a tenth of the training set.
+    split, it is a tenth of the training set. One image of each class stays in the training set. DataError if there are
+    too few images for that.
     """
-    import numpy as np
-
     if "validation" in parts:
         return parts
-    if "test" in parts:
-        return split_official(name, parts["train"], parts["test"])
-    images, labels = parts[""]
-    if len(labels) < 3:
-        raise DataError(f"{name}: {len(labels)} samples cannot be split into train, validation and test")
-    order, count = np.random.RandomState(SEED).permutation(len(labels)), max(1, len(labels) // 10)
-    test, rest = order[:count], order[count:]
-    return split_official(name, (images[rest], labels[rest]), (images[test], labels[test]))
+    images, labels = parts.get("train") or parts[""]
+    rest, test = (range(len(labels)), []) if "train" in parts else _take_tenth([*range(len(labels))], labels)
+    train, validation = _take_tenth(rest, labels)
+    if not (train and validation and (test or "test" in parts)):
+        kind = "images" if "" in parts else "training images"
+        raise DataError(
+            f"{name}: {len(labels)} {kind} of {len(set(labels.tolist()))} classes are too few to split; add images"
+        )
+    splits = {"train": train, "validation": validation} | ({} if "test" in parts else {"test": test})
+    return {split: (images[_index(part)], labels[_index(part)]) for split, part in splits.items()} | {
+        split: part for split, part in parts.items() if split == "test"
+    }
+
+
+def _take_tenth(positions: Sequence[int], labels: "np.ndarray") -> tuple[list[int], list[int]]:
+    """Return the others and a tenth of positions, by a fixed permutation; one of each class is among the others."""
+    import numpy as np
+
+    order = [positions[i] for i in np.random.RandomState(SEED).permutation(len(positions))]
+    count = max(1, len(order) // 10)
+    tenth, others = order[:count], order[count:]
+    present = {labels[i] for i in others}
+    for position in list(tenth):
+        if labels[position] not in present:
+            present.add(labels[position])
+            tenth.remove(position)
+            others.append(position)
+    return others, tenth
+
+
+def _index(positions: list[int]) -> "np.ndarray":
+    import numpy as np
+
+    return np.array(positions, np.int64)

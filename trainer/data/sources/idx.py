@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.data.dataset import Dataset, Labelled, Splits
+from trainer.data.dataset import Dataset, Findings, Form, Labelled, Splits
 from trainer.data.raw import fetch_files, find_files, reading
 from trainer.data.splits import TENTH, split_official
 
@@ -20,12 +20,13 @@ class Idx:
     name: str
     folder: str  # below the data root
     title: str
+    class_names: tuple[str, ...] = ()
 
     def describe(self) -> Dataset:
         """Return the dataset."""
         kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
         files = tuple(f"{self.folder}/raw/{part}-{kind}" for part in ("train", "t10k") for kind in kinds)
-        return Dataset(self.name, 28, 1, 10, f"{self.title}; {TENTH}", files)
+        return Dataset(self.name, 28, 1, 10, f"{self.title}; {TENTH}", files, class_names=self.class_names)
 
     def fetch(self, root: Path, download: bool) -> None:
         """Check the four files, and download missing ones if `download`; DataError."""
@@ -36,7 +37,7 @@ class Idx:
 
         getattr(datasets, self.folder)(folder, download=True)  # torchvision names class and folder alike
 
-    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
+    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
         """Return the splits; DataError for a damaged file."""
         files = find_files(self.describe(), root)
         return split_official(self.name, read_pair(*files[:2]), read_pair(*files[2:]))

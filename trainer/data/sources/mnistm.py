@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.dataset import Dataset, Splits
+from trainer.data.dataset import Dataset, Findings, Form, Splits
 from trainer.data.patches import blend_splits, bsds500, find_bsds500
 from trainer.data.sources.idx import Idx
 
@@ -31,9 +31,9 @@ class MnistM:
         find_bsds500(root)
         self.digits.fetch(root, download)
 
-    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
+    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
         """Return the splits; DataError for a damaged file."""
-        return blend_splits(self.digits.decode(root, size, left_out), bsds500(root))
+        return blend_splits(self.digits.decode(root, form, findings), bsds500(root))
 
     def fingerprint(self) -> None:
         """Return None: the files are official."""

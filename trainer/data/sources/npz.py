@@ -1,13 +1,15 @@
 """Datasets in an npz file: arrays `images` and `labels`, or `train_images`, `train_labels`, `test_images` and so on."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.data.dataset import SPLIT_NAMES, Dataset, Splits
+from trainer.data.classes import check_missing, check_spelling, clean_labels, list_names, sort_names
+from trainer.data.dataset import RECIPE_OWN, SPLIT_NAMES, UNLABELLED, Dataset, Findings, Form, Splits
+from trainer.data.sources.arrays import find_axes, fit_arrays, to_bytes
 from trainer.data.sources.paths import hash_facts, name_cache, parse_path
 from trainer.data.splits import split_own
 from trainer.errors import DataError
@@ -15,8 +17,7 @@ from trainer.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
 
-
-RECIPE = 2
+Labels = dict[str, list[str | None]]  # prefix of the arrays, such as `train_` -> the class of each image
 
 
 class Npz:
@@ -32,63 +33,120 @@ class Npz:
 
     @lru_cache  # noqa: B019 - sources live as long as the process
     def describe(self) -> Dataset:
-        """Return the dataset, from the headers alone; DataError."""
-        shape, classes = npz_header(self.path, self.label)
-        height, width = shape[1:3]
-        if height != width:
-            raise DataError(f"{self.name}: images are {height} x {width} pixels; cut them square")
+        """Return the dataset, from headers and labels; DataError."""
+        with npz(self.path) as arrays:
+            prefixes = npz_prefixes(self.path, arrays, self.label)
+            shape = npz_shape(self.path, arrays, f"{next(iter(prefixes))}images")
+            labels = npz_labels(self.path, arrays, self.label, prefixes, Findings())
+        names = sort_names(label for part in labels.values() for label in part if label is not None)
+        _, height, width, channels = shape
         return Dataset(
             name=self.name,
-            size=height,
-            channels=3 if shape[3:] == (3,) else 1,
-            classes=len(classes),
-            origin=f"arrays of {self.path}, labelled by {self.label}",
-            recipe=RECIPE,
+            size=height if height == width else None,
+            channels=1 if channels == 1 else 3,
+            classes=len(names),
+            origin=f"arrays of {self.path}, " + (f"labelled by {self.label}" if names else "without labels"),
+            recipe=RECIPE_OWN,
             cache_name=name_cache(self.name, self.path),
+            class_names=names,
+            unlabelled=tuple(prefixes[prefix] for prefix, part in labels.items() if None in part),
         )
 
     def fetch(self, root: Path, download: bool) -> None:
         """Do nothing: the file is the user's own."""
 
-    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
+    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
         """Return the splits; DataError."""
-        return split_own(self.name, npz_splits(self.path, self.label))
+        import numpy as np
+
+        numbers: dict[str | None, int] = {name: number for number, name in enumerate(self.describe().names)}
+        numbers[None] = UNLABELLED
+        with npz(self.path) as arrays:
+            prefixes = npz_prefixes(self.path, arrays, self.label)
+            labels = npz_labels(self.path, arrays, self.label, prefixes, findings)
+            images = {prefix: arrays[f"{prefix}images"] for prefix in prefixes}
+        for prefix, part in images.items():
+            if len(part) != len(labels[prefix]):
+                raise DataError(f"{self.path}: {len(part)} {prefix}images and {len(labels[prefix])} labels of them")
+        pixels = to_bytes(images, str(self.path), findings)
+        fitted = {prefix: fit_arrays(part, form, findings) for prefix, part in pixels.items()}
+        splits = {
+            prefixes[prefix]: (part, np.array([numbers[label] for label in labels[prefix]], np.int64))
+            for prefix, part in fitted.items()
+        }
+        return split_own(self.name, splits)
 
     def fingerprint(self) -> str:
         """Return a hash of path, size and modification time of the file."""
         return hash_facts([(str(self.path), self.path)])
 
 
-def npz_header(path: Path, label: str) -> tuple[tuple[int, ...], "np.ndarray"]:
-    """Return the shape of the (training) images and all classes."""
+def npz_shape(path: Path, arrays: Any, key: str) -> tuple[int, int, int, int]:
+    """Return (n, height, width, channels) of an array of images, from its header; DataError if it holds none."""
     import numpy as np
 
-    with npz(path) as arrays:
-        prefixes = npz_prefixes(path, arrays, label)
-        with arrays.zip.open(f"{next(iter(prefixes))}images.npy") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-        if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
-            raise DataError(f"{path}: images are {dtype} {shape}; they must be uint8 [n, height, width(, 1 or 3)]")
-        return shape, np.unique(np.concatenate([npz_labels(path, arrays, f"{prefix}{label}") for prefix in prefixes]))
+    with arrays.zip.open(f"{key}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if dtype.kind not in "buif" or not (axes := find_axes(shape)):
+        raise DataError(
+            f"{path}: {key} are {dtype} {shape}; they must be numbers [n, height, width], [n, height, width, channels] "
+            "or [n, channels, height, width] with 1, 3 or 4 channels"
+        )
+    height, width, channels = (shape[axis] if axis else 1 for axis in axes)
+    return shape[0], height, width, channels
 
 
-def npz_labels(path: Path, arrays: Any, key: str) -> "np.ndarray":
-    """Return labels [n] of an array [n] or [n, 1] of numbers or words; equal values are one class. DataError."""
+def npz_labels(path: Path, arrays: Any, label: str, prefixes: Mapping[str, str], findings: Findings) -> Labels:
+    """Return the class of each image; DataError if only some labels of a split are missing."""
+    texts: dict[str, list[str]] = {}
+    for prefix in prefixes:
+        key = f"{prefix}{label}"
+        if key in arrays:
+            texts[prefix] = npz_texts(path, arrays[key], key, findings)
+        else:  # npz_prefixes has checked that the file holds nothing but images
+            texts[prefix] = [""] * npz_shape(path, arrays, f"{prefix}images")[0]
+    flat = iter(clean_labels([text for part in texts.values() for text in part]))
+    labels = {prefix: [next(flat) for _ in part] for prefix, part in texts.items()}
+    spellings: dict[str, str] = {}
+    for prefix, part in labels.items():
+        key = f"{prefix}{label}"
+        check_missing(part, [f"{key}[{number}]" for number in range(len(part))], str(path))
+        spellings |= {name: f"{key}[{number}]" for number, name in enumerate(part) if name is not None}
+    check_spelling(spellings, str(path))
+    train = {*labels.get(next((p for p, split in prefixes.items() if split == "train"), ""), [])}
+    for prefix, part in labels.items():
+        for number, name in enumerate(part):
+            if name is not None and None not in train and name not in train:
+                raise DataError(
+                    f"{path}: {prefix}{label}[{number}]: class {name!r} is in {prefixes[prefix]} but not in train, "
+                    f"which has: {list_names(sort_names(other for other in train if other is not None))}; correct it"
+                )
+    return labels
+
+
+def npz_texts(path: Path, labels: "np.ndarray", key: str, findings: Findings) -> list[str]:
+    """Return labels [n] or [n, 1] of numbers or words, or one-hot rows [n, k], as text; DataError for others."""
     import numpy as np
 
-    labels: np.ndarray = arrays[key]
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim == 2 and labels.dtype.kind in "biuf" and labels.shape[1] > 1:
+        if not (np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()):
+            raise DataError(f"{path}: {key} are {labels.dtype} {labels.shape}, but not one-hot rows; give [n] labels")
+        findings.notes.append(f"{key}: one-hot rows, read as their index")
+        labels = labels.argmax(1)
     if labels.ndim != 1 or labels.dtype.kind not in "biufSU":
         raise DataError(
-            f"{path}: {key} are {labels.dtype} {labels.shape}; they must be [n], a number or a word for each image "
-            "(of one-hot rows, their argmax)"
+            f"{path}: {key} are {labels.dtype} {labels.shape}; they must be [n], a number or a word for each image, "
+            "or one-hot rows"
         )
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        first = np.flatnonzero(~np.isfinite(labels))[0]
+    if labels.dtype.kind == "f" and np.isinf(labels).any():
+        first = np.flatnonzero(np.isinf(labels))[0]
         raise DataError(f"{path}: {key}[{first}] is {labels[first]}, which is no class; give it one or drop its image")
-    return labels
+    if labels.dtype.kind == "S":
+        return [label.decode(errors="backslashreplace") for label in labels.tolist()]
+    return [str(int(label) if isinstance(label, bool) else label) for label in labels.tolist()]
 
 
 def npz_prefixes(path: Path, arrays: Any, label: str) -> dict[str, str]:
@@ -104,10 +162,13 @@ def npz_prefixes(path: Path, arrays: Any, label: str) -> dict[str, str]:
     if "images" not in arrays:
         prefix_of = {split: f"{split}_" for split in ("train", "test")} | {named[head]: f"{head}_" for head in named}
         prefixes = {prefix: split for split, prefix in prefix_of.items()}
-    for prefix in prefixes:
-        for key in (f"{prefix}images", f"{prefix}{label}"):
-            if key not in arrays:
-                raise DataError(f"{path}: holds no {key!r}; it has: {', '.join(sorted(arrays))}")
+    keys = [f"{prefix}images" for prefix in prefixes]
+    if label != "labels" or set(arrays) - set(keys):  # a file of nothing but images has no labels
+        keys += [f"{prefix}{label}" for prefix in prefixes]
+    for key in keys:
+        if key not in arrays:
+            remedy = "; #<name> after the path selects another array" if key.endswith(label) else ""
+            raise DataError(f"{path}: holds no {key!r}; it has: {', '.join(sorted(arrays))}{remedy}")
     return prefixes
 
 
@@ -121,21 +182,13 @@ def npz(path: Path) -> Iterator[Any]:
             yield arrays
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as npz: {error}") from None
-
-
-def npz_splits(path: Path, label: str) -> Splits:
-    """Return split → (images uint8 [n, channels, height, width], labels [n]); DataError."""
-    import numpy as np
-
-    _, classes = npz_header(path, label)
-    splits = {}
-    with npz(path) as arrays:
-        for prefix, split in npz_prefixes(path, arrays, label).items():
-            images, labels = arrays[f"{prefix}images"], npz_labels(path, arrays, f"{prefix}{label}")
-            if len(images) != len(labels):
-                raise DataError(f"{path}: {len(images)} {prefix}images and {len(labels)} {prefix}{label}")
-            images = images[..., None] if images.ndim == 3 else images
-            splits[split] = images.transpose(0, 3, 1, 2), np.searchsorted(classes, labels)
-    return splits
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+    ) as error:
+        raise DataError(f"{path}: cannot be read as npz: {' '.join(str(error).split())}; write it again") from None

@@ -1,22 +1,42 @@
 """The user's own files: their names, their folders in the cache, and how a change of them is noticed."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from trainer.errors import DataError
+
 
 def parse_path(name: str) -> tuple[Path, str]:
-    """Return absolute path and label of `<kind>:<path>#<label>`; the label is empty if there is none."""
+    """Return absolute path and label of `<kind>:<path>#<label>`; the label is empty if there is none.
+
+    DataError if the path contains a variable that is not set, or a home directory that is unknown.
+    """
     text, _, label = name.partition(":")[2].partition("#")
-    return Path(text).expanduser().absolute(), label
+    return expand_path(text, name), label
+
+
+def expand_path(text: str, where: str) -> Path:
+    """Return an absolute path, with ~ and $VARIABLES replaced; DataError if one of them is unknown."""
+    try:
+        path = os.path.expandvars(Path(text).expanduser())
+    except RuntimeError:
+        raise DataError(f"{where}: the home directory is unknown; set HOME or give an absolute path") from None
+    if "$" in path and not os.path.exists(path):
+        raise DataError(f"{where}: {path[path.index('$') :].split('/')[0]} is not set; set it or give the whole path")
+    return Path(path).absolute()
 
 
 def name_cache(name: str, path: Path) -> str:
     """Return the start of the name of a dataset's folder in the cache."""
-    return f"{name.partition(':')[0]}-{path.stem}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{name.partition(':')[0]}-{path.stem}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 def hash_facts(files: Iterable[tuple[str, Path]]) -> str:
-    """Return a hash of the names, sizes and modification times of files."""
-    facts = [f"{name} {path.stat().st_size} {path.stat().st_mtime_ns}" for name, path in files]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    """Return a hash of the names, sizes and modification times of files; of a dangling link, of itself."""
+    digest = hashlib.sha256()
+    for name, path in files:
+        status = path.stat() if path.exists() else path.lstat()
+        digest.update(os.fsencode(f"{name} {status.st_size} {status.st_mtime_ns}\n"))
+    return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.data.dataset import Dataset, Labelled, Splits
+from trainer.data.dataset import Dataset, Findings, Form, Labelled, Splits
 from trainer.data.raw import fetch_files, find_files, reading
 from trainer.data.splits import TENTH, split_official
 
@@ -27,7 +27,7 @@ class Svhn:
         """Check both files, and download missing ones if `download`; DataError."""
         fetch_files(DATASET, root, download_svhn if download else None)
 
-    def decode(self, root: Path, size: int, left_out: list[str] | None) -> Splits:
+    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
         """Return the splits; DataError for a damaged file."""
         return split_official("svhn", *(read_matlab(file) for file in find_files(DATASET, root)))
 

@@ -1,0 +1,131 @@
+"""Names of classes: their order, missing and ambiguous labels, and how the classes of two datasets are matched."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from trainer.data.dataset import Dataset
+from trainer.errors import DataError
+
+# data.classes: {target name: source name}, or the names of all datasets in their shared order
+Mapped: TypeAlias = Mapping[str, str] | Sequence[str] | None
+
+MISSING = ("", "nan")  # spellings of a label that is missing, in lower case
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.I)
+SHOWN = 20  # names that a message lists
+
+
+def sort_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names once each, in the one order of all kinds of datasets: by value if all are numbers, else as text."""
+    distinct = set(names)
+    numeric = all(NUMBER.fullmatch(name) for name in distinct)
+    return tuple(sorted(distinct, key=lambda name: (float(name), name) if numeric else (0.0, name)))
+
+
+def clean_labels(labels: Sequence[str]) -> list[str | None]:
+    """Return the class of each label, without surrounding spaces and numbers in one spelling; None if it is missing.
+
+    Missing is what is empty or NaN, and -1 unless all labels are 1 or -1.
+    """
+    words = [label.strip() for label in labels]
+    absent = [word.lower() in MISSING for word in words]
+    if all(NUMBER.fullmatch(word) for word, missing in zip(words, absent, strict=True) if not missing):
+        words = [word if missing else _spell(word) for word, missing in zip(words, absent, strict=True)]
+        if set(words) != {"-1", "1"}:
+            absent = [missing or word == "-1" for word, missing in zip(words, absent, strict=True)]
+    return [None if missing else word for word, missing in zip(words, absent, strict=True)]
+
+
+def check_missing(labels: Sequence[str | None], positions: Sequence[str], where: str) -> None:
+    """Check that all labels of a split are missing or none; DataError, which names the first position without one."""
+    count = sum(label is None for label in labels)
+    if 0 < count < len(labels):
+        first = list(labels).index(None)
+        raise DataError(
+            f"{where}: {positions[first]}: has no label (empty, NaN or -1), and {count - 1} more; give each a class or "
+            "remove it: labels may only be missing for all images of a split"
+        )
+
+
+def check_spelling(names: Mapping[str, str], where: str) -> None:
+    """Check that no two names (name -> where it is used) are the same but for case, spaces or leading zeros."""
+    spelt: dict[str, str] = {}
+    for name in sorted(names):
+        key = _spell(name.strip()) if NUMBER.fullmatch(name.strip()) else " ".join(name.split()).lower()
+        if key in spelt:
+            raise DataError(
+                f"{where}: {names[name]}: class {name!r} is also spelt {spelt[key]!r} ({names[spelt[key]]}); "
+                "spell it in one way"
+            )
+        spelt[key] = name
+
+
+def match_classes(datasets: Mapping[str, Dataset], mapped: Mapped) -> tuple[tuple[str, ...], dict[str, list[int]]]:
+    """Return the shared names of classes, and for each domain the shared class of each of its own classes.
+
+    Datasets without labels share any classes. `mapped` is data.classes. ValueError, which lists the names, if the
+    classes cannot be matched by name.
+    """
+    labelled = {domain: dataset for domain, dataset in datasets.items() if dataset.names}
+    if mapped is not None:
+        check_mapped(labelled, mapped)
+    if not labelled:
+        return (), {}
+    if mapped is not None and not isinstance(mapped, Mapping):
+        names = tuple(mapped)
+    else:
+        names = next(iter(labelled.values())).names
+    mapping = mapped if isinstance(mapped, Mapping) else {}
+    orders = {}
+    for number, (domain, dataset) in enumerate(labelled.items()):
+        own = [mapping.get(name, name) if number else name for name in dataset.names]
+        same = sorted(own) == sorted(names) if mapped is not None else tuple(own) == names
+        if not same and not (mapping and set(own) <= set(names)):
+            raise ValueError(_explain(labelled, names))
+        orders[domain] = [names.index(name) for name in own]
+    return names, orders
+
+
+def check_mapped(labelled: Mapping[str, Dataset], mapped: Mapped) -> None:
+    """Check that data.classes names existing classes; ValueError."""
+    listed = {domain: list_names(dataset.names) for domain, dataset in labelled.items()}
+    if isinstance(mapped, Mapping):
+        if len(labelled) != 2:
+            raise ValueError("classes: a mapping from target to source needs labels of both; leave it out")
+        source, target = labelled.values()
+        for name in mapped:
+            if name not in target.names:
+                raise ValueError(f"classes: {name!r} is no class of the target, which has: {listed['target']}")
+        for name in mapped.values():
+            if name not in source.names:
+                raise ValueError(f"classes: {name!r} is no class of the source, which has: {listed['source']}")
+        return
+    names = list(mapped or ())
+    for domain, dataset in labelled.items():
+        if sorted(names) != sorted(dataset.names):
+            raise ValueError(
+                f"classes: must name each class of {dataset.name} once; {domain or 'dataset'} has: {listed[domain]}"
+            )
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return names for a message, at most SHOWN."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _spell(number: str) -> str:
+    value = float(number)
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _explain(labelled: Mapping[str, Dataset], names: tuple[str, ...]) -> str:
+    source, target = labelled.values()
+    if sorted(source.names) == sorted(target.names):
+        remedy = f"set their shared order: data.classes: [{list_names(names)}]"
+    else:
+        remedy = "choose datasets that share their classes, or map them: data.classes: {target name: source name, …}"
+    return (
+        f"{source.name} ({len(source.names)} classes: {list_names(source.names)}) and {target.name} "
+        f"({len(target.names)} classes: {list_names(target.names)}) have different classes; {remedy}"
+    )

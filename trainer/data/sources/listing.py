@@ -1,0 +1,70 @@
+"""List the files of a folder: pictures, and what is not part of the dataset."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer.data.pictures import printable
+from trainer.errors import DataError
+
+# Endings of the formats that Pillow reads without another program.
+PICTURES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".jfif", ".jpe", ".apng", ".avif", ".dib", ".jp2", ".j2k", ".jpx", ".pcx", ".qoi", ".sgi", ".tga"),
+)
+# Folders that systems put beside pictures: thumbnails of NAS systems, archives of macOS, recycle bins.
+SYSTEM_FOLDERS = ("@eadir", "@tmp", "__macosx", "#recycle", "#snapshot", "$recycle.bin", "lost+found")
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "attributes.csv")
+
+
+@dataclass
+class Listing:
+    """The files below a folder, relative to it and sorted."""
+
+    pictures: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)  # not pictures by their ending
+    hidden: list[str] = field(default_factory=list)  # hidden files, and folders that are hidden or of the system
+    circular: list[str] = field(default_factory=list)  # links to a folder around them
+    empty: list[str] = field(default_factory=list)  # folders without a picture at any depth
+
+
+def list_folder(folder: Path) -> Listing:
+    """List a folder and all below it, also through links; DataError for a folder that may not be listed."""
+    listing = Listing()
+    try:
+        _walk(folder, "", (), listing)
+    except OSError as error:
+        raise DataError(
+            f"{printable(str(error.filename))}: cannot be listed: {error.strerror}; make it readable or remove it"
+        ) from None
+    for names in vars(listing).values():
+        names.sort()
+    return listing
+
+
+def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], listing: Listing) -> bool:
+    """Add the entries of a folder to the listing; return whether there is a picture among them."""
+    status = folder.stat()
+    ancestors = (*ancestors, (status.st_dev, status.st_ino))
+    has_pictures = False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name, path = entry.name, f"{prefix}{entry.name}"
+            if entry.is_dir():
+                inner = entry.stat()
+                if name.startswith(".") or name.lower() in SYSTEM_FOLDERS:
+                    listing.hidden.append(printable(f"{path}/"))
+                elif (inner.st_dev, inner.st_ino) in ancestors:
+                    listing.circular.append(printable(path))
+                elif _walk(folder / name, f"{path}/", ancestors, listing):
+                    has_pictures = True
+                else:
+                    listing.empty.append(path)
+            elif name.startswith(".") or name.lower() in SYSTEM_FILES:
+                listing.hidden.extend([printable(path)] if name.lower() != "attributes.csv" else [])
+            elif name.lower().endswith(PICTURES):
+                listing.pictures.append(path)
+                has_pictures = True
+            else:
+                listing.others.append(printable(path))
+    return has_pictures
