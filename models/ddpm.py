@@ -1,6 +1,5 @@
 """DDPM (Ho et al., NeurIPS 2020) with classifier-free guidance (Ho & Salimans, 2022) and DDIM sampling."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -10,11 +9,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.optim import AdamW
 
-from models import optim
+from models import optim, sampling
 from models.base import Batch, DataSpec, Losses, Method, Update
 from models.nets.attention_unet import AttentionUNet
 from models.nets.context_unet import ContextUNet
-from models.nets.diffusion import Diffusion, spaced
+from models.nets.diffusion import Diffusion
 from models.types import Share, at_most
 
 NETS: dict[str, type[ContextUNet] | type[AttentionUNet]] = {
@@ -62,11 +61,11 @@ class DDPM(Method):
         self.diffusion = Diffusion(timesteps, schedule, beta_start, beta_end)
         self.drop, self.predicts = drop, predicts
         self.sampling_steps, self.eta, self.guidance = sampling_steps, eta, guidance
-        self.steps(sampling_steps, "model.sampling_steps")
+        self.check_steps(sampling_steps, "model.sampling_steps")
         self.averaged = {"network": ema} if ema else {}
-        self.adam = partial(AdamW, lr=lr, weight_decay=weight_decay)
-        falling = optim.schedule(decay)
-        self.falling = lambda progress: floor + (1 - floor) * falling(progress)
+        self.optimizer = partial(AdamW, lr=lr, weight_decay=weight_decay)
+        multiplier = optim.schedule(decay)
+        self.lr_schedule = lambda progress: floor + (1 - floor) * multiplier(progress)
 
     @property
     def timesteps(self) -> int:
@@ -74,98 +73,62 @@ class DDPM(Method):
         return self.diffusion.timesteps
 
     def updates(self) -> list[Update]:
-        return [Update("denoise", ("network",), self.loss, self.adam, self.falling)]
+        return [Update("denoise", ("network",), self.loss, self.optimizer, self.lr_schedule)]
 
     def loss(self, batch: Batch, progress: float) -> Losses:
-        """Mean squared error of the noise, eq. 14, or of the velocity, at times drawn evenly."""
+        """Return the mean squared error of the predicted noise (eq. 14) or velocity, at uniformly drawn times."""
         images = batch["images"]
-        t = torch.randint(self.diffusion.timesteps, (len(images),), device=images.device)
+        t = torch.randint(self.timesteps, (len(images),), device=images.device)
         noise = torch.randn_like(images)
         a, s = self.diffusion.scales(t, images.dtype)
         target = noise if self.predicts == "noise" else a * noise - s * images
-        labels = torch.full_like(t, self.classes)
+        labels = torch.full_like(t, self.classes)  # the label of no class
         if self.classes:
             dropped = torch.rand(len(images), device=images.device) < self.drop
             labels = torch.where(dropped | (batch["labels"] < 0), labels, batch["labels"])
-        return {"mse": F.mse_loss(self.network(self.diffusion.noised(images, t, noise), t, labels), target)}
+        return {"mse": F.mse_loss(self.network(self.diffusion.add_noise(images, t, noise), t, labels), target)}
 
     def sample(
         self,
         n: int,
         labels: Tensor | None = None,
         *,
-        steps: PositiveInt | None = None,  # at most T; each of these three: default as in the constructor
+        steps: PositiveInt | None = None,  # at most T; default of this, eta and guidance: the hyperparameter
         eta: Annotated[float, Field(ge=0, le=1)] | None = None,
         guidance: NonNegativeFloat | None = None,
-        noise: Tensor | None = None,  # [n, channels, size, size], to start from; default: drawn
-        batch: PositiveInt | None = None,  # images that go through the network together; default: all n
+        noise: Tensor | None = None,  # [n, channels, size, size] to start from; default: drawn
+        batch: PositiveInt | None = None,  # images per call of the network; default: all n
         precision: Literal["no", "bf16"] = "no",  # of the network
-        compile: bool = False,  # the network: it takes a minute, and pays where many images are made
-        watch: Callable[[int, Tensor], None] | None = None,
+        compile: bool = False,  # compile the network: takes a minute, pays off for many images
+        watch: sampling.Watch | None = None,
     ) -> Tensor:
-        """Of classes int64 [n], or of classes drawn at random. The noise is the same whatever classes and `batch`.
+        """Return n images of classes int64 [n], default: drawn. The noise depends neither on classes nor on `batch`.
 
-        `watch` is called with T - 1 and the noise, and after each step with the time that was reached, -1 at last, and
-        x [n, channels, size, size] there. ValueError names what cannot be.
+        `watch` is called before the first and after each step with the time, T - 1 down to -1, and x
+        [n, channels, size, size] at that time. ValueError names an invalid argument.
         """
-        steps = self.steps(self.sampling_steps if steps is None else steps, "steps")
+        steps = self.check_steps(self.sampling_steps if steps is None else steps, "steps")
         eta = self.eta if eta is None else eta
-        eta = float(steps == self.diffusion.timesteps) if eta is None else eta
+        eta = float(steps == self.timesteps) if eta is None else eta
         guidance = self.guidance if guidance is None else guidance
         if not guidance >= 0:
-            raise ValueError(f"guidance: {guidance} must be 0, none, or more")
+            raise ValueError(f"guidance: {guidance} is not 0 (no guidance) or more")
         if not 0 <= eta <= 1:
-            raise ValueError(f"eta: {eta} must be 0, DDIM, to 1, DDPM")
-        x, labels = self.start(n, noise, labels)
+            raise ValueError(f"eta: {eta} is not 0 (DDIM) to 1 (DDPM)")
+        like = next(self.network.parameters())
+        x = sampling.start_noise((n, *self.shape), noise, like)
+        labels = sampling.start_labels(n, self.classes, labels, like.device)
         network = torch.compile(self.network) if compile else self.network
+        if self.classes and guidance:
+            network = sampling.guide(network, guidance, self.classes)
+        times = sampling.spaced_times(self.timesteps, steps)
+        step = sampling.ddim(self.diffusion, times, self.predicts, eta, x)
+        return sampling.integrate(network, step, times, x, labels, batch=batch, precision=precision, watch=watch)
 
-        def guided(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-            if not (self.classes and guidance):
-                return network(x, t, labels)
-            none = torch.full_like(labels, self.classes)
-            both = network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([labels, none]))
-            known, free = both.to(x.dtype).chunk(2)
-            return torch.lerp(free, known, 1 + guidance)
-
-        # All that depends on the time alone is made, and lies on the device, before the first step.
-        times = [*spaced(self.diffusion.timesteps, steps), -1]
-        t = torch.tensor(times, device=x.device)
-        a, s = self.diffusion.scales(t[:-1], x.dtype)
-        of_image, of_x, deviation = (part.to(x.dtype) for part in self.diffusion.posterior(t[:-1], t[1:], eta))
-        at = t[:, None].expand(-1, n)
-        watch = watch or (lambda t, x: None)
-        watch(times[0], x)
-        for i in range(steps):
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                parts = zip(*(tensor.split(batch or n) for tensor in (x, at[i], labels)), strict=True)
-                prediction = torch.cat([guided(*part) for part in parts]) if batch else guided(x, at[i], labels)
-            prediction = prediction.to(x.dtype)
-            image = (x - s[i] * prediction) / a[i] if self.predicts == "noise" else a[i] * x - s[i] * prediction
-            x = of_image[i] * image.clamp(-1, 1) + of_x[i] * x
-            if eta > 0 and times[i + 1] >= 0:
-                x = x + deviation[i] * torch.randn(x.shape, dtype=x.dtype, device=x.device)
-            watch(times[i + 1], x)
-        return x
-
-    def steps(self, steps: int | None, name: str) -> int:
-        """Sampling steps, all T where none are given; ValueError if there are more than that."""
-        timesteps = self.diffusion.timesteps
-        if steps is not None and not 1 <= steps <= timesteps:
-            raise ValueError(f"{name}: {steps} is not 1 to {timesteps}, the timesteps that the network is trained at")
-        return steps or timesteps
-
-    def start(self, n: int, noise: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Noise [n, channels, size, size] and classes [n] to start from, drawn if not given; ValueError."""
-        like, shape = next(self.network.parameters()), (n, *self.shape)
-        if noise is not None and tuple(noise.shape) != shape:
-            raise ValueError(f"noise: has the shape {tuple(noise.shape)}; {n} images start from {shape}")
-        x = torch.randn(shape, dtype=like.dtype, device=like.device) if noise is None else noise.to(like)
-        if labels is None:
-            labels = torch.randint(max(1, self.classes), (n,), device=like.device)
-        elif not self.classes:
-            raise ValueError("labels: this method learns from none; leave them out")
-        elif tuple(labels.shape) != (n,):
-            raise ValueError(f"labels: have the shape {tuple(labels.shape)}; {n} images want {n}")
-        elif (wrong := (labels < 0) | (labels >= self.classes)).any():
-            raise ValueError(f"labels: {labels[wrong][0].item()} is none of the classes 0 to {self.classes - 1}")
-        return x.contiguous(memory_format=torch.channels_last), labels.to(like.device)
+    def check_steps(self, steps: int | None, name: str) -> int:
+        """Return the number of sampling steps, T if None; ValueError if it is not 1 to T."""
+        if steps is not None and not 1 <= steps <= self.timesteps:
+            raise ValueError(
+                f"{name}: {steps} is not 1 to {self.timesteps}, the timesteps that the network is trained at"
+            )
+        return steps or self.timesteps

@@ -24,7 +24,7 @@ from eval.metrics import Metric
 from eval.record import Result
 from eval.sampling_options import WATCH, can_be_watched, load_tensor, sample_options
 from eval.trial import TrainedTrial, open_trial
-from models.nets.diffusion import lerp, slerp
+from models.sampling import lerp, slerp
 from trainer.data.pixels import to_bytes
 from trainer.errors import ConfigError
 from trainer.seeds import seed_torch

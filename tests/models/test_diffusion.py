@@ -19,7 +19,8 @@ from models.ddpm import DDPM
 from models.ddpm_unconditional import DDPMUnconditional
 from models.nets.attention_unet import Attention, AttentionUNet, sinusoids
 from models.nets.context_unet import ContextUNet
-from models.nets.diffusion import Diffusion, lerp, slerp, spaced
+from models.nets.diffusion import Diffusion
+from models.sampling import lerp, slerp, spaced_times
 from trainer.data.batches import Batches
 from trainer.data.cache import load, stage
 from trainer.seeds import seed_torch
@@ -151,7 +152,7 @@ def test_schedule_and_noised_images_are_those_of_diffusers(timesteps: int, sched
     torch.testing.assert_close(diffusion.share.float(), plain.alphas_cumprod, rtol=0, atol=1e-5)
     images, noise, t = torch.rand(6, 3, 4, 4) * 2 - 1, torch.randn(6, 3, 4, 4), torch.randint(timesteps, (6,))
     expected = reference.add_noise(images.double(), noise.double(), t).float()
-    torch.testing.assert_close(diffusion.noised(images, t, noise), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(diffusion.add_noise(images, t, noise), expected, rtol=1e-5, atol=1e-5)
 
 
 @needs_diffusers
@@ -219,7 +220,7 @@ def test_samples_are_those_of_diffusers_from_the_same_noise(
     ddpm, ddim = schedulers(timesteps, schedule, prediction_type=kind, clip_sample=True)
     reference = ddpm if eta is None else ddim
     reference.set_timesteps(steps)
-    assert reference.timesteps.tolist() == spaced(timesteps, steps)
+    assert [*reference.timesteps.tolist(), -1] == spaced_times(timesteps, steps)
     labels, start = torch.tensor([1, 7]), torch.randn(2, 3, 28, 28).double()
     ours: list[tuple[int, Tensor]] = []
     seed_torch(5)
@@ -239,7 +240,7 @@ def test_samples_are_those_of_diffusers_from_the_same_noise(
             options = {"eta": eta, "use_clipped_model_output": True, "variance_noise": drawn}
             x = reference.step(made, t, x, **options).prev_sample
         theirs.append(x)
-    assert [t for t, _ in ours] == [*spaced(timesteps, steps), -1]
+    assert [t for t, _ in ours] == spaced_times(timesteps, steps)
     for (_, a), b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.detach(), b, rtol=1e-5, atol=1e-5)
     assert last.abs().max() <= 1
@@ -381,7 +382,7 @@ def test_a_method_without_labels_reads_and_takes_none() -> None:
     assert method.reads == ("images",)
     assert not any("context" in key for key in method.state_dict())
     assert drawn(method).shape == (4, 1, 8, 8)
-    with pytest.raises(ValueError, match="learns from none"):
+    with pytest.raises(ValueError, match="is unconditional"):
         method.sample(2, torch.zeros(2, dtype=torch.int64))
 
 
@@ -397,8 +398,8 @@ def test_a_method_without_labels_reads_and_takes_none() -> None:
             r"noise: has the shape \(4, 3, 8, 8\); 4 images start from \(4, 1, 8, 8\)",
         ),
         ({"guidance": math.nan}, r"guidance: nan"),
-        ({"labels": torch.tensor([0, 1, 2, 3])}, r"labels: 3 is none of the classes 0 to 2"),
-        ({"labels": torch.tensor([0, 1])}, r"labels: have the shape \(2,\); 4 images want 4"),
+        ({"labels": torch.tensor([0, 1, 2, 3])}, r"labels: 3 is not a class; classes are 0 to 2"),
+        ({"labels": torch.tensor([0, 1])}, r"labels: have the shape \(2,\); 4 images need \(4,\)"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(options: Any, message: str) -> None:
@@ -413,7 +414,10 @@ def test_a_constructor_refuses_more_sampling_steps_than_there_are_times() -> Non
 
 @pytest.mark.parametrize(
     ("other", "message"),
-    [({"timesteps": 8}, r"trained at 8 timesteps, not 12; set model\.timesteps: 8"), ({"schedule": "cosine"}, "betas")],
+    [
+        ({"timesteps": 8}, r"trained at 8 timesteps, not 12; set model\.timesteps: 8"),
+        ({"schedule": "cosine"}, "another noise schedule"),
+    ],
 )
 def test_weights_of_other_times_are_refused(other: Any, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
@@ -459,7 +463,7 @@ def test_one_batch_is_learned_by_heart_and_reconstructed_through_ddim() -> None:
     method = tiny(timesteps=100, width=16, drop=0.0).train()
     optimizer = torch.optim.Adam(method.network.parameters(), 3e-3)
     batch = {"images": images.repeat(8, 1, 1, 1), "labels": labels.repeat(8)}
-    noised = method.diffusion.noised(images, torch.full((6,), 99), torch.randn_like(images))
+    noised = method.diffusion.add_noise(images, torch.full((6,), 99), torch.randn_like(images))
 
     def error() -> float:
         again = drawn(method.eval(), 6, labels=labels, noise=noised, steps=20, eta=0.0, guidance=0.0)
