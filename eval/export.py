@@ -1,6 +1,7 @@
 """Samples as PNG files, for graders, pytorch-fid's own command or a talk."""
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -48,7 +49,8 @@ def export_samples(
             raise ConfigError(f"{run}: {trial.config.method} learns from no labels; give --samples instead")
         labels = tensor(classes).repeat_interleave(per_class)
         width = max(3, len(str(per_class)))
-        names = [f"{label}_{i:0{width}d}.png" for label in classes for i in range(1, per_class + 1)]
+        words_of = [re.sub(r"[^\w.+-]+", "_", name) for name in trial.class_names]
+        names = [f"{words_of[label]}_{i:0{width}d}.png" for label in classes for i in range(1, per_class + 1)]
     else:
         names = [f"{i:0{max(3, len(str(n)))}d}.png" for i in range(1, n + 1)]
     options = parse_options(trial.config.method, trial.capability("sample", "--samples"), words)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from matplotlib import colormaps
@@ -26,7 +27,7 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def confusion(counts: NDArray[np.int64], title: str) -> Figure:
+def confusion(counts: NDArray[np.int64], title: str, classes: Sequence[str]) -> Figure:
     """Draw a confusion matrix [classes, classes], rows true, columns predicted, coloured by the share of its row."""
     figure = Figure(figsize=(4.6, 4.6), layout="constrained")
     axes = figure.add_subplot()
@@ -34,8 +35,11 @@ def confusion(counts: NDArray[np.int64], title: str) -> Figure:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true class (recall)", title=title)
     if len(counts) <= LEGIBLE:
-        recalls = [f"{number}  {100 * share[number, number]:.0f} %" for number in range(len(counts))]
-        axes.set(xticks=range(len(counts)), yticks=range(len(counts)), yticklabels=recalls)
+        names = [shorten(name, 16, placeholder="…") for name in classes]
+        recalls = [f"{name}  {100 * share[number, number]:.0f} %" for number, name in enumerate(names)]
+        axes.set(xticks=range(len(counts)), yticks=range(len(counts)), xticklabels=names, yticklabels=recalls)
+        if max(map(len, names)) > 3:
+            axes.tick_params("x", rotation=90)
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 shade = "white" if share[row, column] > 0.5 else "black"
@@ -46,37 +50,49 @@ def confusion(counts: NDArray[np.int64], title: str) -> Figure:
 def embedding(
     points: NDArray[np.float32],
     labels: NDArray[np.int64],
-    classes: int,
+    classes: Sequence[str],
     domains: NDArray[np.int64],
     sets: Mapping[str, str],
 ) -> Figure:
-    """Draw points [n, 2] coloured by class [n] and, if there are two, by domain [n]; sets: domain → its dataset."""
+    """Draw points [n, 2] coloured by class [n] and, if there are two, by domain [n].
+
+    A label of -1 is no class; `sets` maps a domain to its dataset.
+    """
     panels = min(len(sets), 2)
     figure = Figure(figsize=(4.9 * panels, 4.8), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    scatter(axes[0], points, labels, [str(number) for number in range(classes)], shades(classes), "class")
+    scatter(axes[0], points, labels, *legend(labels, classes), "class")
     if panels > 1:
         scatter(axes[1], points, domains, [f"{domain} ({name})" for domain, name in sets.items()], DOMAINS, "domain")
     return figure
 
 
 def embeddings(
-    rows: Sequence[tuple[str, NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]], sets: Mapping[str, str]
+    rows: Sequence[tuple[str, NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]],
+    sets: Mapping[str, str],
+    classes: Sequence[str] = (),
 ) -> Figure:
     """Draw a row of two panels, by class and by domain, for each (label, points [n, 2], classes [n], domains [n])."""
     figure = Figure(figsize=(9.8, 4.5 * len(rows) + 0.3), layout="constrained")
-    classes = 1 + max(int(labels.max()) for _, _, labels, _ in rows)
-    names = [str(number) for number in range(classes)], [f"{domain} ({name})" for domain, name in sets.items()]
+    count = 1 + max(int(labels.max()) for _, _, labels, _ in rows)
+    classes = classes if len(classes) >= count else [str(number) for number in range(count)]
+    names = [f"{domain} ({name})" for domain, name in sets.items()]
     for (label, points, labels, domains), axes in zip(rows, figure.subplots(len(rows), 2, squeeze=False), strict=True):
-        scatter(axes[0], points, labels, names[0], shades(classes), f"{label}: class")
-        scatter(axes[1], points, domains, names[1], DOMAINS, "domain")
+        scatter(axes[0], points, labels, *legend(labels, classes), f"{label}: class")
+        scatter(axes[1], points, domains, names, DOMAINS, "domain")
     return figure
+
+
+def legend(labels: NDArray[np.int64], classes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return names and colours of classes; if there are labels of -1, the last of both is that of no class."""
+    unlabelled = bool((labels < 0).any())
+    return [*classes, *["without label"] * unlabelled], [*shades(len(classes)), *["#c8c8c8"] * unlabelled]
 
 
 def shades(classes: int) -> Sequence[str]:
     """Return a colour for each class."""
-    turbo = colormaps["turbo"].resampled(classes)
-    return CLASSES if classes <= len(CLASSES) else [to_hex(turbo(number)) for number in range(classes)]
+    turbo = colormaps["turbo"].resampled(max(1, classes))
+    return CLASSES[:classes] if classes <= len(CLASSES) else [to_hex(turbo(number)) for number in range(classes)]
 
 
 def scatter(

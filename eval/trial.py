@@ -18,7 +18,8 @@ from trainer.config.resolve import load_config
 from trainer.config.schema import Config
 from trainer.data.cache import Arrays, data_root, find, read
 from trainer.data.pixels import to_signed
-from trainer.errors import ConfigError
+from trainer.data.provenance import compute_fingerprint
+from trainer.errors import ConfigError, DataError
 from trainer.runs.directory import RunDirectory
 
 CAPABILITIES = ("predict", "features", "sample", "reconstruct")
@@ -79,9 +80,16 @@ class TrainedTrial:
         return function
 
     def cache_folder(self, domain: str) -> Path:
-        """Return the folder of a domain's dataset in the cache; DataError if it is not staged."""
+        """Return the folder of a domain's dataset in the cache; DataError if it is not staged or has other content."""
         data = self.config.data
-        return find(self.domains[domain], data_root(data.root), form=data.form())
+        folder = find(self.domains[domain], data_root(data.root), form=data.form())
+        trained = self.run.data().get("domains", {}).get(domain or "dataset", {}).get("fingerprint")
+        if trained and trained != (current := compute_fingerprint(folder, data.class_order(domain))):
+            raise DataError(
+                f"{self.run.path}: was trained on other data than {folder} holds ({trained}, not {current}); "
+                "restore the data, or remove the run directory and train again"
+            )
+        return folder
 
     def arrays(self, domain: str, split: str) -> Arrays:
         """Return the images and labels of a split; -1 is no label."""

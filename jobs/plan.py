@@ -22,7 +22,8 @@ from jobs.tracking.state import determine_status
 from trainer.config.document import Settings, find_place
 from trainer.config.schema import Config
 from trainer.config.sweep import Trial, load_trials
-from trainer.errors import ConfigError
+from trainer.data.provenance import describe_data, find_difference
+from trainer.errors import ConfigError, DataError
 from trainer.runs.atomic import write_text
 from trainer.runs.directory import RunDirectory
 from trainer.runs.placement import locate_trials
@@ -90,6 +91,25 @@ def plan_sweep(options: argparse.Namespace, trials: list[Trial], backend: Backen
         to_evaluate=to_evaluate,
         unlisted=(evaluating | jobs.keys()) - {run.name for run in runs},
     )
+
+
+def check_data(submission: Submission) -> None:
+    """Refuse to continue a sweep some of whose trials were trained on other data; ConfigError."""
+    current: dict[str, dict[str, Any]] = {}
+    for trial, run in zip(submission.trials, submission.runs, strict=True):
+        if not (earlier := run.data()):
+            continue
+        key = str(trial.config.data)
+        if key not in current:
+            try:
+                current[key] = describe_data(trial.config.data)
+            except DataError:  # it is not staged, so nothing is trained on it now
+                continue
+        if (run.latest_step() or run.is_done()) and (difference := find_difference(earlier, current[key])):
+            raise ConfigError(
+                f"{run.path}: {difference} since this trial was trained, so its results cannot stand beside new ones; "
+                "restore the data, remove the run directory to train it again, or set another name:"
+            )
 
 
 def needs_evaluation(config: Config, run: RunDirectory) -> bool:

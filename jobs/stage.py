@@ -18,8 +18,10 @@ from jobs.plan import load_sweep
 from trainer.config.schema import Config
 from trainer.data import cache
 from trainer.data.dataset import Form
+from trainer.data.provenance import summarize
 from trainer.data.raw import locate
 from trainer.data.registry import get
+from trainer.data.store import check_files
 from trainer.errors import ConfigError, DataError
 
 EXAMPLES = """examples:
@@ -119,6 +121,8 @@ def stage_dataset(dataset: RequiredDataset, file: Path, console: Console, skip_u
     size = sum(path.stat().st_size for path in dataset.folder.iterdir()) / 2**20
     seconds = time.monotonic() - started
     print_plain(console, f"staged {dataset.name} in {seconds:.1f} s, {size:.1f} MiB: {dataset.folder}")
+    for line in summarize(dataset.folder):
+        print_plain(console, f"  {line}")
 
 
 def list_references(configs: Iterable[Config]) -> list[tuple[str, RequiredDataset]]:
@@ -153,6 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave out damaged or too small images, and count them"
     )
+    parser.add_argument("--verify", action="store_true", help="check the sha256 of every file that is already staged")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat SIGTERM like Ctrl-C
     console = Console()
@@ -161,6 +166,11 @@ def main(arguments: list[str] | None = None) -> int:
         configs = [trial.config for trial in load_sweep(options.sweep, options.overrides)]
         for dataset in [dataset for dataset in list_datasets(configs) if dataset.is_staged()]:
             print_plain(console, f"already staged: {dataset.folder}")
+            if options.verify:
+                check_files(dataset.folder, cache.origin(dataset.folder)["files"])
+                print_plain(console, f"verified: every file of {dataset.folder.name} has its sha256")
+            for line in summarize(dataset.folder):
+                print_plain(console, f"  {line}")
         stage_datasets(options.sweep, options.overrides, configs, console, skip_unreadable=options.skip_unreadable)
         for metric, dataset in list_references(configs):
             try:  # A metric that cannot be staged must not keep the others from being staged.

@@ -24,7 +24,16 @@ from jobs.backends.local import LocalBackend
 from jobs.backends.slurm import presets
 from jobs.backends.slurm.backend import SlurmBackend
 from jobs.command import create_parser, discard_output, print_plain
-from jobs.plan import Submission, cancel_unlisted, group_trials, load_sweep, lock_sweep, needs_evaluation, plan_sweep
+from jobs.plan import (
+    Submission,
+    cancel_unlisted,
+    check_data,
+    group_trials,
+    load_sweep,
+    lock_sweep,
+    needs_evaluation,
+    plan_sweep,
+)
 from jobs.stage import stage_datasets
 from jobs.tracking.table import summarize_progress
 from trainer.config.schema import Config
@@ -115,6 +124,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     confirm(len(submission.to_train), options.yes, console)
     configs = [trials[i].config for i in (*submission.to_train, *submission.to_evaluate)]
     stage_datasets(options.sweep, options.overrides, configs, console, download=not on_slurm)
+    check_data(submission)
     with lock_sweep(submission):
         # Plan again: another command may have started some of the trials since.
         submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)

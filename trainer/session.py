@@ -112,6 +112,8 @@ def build(run: RunDirectory, config: Config, accelerator: "Accelerator") -> "tup
     form = config.data.form()
     for name in datasets.values() if accelerator.is_main_process else ():
         stage(name, root, form=form)
+    if accelerator.is_main_process:
+        record_data(run, config)
     accelerator.wait_for_everyone()
     seed_torch(config.train.seed, "weights")
     try:
@@ -134,6 +136,20 @@ def build(run: RunDirectory, config: Config, accelerator: "Accelerator") -> "tup
         flip=config.data.flip,
     )
     return Trainer(method, accelerator, config.train), batches
+
+
+def record_data(run: RunDirectory, config: Config) -> None:
+    """Record what the trial is trained on; ConfigError if it has progressed on other data."""
+    from trainer.data.provenance import describe_data, find_difference
+
+    record = describe_data(config.data)
+    difference = find_difference(run.data(), record)
+    if difference and (run.latest_step() or run.exported_weights()):
+        raise ConfigError(
+            f"{run.path}: {difference} since the trial was started; restore the data, or remove this run directory to "
+            "train on the new ones"
+        )
+    run.write_data(record)
 
 
 def resume(run: RunDirectory, identities: set[str], trainer: "Trainer") -> None:

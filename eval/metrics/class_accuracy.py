@@ -42,6 +42,7 @@ def evaluate(trial: TrainedTrial) -> Result:
         )
     domain, seed, classes = next(iter(trial.domains)), trial.config.train.seed, trial.classes
     judge = load_judge(trial.cache_folder(domain), trial.device)
+    order = torch.tensor(trial.config.data.class_order(domain))  # the judge knows the dataset's own order
     labels = torch.arange(classes).repeat_interleave(PER_CLASS)
 
     def own_part() -> tuple[NDArray[np.int64], float]:
@@ -53,7 +54,7 @@ def evaluate(trial: TrainedTrial) -> Result:
                 torch.cuda.synchronize()
             seconds += time.perf_counter() - started
             with torch.inference_mode():
-                predicted.append(judge.logits(images).argmax(1).cpu())
+                predicted.append(order[judge.logits(images).argmax(1).cpu()])
             started = time.perf_counter()
         if not predicted:  # there are more processes than chunks
             return np.zeros((classes, classes), np.int64), 0.0
@@ -69,8 +70,8 @@ def evaluate(trial: TrainedTrial) -> Result:
     if distributed.is_main():
         np.savez(trial.folder / "class_accuracy.npz", counts=counts)
         title = f"class accuracy {correct / n:.3f} of {n} samples, step {trial.step}"
-        figures.save(figures.confusion(counts, title), trial.folder / "class_accuracy.png")
-    by_class = {str(label): round(counts[label, label] / PER_CLASS, 4) for label in range(classes)}
+        figures.save(figures.confusion(counts, title, trial.class_names), trial.folder / "class_accuracy.png")
+    by_class = {name: round(counts[label, label] / PER_CLASS, 4) for label, name in enumerate(trial.class_names)}
     facts = {"set": trial.domains[domain], "n": n, "by class": by_class, "step": trial.step, "seed": seed}
     result.provenance[NAME] = {**facts, "classifier sha256": judge.sha256, **judge.facts}
     return result

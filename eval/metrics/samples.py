@@ -40,7 +40,7 @@ def evaluate(trial: TrainedTrial) -> Result:
     if trial.method.conditional:
         classes = range(min(MAX_CLASSES, trial.classes))
         rows = [sample(trial, SHOWN, torch.full((SHOWN,), label)) for label in classes]
-        names = [f"class {label}" for label in classes]
+        names = [f"class {trial.class_names[label]}" for label in classes]
         figure = figures.mosaic(np.stack(rows), rows=names, title="each column: the same noise")
         figures.save(figure, trial.folder / "samples_by_class.png")
     train, test = (trial.arrays(domain, split).images for split in ("train", "test"))

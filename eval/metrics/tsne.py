@@ -38,6 +38,6 @@ def evaluate(trial: TrainedTrial) -> Result:
     # For each of n points: position [n, 2], features [n, d], label, number of its domain, position in the test split.
     arrays_by_name = {"points": points, "features": x, "labels": y, "domains": d, "images": np.concatenate(images)}
     np.savez(trial.folder / "tsne.npz", **arrays_by_name)
-    figures.save(figures.embedding(points, y, trial.classes, d, trial.domains), trial.folder / "tsne.png")
+    figures.save(figures.embedding(points, y, trial.class_names, d, trial.domains), trial.folder / "tsne.png")
     facts = {"split": "test", "n": len(x), "perplexity": perplexity, "steps": STEPS, "seed": 0, "step": trial.step}
     return Result(provenance={"tsne": facts})

@@ -46,6 +46,7 @@ class DomainPair:
     columns: list[str]
     rows: list[Row]
     picture: Path | None  # t-SNE; None if no trial has one
+    classes: list[str]  # their names, in the order of the recalls
 
 
 def compare_methods(sweep: Sweep, report: Path) -> list[DomainPair]:
@@ -63,7 +64,11 @@ def _compare(source: str, target: str, settings: list[Setting], report: Path) ->
     settings = sorted(settings, key=lambda setting: ORDER.get(_read_role(setting.trials[0].method), 1))
     columns = [name for name, metric in COLUMNS.items() if any(setting.summarize(metric) for setting in settings)]
     rows = [_row(setting, columns) for setting in settings]
-    return DomainPair(source, target, columns, rows, _draw_embeddings(source, target, settings, report))
+    trials = [trial for setting in settings for trial in setting.trials]
+    names = next((trial.class_names for trial in trials if trial.class_names), [])
+    count = max(len(row.recalls) for row in rows)
+    names = names if len(names) >= count else [str(number) for number in range(count)]
+    return DomainPair(source, target, columns, rows, _draw_embeddings(source, target, trials, names, report), names)
 
 
 def _read_role(method: str) -> str:
@@ -91,10 +96,10 @@ def _row(setting: Setting, columns: Sequence[str]) -> Row:
     )
 
 
-def _draw_embeddings(source: str, target: str, settings: list[Setting], report: Path) -> Path | None:
+def _draw_embeddings(source: str, target: str, trials: list[Trial], classes: list[str], report: Path) -> Path | None:
     """Draw the first t-SNE of each method; return the file, None if no method has one."""
     embeddings: dict[str, dict[str, NDArray[Any]]] = {}
-    for trial in [trial for setting in settings for trial in setting.trials]:
+    for trial in trials:
         if trial.method not in embeddings and (arrays := _load(trial, "tsne.npz", EMBEDDING)):
             embeddings[trial.method] = arrays
     if not embeddings:
@@ -102,7 +107,7 @@ def _draw_embeddings(source: str, target: str, settings: list[Setting], report: 
     # The name of a dataset may be a path.
     file = report / (re.sub(r"[^A-Za-z0-9._-]+", "-", f"tsne_{source}_{target}")[:200] + ".png")
     rows = [(method, a["points"], a["labels"], a["domains"]) for method, a in embeddings.items()]
-    figures.save(figures.embeddings(rows, {"source": source, "target": target}), file)
+    figures.save(figures.embeddings(rows, {"source": source, "target": target}, classes), file)
     return file
 
 

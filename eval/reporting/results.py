@@ -40,7 +40,8 @@ class Trial:
     history: dict[str, Curve]  # metrics against the step of the exported weights
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    provenance: dict[str, Any]
+    provenance: dict[str, Any]  # of the evaluation and of the data
+    class_names: list[str]
     files: tuple[str, ...]  # relative to the run directory, sorted
 
     @property
@@ -154,6 +155,7 @@ def read_sweep(directory: Path) -> Sweep:
         raise ConfigError(
             f"{directory}: no trials (directories with a config.yaml); give the directory of a sweep: logs/<sweep>"
         )
+    mark_data(trials)
     swept = find_swept_keys(trials)
     keys = ["method", *(key for key in swept if key != SEED)]
     trials.sort(key=lambda trial: ([_sort_key(trial.config, key) for key in [*keys, SEED]], trial.name))
@@ -180,6 +182,7 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
     state, error = _read_state(run, status, job_state)
     evaluation: dict[str, Any] = _read(run.evaluation, dict)
     intervals, provenance = evaluation.get("intervals") or {}, flatten(evaluation.get("provenance") or {})
+    data: dict[str, Any] = _read(run.data, dict)
     metrics = {k: v for k, v in (evaluation.get("metrics") or {}).items() if type(v) in (int, float)}
     selected_steps = {f"{k} step": provenance.get(f"{k}.chosen at step") for k in metrics}
     metrics |= {k: step for k, step in selected_steps.items() if type(step) is int}
@@ -199,7 +202,8 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
         history=read_curves(history) if len(history) > 1 else {},
         metrics=metrics,
         intervals={k: (_number(v[0]), _number(v[1])) for k, v in intervals.items() if len(v) == 2},
-        provenance=provenance,
+        provenance=provenance | flatten({"data": data.get("domains") or {}}),
+        class_names=[str(name) for name in data.get("classes") or []],
         files=tuple(sorted(os.path.join(folder, name) for folder, names in listings.items() for name in names)),
     )
 
@@ -215,6 +219,22 @@ def _read_state(run: RunDirectory, status: dict[str, Any], job_state: JobState |
     if job_state and job_state.state == "failed" and _number(job_state.time) > newest:
         return "failed", job_state.reason or error
     return state, error
+
+
+def mark_data(trials: Sequence[Trial]) -> None:
+    """Make the data a setting of trials on datasets of one name with different content, which are not averaged."""
+    contents: dict[tuple[str, ...], set[str]] = {}
+    marks: list[tuple[Trial, str, tuple[str, ...], str]] = []
+    for trial in trials:
+        settings = [f"{key} {format_exactly(trial.config, key)}" for key in trial.config if key.startswith("data.")]
+        for domain in ("dataset", "source", "target"):
+            if content := trial.provenance.get(f"data.{domain}.fingerprint"):
+                group = (domain, *settings)
+                contents.setdefault(group, set()).add(content)
+                marks.append((trial, domain, group, content))
+    for trial, domain, group, content in marks:
+        if len(contents[group]) > 1:
+            trial.config[f"data.{domain}.content"] = content[:8]
 
 
 def find_swept_keys(trials: Sequence[Trial]) -> list[str]:

@@ -61,7 +61,7 @@ def _format_pair(pair: DomainPair) -> list[str]:
         _table(head, [[row.label, str(row.n), *row.cells, row.reported] for row in pair.rows]),
     ]
     if rows := [row for row in pair.rows if row.recalls]:
-        head = ["recall of class", *map(str, range(max(len(row.recalls) for row in rows)))]
+        head = ["recall of class", *pair.classes[: max(len(row.recalls) for row in rows)]]
         parts.append(_table(head, [[row.label, *(f"{recall:.3f}" for recall in row.recalls)] for row in rows]))
     return parts
 

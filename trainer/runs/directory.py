@@ -45,6 +45,11 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def data_file(self) -> Path:
+        """What the trial is trained on: see trainer.data.provenance."""
+        return self.path / "data.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the attempt that trains; its content names the attempt."""
         return self.path / "lock"
@@ -133,6 +138,10 @@ class RunDirectory:
                 lines.append(json.loads(line))
         return lines
 
+    def data(self) -> dict[str, Any]:
+        """Return the record of the data that the trial is trained on; {} if it is not known."""
+        return read_json(self.data_file)
+
     def latest_step(self) -> int:
         """Return the step of the newest checkpoint; 0 before the first."""
         try:
@@ -180,6 +189,10 @@ class RunDirectory:
             shutil.rmtree(temporary, ignore_errors=True)
         for temporary in (self.path / "weights").glob(".step-*.tmp"):
             temporary.unlink(missing_ok=True)
+
+    def write_data(self, record: dict[str, Any]) -> None:
+        """Record the data that the trial is trained on."""
+        write_json(self.data_file, record)
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Replace the heartbeat."""
