@@ -11,7 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def orientation(number: int) -> bytes:
     return b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, number, 0) + b"\0\0\0\0"
 
 
-def tiff(values: np.ndarray, photometric: int, kind: int = 1, order: str = "<") -> bytes:
+def tiff(values: np.ndarray, photometric: int, kind: int = 1, order: Literal["<", ">"] = "<") -> bytes:
     """Encode one strip.
 
     photometric: 0 white is zero, 1 black is zero, 2 RGB, 5 CMYK; kind: 1 unsigned, 2 signed, 3 floating point.

@@ -26,15 +26,15 @@ def summarize(folder: Path) -> list[str]:
     splits = ", ".join(f"{split} {n}" for split, n in origin["splits"].items())
     classes = list_names([f"{name} {counts[name]}" for name in (*names, "without label") if name in counts])
     lines = [f"{sum(origin['splits'].values())} images: {splits}", f"classes: {classes}"]
-    found = origin.get("found", {})
-    if sizes := found.get("sizes"):
+    findings = origin.get("found", {})
+    if sizes := findings.get("sizes"):
         least, largest = (f"{width} x {height}" for width, height in (sizes["least"], sizes["largest"]))
         lines.append(f"sizes: {least} pixels" + (f" to {largest}" if largest != least else ""))
-    for reason, files in found.get("ignored", {}).items():
+    for reason, files in findings.get("ignored", {}).items():
         lines.append(f"ignored: {files['count']} {reason}, such as {files['first'][0]}")
     if left_out := origin["left_out"]["count"]:
         lines.append(f"left out: {left_out} pictures that cannot be used, such as {origin['left_out']['first'][0]}")
-    return lines + [f"note: {note}" for note in found.get("notes", [])]
+    return lines + [f"note: {note}" for note in findings.get("notes", [])]
 
 
 def describe_data(data: "Data") -> dict[str, Any]:
@@ -43,14 +43,14 @@ def describe_data(data: "Data") -> dict[str, Any]:
     for domain, name in data.datasets().items():
         folder = cache.find(name, root, form=form)
         origin = cache.origin(folder)
-        found = origin.get("found", {})
+        findings = origin.get("found", {})
         domains[domain or "dataset"] = {
             "name": name,
             "fingerprint": compute_fingerprint(folder, data.class_order(domain)),
             "splits": origin["splits"],
             "left out": origin["left_out"]["count"],
-            "ignored": {reason: files["count"] for reason, files in found.get("ignored", {}).items()},
-            "notes": found.get("notes", []),
+            "ignored": {reason: files["count"] for reason, files in findings.get("ignored", {}).items()},
+            "notes": findings.get("notes", []),
         }
     return {"classes": list(data.class_names()), "domains": domains}
 
