@@ -1,7 +1,7 @@
-"""Every file of this folder is a method: `load("dann")` returns the one Method that models/dann.py defines.
+"""Find methods by file name: `load("dann")` returns the one Method that models/dann.py defines.
 
-The hyperparameters of a method are read from its source without importing it, so that a login node checks a sweep of a
-thousand trials in an instant; importing torch alone would take seconds.
+The hyperparameters of a method are read from its source without importing it, because importing torch takes seconds
+and a login node should check a sweep of a thousand trials at once.
 """
 
 import ast
@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {"reads": ("images", "labels"), "conditional": False,
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """An argument of a method's constructor."""
+    """Describe an argument of a method's constructor."""
 
     name: str
     annotation: Any  # a type as pydantic understands it
@@ -38,7 +38,7 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """The properties of a method, read from its file."""
+    """Describe a method, as read from its file."""
 
     method: str
     summary: str  # first line of the module's docstring
@@ -49,7 +49,7 @@ class Signature:
 
 
 def names() -> list[str]:
-    """Return the names of all methods: the files of this folder, except for those that methods share."""
+    """Return the names of all methods: the files of this folder except NO_METHODS."""
     return sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in NO_METHODS)
 
 
@@ -70,7 +70,7 @@ def load(name: str) -> "type[Method]":
 
 @lru_cache
 def signature(name: str) -> Signature:
-    """Return the properties of a method; its constructor is the schema of the `model:` block. TypeError."""
+    """Return the description of a method. TypeError if its file defines none or an argument cannot be read."""
     source = (FOLDER / f"{name}.py").read_text()
     tree = ast.parse(source, f"models/{name}.py")
     imported = {a.name: n.module for n in tree.body if isinstance(n, ast.ImportFrom) and n.module for a in n.names}
@@ -107,16 +107,16 @@ def _arguments(
         [None] * (len(arguments.args) - len(arguments.defaults)) + list(arguments.defaults) + arguments.kw_defaults
     )
     for argument, default in list(zip(arguments.args + arguments.kwonlyargs, defaults, strict=True))[2:]:
-        place = f"models/{method}.py:{argument.lineno}: {argument.arg}"
+        location = f"models/{method}.py:{argument.lineno}: {argument.arg}"
         if argument.annotation is None:
-            raise TypeError(f"{place}: give the hyperparameter a type")
+            raise TypeError(f"{location}: give the hyperparameter a type")
         try:
-            # The expression is in our own source, which training would import and run anyway.
+            # Evaluating the expression is safe: it is in our own source, which training imports anyway.
             annotation = eval(ast.unparse(argument.annotation), scope)  # noqa: S307
             value = ... if default is None else ast.literal_eval(default)
         except (NameError, ValueError) as error:
             raise TypeError(
-                f"{place}: {error}; use types of {', '.join(TYPE_MODULES)}, aliases of these, and a literal default"
+                f"{location}: {error}; use types of {', '.join(TYPE_MODULES)}, aliases of these, and a literal default"
             ) from None
         lines = range(argument.lineno, (default or argument).end_lineno or argument.lineno)
         comment = next((comments[line] for line in (*lines, lines.stop) if line in comments), "")
@@ -124,14 +124,14 @@ def _arguments(
 
 
 def _scope(method: str, tree: ast.Module) -> dict[str, Any]:
-    """Return the names that annotations may use: of TYPE_MODULES, and aliases of these in the method's own file."""
+    """Return the names that annotations may use: imports from TYPE_MODULES, and aliases in the method's own file."""
     scope: dict[str, Any] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module in TYPE_MODULES:
             scope |= {a.asname or a.name: getattr(import_module(node.module), a.name) for a in node.names}
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            with suppress(Exception):  # not an alias: annotations that need it fail with its name
+            with suppress(Exception):  # not an alias: an annotation that uses it raises NameError
                 scope[ast.unparse(target)] = eval(ast.unparse(node.value), scope)  # noqa: S307
     return scope
 
@@ -142,6 +142,6 @@ def _description(annotation: Any) -> str:
 
 
 def _comments(source: str) -> dict[int, str]:
-    """Return line → comment."""
+    """Return the comment of each line that has one."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}

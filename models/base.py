@@ -14,7 +14,7 @@ Losses: TypeAlias = dict[str, Tensor]  # named scalars; their sum is minimised, 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The shape of the data, known before the first batch."""
+    """Describe the shape of the data, which is known before the first batch."""
 
     channels: int
     size: int  # height and width of an image, pixels
@@ -23,22 +23,22 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Update:
-    """One optimizer step: minimise `loss` over the networks in `trains` while all others are frozen."""
+    """Describe one optimizer step: minimise `loss` over the networks in `trains` while all others are frozen."""
 
     name: str
     trains: tuple[str, ...]
-    loss: Callable[[Batch, float], Losses]  # (batch, progress in [0, 1]) -> named terms
+    loss: Callable[[Batch, float], Losses]  # (batch, progress in [0, 1]) -> loss terms
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     schedule: Callable[[float], float] = lambda progress: 1.0  # progress -> learning-rate multiplier
     every: int = 1  # run at steps divisible by this number
 
 
 class Method(nn.Module):
-    """Base class of all methods: networks, their updates, and the capabilities that evaluation uses.
+    """Base class of all methods: networks, their updates, and capabilities for evaluation.
 
     A file in models/ defines exactly one subclass. Its constructor takes a `DataSpec` and then the hyperparameters:
     its signature is the schema of the YAML's `model:` block. Images are float32 [n, channels, size, size] in [-1, 1],
-    labels int64 [n]. A method implements any of the capabilities below; none is mandatory.
+    labels int64 [n]. Each of the capabilities below is optional.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("images", "labels")  # keys of a batch; `source_…` and `target_…` name a domain
@@ -72,7 +72,7 @@ class Sampler(Protocol):
     """A method that generates images."""
 
     def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
-        """Return n images in [-1, 1]; `labels` int64 [n] are for conditional methods, default: drawn uniformly."""
+        """Return n images in [-1, 1]. Conditional methods take classes int64 [n], default: drawn uniformly."""
 
 
 @runtime_checkable
@@ -104,5 +104,5 @@ class StepwiseSampler(Protocol):
         """Return n images in [-1, 1], from `noise` [n, channels, size, size] if given.
 
         `eta` scales the fresh noise of each step, from 0 (DDIM) to 1 (DDPM). `watch` is called before the first and
-        after each step with the time reached (T - 1 down to -1) and the images there.
+        after each step with a time, T - 1 down to -1, and the images at that time.
         """

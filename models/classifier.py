@@ -1,4 +1,4 @@
-"""A small classifier (LeNet: LeCun et al., Proc. IEEE 1998, with batch norm) that evaluation judges samples by."""
+"""Classifier (LeNet: LeCun et al., Proc. IEEE 1998, with batch norm), which evaluation also uses to judge samples."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
 from models.nets.digits import lenet
 
-LEAST = 28  # pixels; smaller images are enlarged to it
+MIN_SIZE = 28  # pixels; smaller images are enlarged
 
 
 class Classifier(Method):
@@ -20,7 +20,7 @@ class Classifier(Method):
     def __init__(
         self,
         data: DataSpec,
-        lr: PositiveFloat = 1e-3,  # of Adam, at the start; it falls to zero along a cosine
+        lr: PositiveFloat = 1e-3,  # learning rate of Adam at the start; decays to 0 along a cosine
     ) -> None:
         super().__init__()
         self.network = build(data.channels, data.size, data.classes)
@@ -33,22 +33,22 @@ class Classifier(Method):
         return {"label": F.cross_entropy(self.predict(batch["images"]), batch["labels"])}
 
     def predict(self, images: Tensor) -> Tensor:
-        return self.network(enlarged(images))
+        return self.network(enlarge(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """What the last layer is given, [n, 100]."""
-        return self.network[:-1](enlarged(images))
+        """Return the inputs of the last layer, [n, 100]."""
+        return self.network[:-1](enlarge(images))
 
 
 def build(channels: int, size: int, classes: int) -> nn.Sequential:
-    """The network: images [n, channels, size, size] in [-1, 1], enlarged, to logits [n, classes]."""
-    parts = lenet(channels, max(size, LEAST), classes)
+    """Return the network from images in [-1, 1], enlarged, to logits [n, classes]."""
+    parts = lenet(channels, max(size, MIN_SIZE), classes)
     assert isinstance(parts.classifier, nn.Sequential)
     return nn.Sequential(parts.extractor, *parts.classifier)
 
 
-def enlarged(images: Tensor) -> Tensor:
-    """Images [n, c, h, h] of at least LEAST pixels."""
-    if images.shape[-1] >= LEAST:
+def enlarge(images: Tensor) -> Tensor:
+    """Return images [n, c, h, h], enlarged to MIN_SIZE pixels if they are smaller."""
+    if images.shape[-1] >= MIN_SIZE:
         return images
-    return F.interpolate(images, size=(LEAST, LEAST), mode="bilinear", align_corners=False)
+    return F.interpolate(images, size=(MIN_SIZE, MIN_SIZE), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""DANN (Ganin et al., JMLR 2016): features that tell classes apart but not domains, in a single update."""
+"""DANN (Ganin et al., JMLR 2016): adversarial training of features that do not reveal the domain."""
 
 from math import exp
 from typing import Literal
@@ -21,20 +21,20 @@ class DANN(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: DigitNet = "lenet",
-        strength: Literal["ramp", "constant"] = "ramp",  # of lambda: from 0 to weight, sec. 5.2.2, or always weight
-        gamma: PositiveFloat = 10.0,  # steepness of the ramp of lambda, sec. 5.2.2
-        weight: NonNegativeFloat = 1.0,  # lambda at the end of the ramp
-        batch_norm: Literal["each", "both"] = "each",  # normalises each domain by itself, or both as one batch
-        optimizer: OptimizerName = "sgd",
-        lr: PositiveFloat = 0.01,  # mu_0
-        schedule: ClassifierSchedule = "inverse",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
-        momentum: Share = 0.9,  # beta_1 of Adam
-        weight_decay: NonNegativeFloat = 0.0,
+        net: DigitNet = "lenet",  # lenet, slim, compact, svhn, usps or deep (models/nets/digits.py)
+        strength: Literal["ramp", "constant"] = "ramp",  # λ schedule: ramp from 0 to weight (sec. 5.2.2) or constant
+        gamma: PositiveFloat = 10.0,  # γ: steepness of the λ schedule (eq. in sec. 5.2.2)
+        weight: NonNegativeFloat = 1.0,  # λ at the end of its schedule
+        batch_norm: Literal["each", "both"] = "each",  # statistics of each domain, or of both as one batch
+        optimizer: OptimizerName = "sgd",  # sgd or adam
+        lr: PositiveFloat = 0.01,  # learning rate at the start, μ_0
+        schedule: ClassifierSchedule = "inverse",  # learning rate: inverse ((1 + 10 p)^-0.75), cosine or constant
+        momentum: Share = 0.9,  # momentum of SGD, or β1 of Adam
+        weight_decay: NonNegativeFloat = 0.0,  # L2 penalty
     ) -> None:
         super().__init__()
         self.extractor, self.classifier, self.domain, _ = digits.build(net, data.channels, data.size, data.classes)
-        self.strength, self.gamma, self.weight, self.together = strength, gamma, weight, batch_norm == "both"
+        self.strength, self.gamma, self.weight, self.joint_batch_norm = strength, gamma, weight, batch_norm == "both"
         self.optimizer = optim.optimizer(optimizer, lr, momentum, weight_decay)
         self.schedule = optim.schedule(schedule)
 
@@ -43,28 +43,29 @@ class DANN(Method):
 
     def loss(self, batch: Batch, progress: float) -> Losses:
         source, target = self.embed(batch)
-        strength = self.ramp(progress)
+        lambda_p = self.reversal_strength(progress)
         return {
             "label": F.cross_entropy(self.classifier(source), batch["source_labels"]),
-            "source_domain": self.domain_loss(source, 0, strength),
-            "target_domain": self.domain_loss(target, 1, strength),
+            "source_domain": self.domain_loss(source, 0, lambda_p),
+            "target_domain": self.domain_loss(target, 1, lambda_p),
         }
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features of the source and of the target images [n, features]."""
+        """Return the features [n, features] of the source images and of the target images."""
         source, target = batch["source_images"], batch["target_images"]
-        if self.together:
-            first, second = self.extractor(torch.cat([source, target])).split([len(source), len(target)])
-            return first, second
+        if self.joint_batch_norm:
+            features = self.extractor(torch.cat([source, target]))
+            source, target = features.split([len(source), len(target)])
+            return source, target
         return self.extractor(source), self.extractor(target)
 
-    def ramp(self, progress: float) -> float:
-        """lambda_p = 2 / (1 + exp(-gamma p)) - 1, from 0 to `weight`, or `weight`; p in [0, 1]."""
+    def reversal_strength(self, progress: float) -> float:
+        """Return λ_p: weight * (2 / (1 + exp(-γ p)) - 1) at progress p in [0, 1], or the constant weight."""
         return self.weight * (2 / (1 + exp(-self.gamma * progress)) - 1 if self.strength == "ramp" else 1)
 
-    def domain_loss(self, features: Tensor, domain: int, strength: float) -> Tensor:
-        """Cross-entropy of telling the domain; the extractor is pushed to raise what the classifier lowers."""
-        logits = self.domain(reverse_gradient(features, strength))
+    def domain_loss(self, features: Tensor, domain: int, lambda_p: float) -> Tensor:
+        """Return the loss of the domain classifier, whose gradient reaches the extractor multiplied by -λ_p."""
+        logits = self.domain(reverse_gradient(features, lambda_p))
         if logits.shape[1] == 1:
             return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, domain))
         return F.cross_entropy(logits, torch.full((len(logits),), domain, device=logits.device))

@@ -1,4 +1,4 @@
-"""DCGAN (Radford et al., ICLR 2016): a convolutional generator and discriminator play the game of Goodfellow et al."""
+"""DCGAN (Radford et al., ICLR 2016): a GAN of strided convolutions with the non-saturating loss."""
 
 from functools import partial
 
@@ -19,12 +19,12 @@ class DCGAN(Method):
     def __init__(
         self,
         data: DataSpec,
-        latent: PositiveInt = 100,  # dimensions of the noise
-        width: PositiveInt = 64,  # channels next to the image; each stage away from it has twice as many
-        lr: PositiveFloat = 2e-4,
-        beta1: Share = 0.5,  # of Adam
-        smoothing: Share = 0.0,  # taken from the label 1 of real images (Salimans et al., 2016, sec. 3.4)
-        ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: none
+        latent: PositiveInt = 100,  # dimensions of the latent noise
+        width: PositiveInt = 64,  # channels of the layer next to the image; doubled at each halving of its size
+        lr: PositiveFloat = 2e-4,  # learning rate of Adam
+        beta1: Share = 0.5,  # β1 of Adam
+        smoothing: Share = 0.0,  # real images are labelled 1 - smoothing (Salimans et al., 2016, sec. 3.4)
+        ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: no average
     ) -> None:
         super().__init__()
         self.generator = generator(latent, data.channels, data.size, width)
@@ -35,26 +35,26 @@ class DCGAN(Method):
 
     def updates(self) -> list[Update]:
         return [
-            Update("discriminator", ("discriminator",), self.discriminate, self.adam),
-            Update("generator", ("generator",), self.generate, self.adam),
+            Update("discriminator", ("discriminator",), self.discriminator_loss, self.adam),
+            Update("generator", ("generator",), self.generator_loss, self.adam),
         ]
 
-    def discriminate(self, batch: Batch, progress: float) -> Losses:
-        """Tell real images (1) from generated ones (0); each kind is a batch of its own for batch norm."""
+    def discriminator_loss(self, batch: Batch, progress: float) -> Losses:
+        """Classify real images as 1 and generated ones as 0, in separate batches for batch norm."""
         real = batch["images"]
         return {
-            "real": verdict(self.discriminator(real), 1 - self.smoothing),
-            "fake": verdict(self.discriminator(self.generator.draw(len(real))), 0),
+            "real": cross_entropy(self.discriminator(real), 1 - self.smoothing),
+            "fake": cross_entropy(self.discriminator(self.generator.sample(len(real))), 0),
         }
 
-    def generate(self, batch: Batch, progress: float) -> Losses:
-        """Be taken for real: the loss that does not saturate (Goodfellow et al., 2014, sec. 3)."""
-        return {"adversarial": verdict(self.discriminator(self.generator.draw(len(batch["images"]))), 1)}
+    def generator_loss(self, batch: Batch, progress: float) -> Losses:
+        """Return the non-saturating generator loss (Goodfellow et al., 2014, sec. 3)."""
+        return {"adversarial": cross_entropy(self.discriminator(self.generator.sample(len(batch["images"]))), 1)}
 
     def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
-        return self.generator.draw(n)
+        return self.generator.sample(n)
 
 
-def verdict(logits: Tensor, truth: float) -> Tensor:
-    """Binary cross-entropy of logits [n, 1] with one label for all."""
-    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, truth))
+def cross_entropy(logits: Tensor, label: float) -> Tensor:
+    """Return the binary cross-entropy of logits [n, 1] with one label for all."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))

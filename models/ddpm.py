@@ -24,10 +24,10 @@ PUBLISHED = {"context_unet": 128, "attention_unet": 64}  # width
 
 
 class DDPM(Method):
-    """Guidance of weight w follows (1 + w) eps(x, class) - w eps(x), as eq. 6 of Ho & Salimans: 0 is none.
+    """Guidance of weight w is (1 + w) eps(x, class) - w eps(x), eq. 6 of Ho & Salimans; 0 means no guidance.
 
-    Where others write eps(x) + s (eps(x, class) - eps(x)), s is 1 + w. What is left of the image is clipped to [-1, 1]
-    in each step, from which the noise follows (diffusers: clip_sample and use_clipped_model_output).
+    The scale s of eps(x) + s (eps(x, class) - eps(x)), which others use, is 1 + w. Each sampling step clips the
+    predicted image to [-1, 1] and derives the noise from it (diffusers: clip_sample and use_clipped_model_output).
     """
 
     reads: ClassVar[tuple[str, ...]] = ("images", "labels")
@@ -36,22 +36,22 @@ class DDPM(Method):
     def __init__(
         self,
         data: DataSpec,
-        timesteps: PositiveInt = 400,  # T that the network is trained at; sampling may take fewer steps
-        net: Literal["context_unet", "attention_unet"] = "context_unet",  # the file in models/nets/
+        timesteps: PositiveInt = 400,  # T: noise levels in training; sampling may take fewer steps
+        net: Literal["context_unet", "attention_unet"] = "context_unet",  # context_unet or attention_unet (in nets/)
         width: PositiveInt | None = None,  # channels of the first block; default: as published, 128 or 64
-        drop: Share = 0.1,  # share of images trained without their class, for guidance
-        schedule: Literal["linear", "cosine"] = "linear",  # of the noise
-        beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4,  # of the linear schedule, variance added at time 0
-        beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02,  # and at T - 1
-        predicts: Literal["noise", "velocity"] = "noise",  # the velocity is a noise - s x_0
-        lr: PositiveFloat = 1e-4,  # at the start
-        decay: Literal["cosine", "constant"] = "cosine",  # of lr, over the training
-        floor: Annotated[float, Field(ge=0, le=1)] = 0.01,  # share of lr at the end of the cosine
-        weight_decay: NonNegativeFloat = 0.0,  # of AdamW; 0: Adam
-        ema: Share = 0.999,  # decay of the moving average that is exported; 0: none
-        sampling_steps: Annotated[PositiveInt | None, at_most("timesteps")] = None,  # default: all T
-        eta: Annotated[float, Field(ge=0, le=1)] | None = None,  # fresh noise: 0 DDIM, 1 DDPM; default: 1 at T steps
-        guidance: NonNegativeFloat = 2.0,  # w
+        drop: Share = 0.1,  # probability of dropping the class label (classifier-free guidance)
+        schedule: Literal["linear", "cosine"] = "linear",  # noise schedule: linear or cosine
+        beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4,  # linear schedule: noise variance added at time 0
+        beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02,  # linear schedule: noise variance added at time T - 1
+        predicts: Literal["noise", "velocity"] = "noise",  # target of the network: noise, or velocity a noise - s x_0
+        lr: PositiveFloat = 1e-4,  # learning rate at the start
+        decay: Literal["cosine", "constant"] = "cosine",  # learning rate: cosine or constant
+        floor: Annotated[float, Field(ge=0, le=1)] = 0.01,  # final learning rate of the cosine, relative to lr
+        weight_decay: NonNegativeFloat = 0.0,  # decoupled weight decay of AdamW
+        ema: Share = 0.999,  # decay of the moving average of the network that is exported; 0: no average
+        sampling_steps: Annotated[PositiveInt | None, at_most("timesteps")] = None,  # sampling steps; default: T
+        eta: Annotated[float, Field(ge=0, le=1)] | None = None,  # 0: DDIM, 1: DDPM; default: 1 at T steps, else 0
+        guidance: NonNegativeFloat = 2.0,  # w: weight of classifier-free guidance; 0: no guidance
     ) -> None:
         super().__init__()
         self.classes = data.classes if self.conditional else 0

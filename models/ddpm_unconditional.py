@@ -1,4 +1,4 @@
-"""DDPM (Ho et al., NeurIPS 2020) that reads no labels: for sets without classes, and for comparison."""
+"""DDPM (Ho et al., NeurIPS 2020) without labels, for datasets without classes and for comparison."""
 
 from models.ddpm import DDPM
 

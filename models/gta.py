@@ -1,4 +1,4 @@
-"""Generate-To-Adapt (Sankaranarayanan et al., CVPR 2018): features from which a GAN can draw the source domain."""
+"""Generate-To-Adapt (Sankaranarayanan et al., CVPR 2018): features from which a GAN generates source images."""
 
 from functools import partial
 
@@ -14,9 +14,10 @@ from models.types import Share
 
 
 class GTA(Method):
-    """F embeds, C classifies, G draws a source image from an embedding, D tells real from drawn and the class.
+    """F embeds, C classifies, G generates a source image from an embedding, D is an auxiliary-classifier discriminator.
 
-    One iteration is the paper's algorithm 1: D, G, C, F. A drawn image of a target embedding bears the class "target".
+    One step is the paper's algorithm 1: D, G, C, F. G receives the class of a source image, and for a target image the
+    additional class "target".
     """
 
     reads = ("source_images", "source_labels", "target_images")
@@ -24,12 +25,12 @@ class GTA(Method):
     def __init__(
         self,
         data: DataSpec,
-        width: PositiveInt = 64,  # channels of the first convolutions; all others are multiples of it
-        noise: PositiveInt = 512,  # dimensions
-        adversarial: NonNegativeFloat = 0.1,  # alpha: weight of D's terms in F's loss
-        target: NonNegativeFloat = 0.3,  # beta: weight of the target's term among these
-        lr: PositiveFloat = 5e-4,
-        beta1: Share = 0.8,  # of Adam
+        width: PositiveInt = 64,  # channels of the first convolutions; others are multiples of it
+        noise: PositiveInt = 512,  # dimensions of the generator's noise
+        adversarial: NonNegativeFloat = 0.1,  # α: weight of the discriminator's terms in the loss of the embedding
+        target: NonNegativeFloat = 0.3,  # β: weight of the target's term, relative to α
+        lr: PositiveFloat = 5e-4,  # learning rate of Adam
+        beta1: Share = 0.8,  # β1 of Adam
     ) -> None:
         super().__init__()
         self.embedding = Embedding(data.channels, width)
@@ -42,53 +43,53 @@ class GTA(Method):
 
     def updates(self) -> list[Update]:
         return [
-            Update("discriminator", ("discriminator",), self.discriminate, self.adam),
-            Update("generator", ("generator",), self.generate, self.adam),
-            Update("classifier", ("classifier",), self.classify, self.adam),
-            Update("embedding", ("embedding",), self.embed, self.adam),
+            Update("discriminator", ("discriminator",), self.discriminator_loss, self.adam),
+            Update("generator", ("generator",), self.generator_loss, self.adam),
+            Update("classifier", ("classifier",), self.classifier_loss, self.adam),
+            Update("embedding", ("embedding",), self.embedding_loss, self.adam),
         ]
 
-    def discriminate(self, batch: Batch, progress: float) -> Losses:
-        """D: real source images are real and of their class, what G draws of either domain is not real."""
+    def discriminator_loss(self, batch: Batch, progress: float) -> Losses:
+        """D: classify source images as real and by class, and generated images of both domains as not real."""
         label, real = self.discriminator(batch["source_images"])
         return {
             "label": F.cross_entropy(label, batch["source_labels"]),
-            "real": judge(real, 1),
-            "source_fake": judge(self.discriminator(self.draw_source(batch))[1], 0),
-            "target_fake": judge(self.discriminator(self.draw_target(batch))[1], 0),
+            "real": cross_entropy(real, 1),
+            "source_fake": cross_entropy(self.discriminator(self.generate_from_source(batch))[1], 0),
+            "target_fake": cross_entropy(self.discriminator(self.generate_from_target(batch))[1], 0),
         }
 
-    def generate(self, batch: Batch, progress: float) -> Losses:
-        """G: what it draws of the source passes for real, and for its class."""
-        label, real = self.discriminator(self.draw_source(batch))
-        return {"label": F.cross_entropy(label, batch["source_labels"]), "real": judge(real, 1)}
+    def generator_loss(self, batch: Batch, progress: float) -> Losses:
+        """G: generate images from source embeddings that D classifies as real and correctly."""
+        label, real = self.discriminator(self.generate_from_source(batch))
+        return {"label": F.cross_entropy(label, batch["source_labels"]), "real": cross_entropy(real, 1)}
 
-    def classify(self, batch: Batch, progress: float) -> Losses:
-        """C: the class of the source."""
+    def classifier_loss(self, batch: Batch, progress: float) -> Losses:
+        """C: classify the source."""
         return {"label": F.cross_entropy(self.predict(batch["source_images"]), batch["source_labels"])}
 
-    def embed(self, batch: Batch, progress: float) -> Losses:
-        """F: C knows the class, D the class of what is drawn of the source, and what is drawn of the target passes."""
-        label, _ = self.discriminator(self.draw_source(batch))
-        _, real = self.discriminator(self.draw_target(batch))
+    def embedding_loss(self, batch: Batch, progress: float) -> Losses:
+        """F: let C and D classify the source correctly, and D take images generated from the target for real."""
+        label, _ = self.discriminator(self.generate_from_source(batch))
+        _, real = self.discriminator(self.generate_from_target(batch))
         return {
-            **self.classify(batch, progress),
+            **self.classifier_loss(batch, progress),
             "source": self.adversarial * F.cross_entropy(label, batch["source_labels"]),
-            "target": self.adversarial * self.target * judge(real, 1),
+            "target": self.adversarial * self.target * cross_entropy(real, 1),
         }
 
-    def draw_source(self, batch: Batch) -> Tensor:
-        return self.draw(batch["source_images"], batch["source_labels"])
+    def generate_from_source(self, batch: Batch) -> Tensor:
+        return self.generate(batch["source_images"], batch["source_labels"])
 
-    def draw_target(self, batch: Batch) -> Tensor:
+    def generate_from_target(self, batch: Batch) -> Tensor:
         images = batch["target_images"]
-        return self.draw(images, torch.full((len(images),), self.classes, device=images.device))
+        return self.generate(images, torch.full((len(images),), self.classes, device=images.device))
 
-    def draw(self, images: Tensor, number: Tensor) -> Tensor:
-        """What G draws from the embeddings of images, of the class numbers [n], with fresh noise."""
+    def generate(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return what G generates from the embeddings of images, labels [n] (`classes` itself: target) and noise."""
         embedding = self.embedding(images)
         noise = torch.randn(len(images), self.noise, device=images.device, dtype=images.dtype)
-        return self.generator(embedding, number, noise)
+        return self.generator(embedding, labels, noise)
 
     def features(self, images: Tensor) -> Tensor:
         return self.embedding(images)
@@ -97,6 +98,6 @@ class GTA(Method):
         return self.classifier(self.embedding(images))
 
 
-def judge(logits: Tensor, real: int) -> Tensor:
-    """Binary cross-entropy of D's verdicts [n] against all real (1) or all drawn (0)."""
+def cross_entropy(logits: Tensor, real: int) -> Tensor:
+    """Return the binary cross-entropy of D's logits [n] with one label for all: real (1) or generated (0)."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, real))

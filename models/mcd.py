@@ -1,4 +1,4 @@
-"""MCD (Saito et al., CVPR 2018): two classifiers find target images they disagree on, the extractor brings these in."""
+"""MCD (Saito et al., CVPR 2018): maximise, then minimise, the discrepancy of two classifiers on target images."""
 
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -7,7 +7,7 @@ from torch import Tensor
 from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
 from models.nets import digits
-from models.nets.layers import running_statistics_kept
+from models.nets.layers import frozen_running_stats
 from models.types import ClassifierSchedule, DigitNet, OptimizerName, Share
 
 
@@ -17,13 +17,13 @@ class MCD(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: DigitNet = "lenet",
-        rounds: PositiveInt = 4,  # updates of the extractor per iteration, n of step C
-        optimizer: OptimizerName = "adam",
-        lr: PositiveFloat = 2e-4,
-        schedule: ClassifierSchedule = "constant",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
-        momentum: Share = 0.9,  # beta_1 of Adam
-        weight_decay: NonNegativeFloat = 5e-4,
+        net: DigitNet = "lenet",  # lenet, slim, compact, svhn, usps or deep (models/nets/digits.py)
+        rounds: PositiveInt = 4,  # n: updates of the extractor per step (step C)
+        optimizer: OptimizerName = "adam",  # sgd or adam
+        lr: PositiveFloat = 2e-4,  # learning rate at the start
+        schedule: ClassifierSchedule = "constant",  # learning rate: inverse ((1 + 10 p)^-0.75), cosine or constant
+        momentum: Share = 0.9,  # momentum of SGD, or β1 of Adam
+        weight_decay: NonNegativeFloat = 5e-4,  # L2 penalty
     ) -> None:
         super().__init__()
         self.extractor, self.first, _, _ = digits.build(net, data.channels, data.size, data.classes)
@@ -33,29 +33,28 @@ class MCD(Method):
         self.schedule = optim.schedule(schedule)
 
     def updates(self) -> list[Update]:
-        how = (self.optimizer, self.schedule)
-        bring = [Update(f"bring_{k}", ("extractor",), self.disagreement, *how) for k in range(self.rounds)]
+        settings = (self.optimizer, self.schedule)
         return [
-            Update("learn", ("extractor", "first", "second"), self.label, *how),
-            Update("disagree", ("first", "second"), self.widen, *how),
-            *bring,
+            Update("learn", ("extractor", "first", "second"), self.source_loss, *settings),
+            Update("disagree", ("first", "second"), self.classifier_loss, *settings),
+            *(Update(f"bring_{k}", ("extractor",), self.discrepancy, *settings) for k in range(self.rounds)),
         ]
 
-    def label(self, batch: Batch, progress: float) -> Losses:
+    def source_loss(self, batch: Batch, progress: float) -> Losses:
         """Step A: classify the source."""
-        # What batch norm keeps for prediction is of the target alone: a mixture of the two would fit neither.
-        with running_statistics_kept(self.extractor, self.first, self.second):
+        # Only the target updates the running statistics: prediction is for the target, and a mixture fits neither.
+        with frozen_running_stats(self.extractor, self.first, self.second):
             features = self.extractor(batch["source_images"])
             logits = self.first(features), self.second(features)
         first, second = (F.cross_entropy(g, batch["source_labels"]) for g in logits)
         return {"first": first, "second": second}
 
-    def widen(self, batch: Batch, progress: float) -> Losses:
-        """Step B: still classify the source, but disagree on the target."""
-        return self.label(batch, progress) | {"agreement": -self.disagreement(batch, progress)["discrepancy"]}
+    def classifier_loss(self, batch: Batch, progress: float) -> Losses:
+        """Step B: classify the source and maximise the discrepancy on the target."""
+        return self.source_loss(batch, progress) | {"agreement": -self.discrepancy(batch, progress)["discrepancy"]}
 
-    def disagreement(self, batch: Batch, progress: float) -> Losses:
-        """Step C: the mean absolute difference of the two classifiers' probabilities on the target, eq. 9."""
+    def discrepancy(self, batch: Batch, progress: float) -> Losses:
+        """Step C: minimise the mean absolute difference of the classifiers' probabilities on the target (eq. 9)."""
         features = self.extractor(batch["target_images"])
         return {"discrepancy": (self.first(features).softmax(1) - self.second(features).softmax(1)).abs().mean()}
 

@@ -1,4 +1,4 @@
-"""How the weights of a classifier descend: optimizers and learning rates that the adaptation methods share."""
+"""Optimizers and learning-rate schedules that methods share."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -7,24 +7,24 @@ from math import cos, pi
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
-OptimizerMaker = Callable[[Iterable[nn.Parameter]], Optimizer]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
-def optimizer(name: str, lr: float, momentum: float, weight_decay: float) -> OptimizerMaker:
-    """SGD with momentum, or Adam, whose beta_1 is then the momentum."""
+def optimizer(name: str, lr: float, momentum: float, weight_decay: float) -> OptimizerFactory:
+    """Return a factory of "sgd", or of "adam" with `momentum` as its β1."""
     if name == "adam":
         return partial(Adam, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
     return partial(SGD, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
 def schedule(name: str) -> Callable[[float], float]:
-    """Learning-rate multiplier of a progress p in [0, 1], by name: one of SCHEDULES."""
+    """Return one of SCHEDULES: progress p in [0, 1] -> learning-rate multiplier."""
     return SCHEDULES[name]
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "inverse": lambda p: float((1 + 10 * p) ** -0.75),  # from 1 to 0.166 (Ganin et al., 2016, sec. 5.2.2)
     "cosine": lambda p: (1 + cos(pi * p)) / 2,  # from 1 to 0 (Loshchilov & Hutter, ICLR 2017, without restarts)
-    "cooldown": lambda p: min(1.0, 5 * (1 - p)),  # 1, then in the last fifth to 0 (Hägele et al., NeurIPS 2024)
+    "cooldown": lambda p: min(1.0, 5 * (1 - p)),  # 1, and from 0.8 on to 0 (Hägele et al., NeurIPS 2024)
     "constant": lambda p: 1.0,
 }

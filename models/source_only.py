@@ -1,4 +1,4 @@
-"""Source only: a classifier that never sees the target domain; the lower bound of domain adaptation."""
+"""Source only: a classifier trained on the source domain alone, the lower bound of domain adaptation."""
 
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -17,12 +17,12 @@ class SourceOnly(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: DigitNet = "lenet",
-        optimizer: OptimizerName = "sgd",
-        lr: PositiveFloat = 0.01,  # at the start
-        schedule: ClassifierSchedule = "inverse",  # of lr: (1 + 10 p)^-0.75, half a cosine to 0, or 1
-        momentum: Share = 0.9,  # beta_1 of Adam
-        weight_decay: NonNegativeFloat = 0.0,
+        net: DigitNet = "lenet",  # lenet, slim, compact, svhn, usps or deep (models/nets/digits.py)
+        optimizer: OptimizerName = "sgd",  # sgd or adam
+        lr: PositiveFloat = 0.01,  # learning rate at the start
+        schedule: ClassifierSchedule = "inverse",  # learning rate: inverse ((1 + 10 p)^-0.75), cosine or constant
+        momentum: Share = 0.9,  # momentum of SGD, or β1 of Adam
+        weight_decay: NonNegativeFloat = 0.0,  # L2 penalty
     ) -> None:
         super().__init__()
         self.extractor, self.classifier, _, _ = digits.build(net, data.channels, data.size, data.classes)

@@ -1,4 +1,4 @@
-"""Target only: the same classifier trained on the target domain's labels; the upper bound of domain adaptation."""
+"""Target only: the same classifier trained on labels of the target domain, the upper bound of domain adaptation."""
 
 from models.source_only import SourceOnly
 

@@ -1,4 +1,4 @@
-"""Annotations that hyperparameters of several methods share; nothing here imports torch."""
+"""Share annotations of hyperparameters among methods, without importing torch."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -13,10 +13,10 @@ CooldownSchedule: TypeAlias = Literal["cooldown", "cosine", "constant"]
 
 
 def at_most(other: str) -> AfterValidator:
-    """Return an annotation's check that a value, if not None, is not above that of an earlier hyperparameter."""
+    """Return a check for an annotation: the value is None or at most that of an earlier hyperparameter."""
 
     def check(value: float | None, info: ValidationInfo) -> float | None:
-        limit = info.data.get(other)  # missing if it was refused itself
+        limit = info.data.get(other)  # missing if it is invalid itself
         if value is not None and limit is not None and value > limit:
             raise ValueError(f"must not be above model.{other}: {limit}")
         return value

@@ -1,4 +1,4 @@
-"""VAE (Kingma & Welling, ICLR 2014) of three wide stages with pooling, for images in [0, 1]."""
+"""VAE (Kingma & Welling, ICLR 2014) of three wide stages with pooling, its error on images in [0, 1]."""
 
 from functools import partial
 from math import ceil
@@ -12,7 +12,7 @@ from torch.optim import Adamax
 from models import optim
 from models.base import Batch, DataSpec, Losses, Method, Update
 from models.types import CooldownSchedule
-from models.vae import divergence
+from models.vae import kl_divergence
 
 
 class VAEWide(Method):
@@ -21,11 +21,11 @@ class VAEWide(Method):
     def __init__(
         self,
         data: DataSpec,
-        kl_weight: NonNegativeFloat = 5e-3,  # of the divergence in nats per dimension against the mean squared error
-        latent: PositiveInt = 128,  # dimensions of the code
-        width: PositiveInt = 128,  # channels of the first stage; each further one has twice as many
-        lr: PositiveFloat = 5e-4,  # at the start
-        decay: CooldownSchedule = "cooldown",  # of lr, over the training
+        kl_weight: NonNegativeFloat = 5e-3,  # weight of the KL divergence, nats per dimension, in the loss
+        latent: PositiveInt = 128,  # dimensions of the latent code
+        width: PositiveInt = 128,  # channels of the first stage; doubled in each further one
+        lr: PositiveFloat = 5e-4,  # learning rate at the start
+        decay: CooldownSchedule = "cooldown",  # learning rate: cooldown (to 0 in the last fifth), cosine or constant
     ) -> None:
         super().__init__()
         base = ceil(data.size / 8)
@@ -41,28 +41,27 @@ class VAEWide(Method):
             *(double(width, data.channels), nn.Sigmoid()),
         )
         self.kl_weight, self.latent, self.size = kl_weight, latent, data.size
-        self.adamax, self.falling = partial(Adamax, lr=lr), optim.schedule(decay)
+        self.adamax, self.schedule = partial(Adamax, lr=lr), optim.schedule(decay)
 
     def updates(self) -> list[Update]:
-        return [Update("vae", ("encoder", "mean", "log_variance", "decoder"), self.loss, self.adamax, self.falling)]
+        return [Update("vae", ("encoder", "mean", "log_variance", "decoder"), self.loss, self.adamax, self.schedule)]
 
     def loss(self, batch: Batch, progress: float) -> Losses:
-        """Both terms are means over all values; the error is that of images in [0, 1]. `kl`, in nats per image, is
-        only logged."""
+        """Return mean squared error and weighted KL divergence per value; `kl`, in nats per image, is only logged."""
         images = batch["images"]
         mean, log_variance = self.encode(images)
         code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        kl = divergence(mean, log_variance).mean()
-        error = F.mse_loss(self.decode(code), images) / 4  # of values in [-1, 1], which lie twice as far apart
+        kl = kl_divergence(mean, log_variance).mean()
+        error = F.mse_loss(self.decode(code), images) / 4  # the squared error of images in [0, 1]
         return {"reconstruction": error, "weighted_kl": self.kl_weight * kl, "kl": self.latent * kl.detach()}
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the variance of the codes, [n, latent] each, at least float32."""
+        """Return mean and log-variance of the codes, each [n, latent], in the dtype of the images."""
         hidden = self.encoder(images)
         return self.mean(hidden).to(images.dtype), self.log_variance(hidden).to(images.dtype)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images in [-1, 1] of codes [n, latent]; a map that was padded on its way down is cut."""
+        """Return the images in [-1, 1] of codes [n, latent], cropped to the image size if it is no multiple of 8."""
         return 2 * self.decoder(codes)[:, :, : self.size, : self.size] - 1
 
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -77,7 +76,7 @@ class VAEWide(Method):
 
 
 def stage(in_channels: int, out_channels: int, kernel: int) -> list[nn.Module]:
-    """Two convolutions and a pooling that halves, rounding up."""
+    """Return two convolutions and a pooling that halves the size, rounding up."""
     first = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
     second = nn.Conv2d(out_channels, out_channels, kernel, padding=kernel // 2)
     return [first, nn.ReLU(), second, nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]

@@ -1,4 +1,4 @@
-"""WGAN-GP (Gulrajani et al., NeurIPS 2017): the generator lowers a distance that a critic of bounded slope measures."""
+"""WGAN-GP (Gulrajani et al., NeurIPS 2017): a Wasserstein GAN whose critic has a gradient penalty."""
 
 from functools import partial
 
@@ -18,18 +18,18 @@ class WGANGP(Method):
     def __init__(
         self,
         data: DataSpec,
-        critic_iters: PositiveInt = 5,  # updates of the critic per update of the generator, algorithm 1
-        gp_weight: NonNegativeFloat = 10.0,  # lambda of the gradient penalty, eq. 3
-        latent: PositiveInt = 100,  # dimensions of the noise
-        width: PositiveInt = 64,  # channels next to the image; each stage away from it has twice as many
-        lr: PositiveFloat = 1e-4,
-        beta1: Share = 0.0,  # of Adam, algorithm 1
-        beta2: Share = 0.9,
-        ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: none
+        critic_iters: PositiveInt = 5,  # critic updates per generator update (algorithm 1)
+        gp_weight: NonNegativeFloat = 10.0,  # λ: weight of the gradient penalty (eq. 3)
+        latent: PositiveInt = 100,  # dimensions of the latent noise
+        width: PositiveInt = 64,  # channels of the layer next to the image; doubled at each halving of its size
+        lr: PositiveFloat = 1e-4,  # learning rate of Adam
+        beta1: Share = 0.0,  # β1 of Adam (algorithm 1)
+        beta2: Share = 0.9,  # β2 of Adam
+        ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: no average
     ) -> None:
         super().__init__()
         self.generator = generator(latent, data.channels, data.size, width)
-        # Batch norm would make the penalty of one sample depend on the others, sec. 4.
+        # Without batch norm, which would make the penalty of one sample depend on the others (sec. 4).
         self.critic = discriminator(data.channels, data.size, width, norm=False)
         self.critic_iters, self.gp_weight = critic_iters, gp_weight
         self.averaged = {"generator": ema} if ema else {}
@@ -37,30 +37,30 @@ class WGANGP(Method):
 
     def updates(self) -> list[Update]:
         return [
-            Update("critic", ("critic",), self.criticise, self.adam),
-            Update("generator", ("generator",), self.generate, self.adam, every=self.critic_iters),
+            Update("critic", ("critic",), self.critic_loss, self.adam),
+            Update("generator", ("generator",), self.generator_loss, self.adam, every=self.critic_iters),
         ]
 
-    def criticise(self, batch: Batch, progress: float) -> Losses:
-        """Eq. 3. `distance`, the critic's estimate of Wasserstein's, is only logged."""
+    def critic_loss(self, batch: Batch, progress: float) -> Losses:
+        """Return the terms of eq. 3; `distance`, the estimated Wasserstein distance, is only logged."""
         real = batch["images"]
-        fake = self.generator.draw(len(real))
+        fake = self.generator.sample(len(real))
         difference = self.critic(fake).float().mean() - self.critic(real).float().mean()
         mix = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
         penalty = self.gp_weight * gradient_penalty(self.critic, real, fake.to(real.dtype), mix)
         return {"difference": difference, "penalty": penalty, "distance": -difference.detach()}
 
-    def generate(self, batch: Batch, progress: float) -> Losses:
-        return {"adversarial": -self.critic(self.generator.draw(len(batch["images"]))).float().mean()}
+    def generator_loss(self, batch: Batch, progress: float) -> Losses:
+        return {"adversarial": -self.critic(self.generator.sample(len(batch["images"]))).float().mean()}
 
     def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
-        return self.generator.draw(n)
+        return self.generator.sample(n)
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-    """Mean of (|gradient of the critic| - 1)² at mix * real + (1 - mix) * fake, eq. 3; mix [n, 1, 1, 1] in [0, 1].
+    """Return the mean of (‖∇ critic(x)‖ - 1)² at x = mix * real + (1 - mix) * fake, with mix [n, 1, 1, 1] in [0, 1].
 
-    In full precision whatever surrounds it: a square of a derivative of a derivative is beyond half precision.
+    Computed without autocast: squared second derivatives exceed half precision.
     """
     with torch.autocast(real.device.type, enabled=False):
         points = torch.lerp(fake, real, mix).detach().requires_grad_()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from eval.features.cached_file import read_or_compute
 from eval.features.extractor import Extractor
 from models.base import DataSpec
-from models.classifier import LEAST, Classifier, build, enlarged
+from models.classifier import MIN_SIZE, Classifier, build, enlarge
 from trainer.config.schema import Train
 from trainer.data import cache
 from trainer.data.batches import Batches
@@ -93,7 +93,7 @@ def load_judge(folder: Path, device: torch.device) -> Judge:
 
 def prepare(images: Tensor) -> Tensor:
     """Return images uint8 [n, c, h, h] as the network takes them: in [-1, 1], enlarged if they are small."""
-    return enlarged(to_signed(images))
+    return enlarge(to_signed(images))
 
 
 def extractor(folder: Path, device: torch.device) -> Extractor:
@@ -104,7 +104,7 @@ def extractor(folder: Path, device: torch.device) -> Extractor:
         sha256=judge.sha256,
         width=WIDTH,
         batch=500,
-        resize=f"bilinear to {LEAST} px if smaller, else none",
+        resize=f"bilinear to {MIN_SIZE} px if smaller, else none",
         function=lambda images: judge.network[:-1](prepare(images)),
         device=device,
         remedy=f"remove {judge.file}, and it is trained again",

@@ -1,1 +1,1 @@
-"""Networks and layers that methods share; never a method."""
+"""Networks and layers that methods share; none of these files is a method."""

@@ -1,4 +1,4 @@
-"""A small U-Net with self-attention after each stage, and class and time in one embedding: eps(x_t, t, class)."""
+"""A small U-Net with self-attention after each stage, eps(x_t, t, class): one embedding holds class and time."""
 
 import math
 
@@ -6,23 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EMBEDDING = 256  # dimensions of time and class
+from models.nets.layers import check_divisible
+
+EMBEDDING = 256  # dimensions of the embedding of time and class
 
 
 class AttentionUNet(nn.Module):
-    """Channels 64 – 128 – 256 as published; `width` is the first of these.
+    """Halve the image twice and double it again, with 64, 128 and 256 channels as published; `width` is the first.
 
-    Maps x_t [n, channels, size, size], times int64 [n] in 0 … timesteps - 1 and classes int64 [n] (`classes` itself:
-    none) to the shape of x_t. Without classes (0) the third argument is not looked at.
+    Maps x_t [n, channels, size, size], times int64 [n] in 0 … timesteps - 1 and labels int64 [n] (`classes` itself: no
+    class) to the shape of x_t. With `classes` 0 the labels are ignored.
     """
 
     def __init__(self, channels: int, size: int, classes: int, timesteps: int, width: int = 64) -> None:
         super().__init__()
-        if size % 4 or width % 4:
-            raise ValueError(
-                f"attention_unet halves images twice and has four heads: data.size {size} and model.width {width} "
-                "must divide by 4"
-            )
+        check_divisible("data.size", size, 4, "attention_unet halves images twice")
+        check_divisible("model.width", width, 4, "attention_unet has 4 attention heads")
         self.classes = classes
         if classes:
             self.context = nn.Embedding(classes, EMBEDDING)
@@ -44,13 +43,13 @@ class AttentionUNet(nn.Module):
         down1 = self.attention1(self.down1(F.max_pool2d(start, 2), condition))
         down2 = self.attention2(self.down2(F.max_pool2d(down1, 2), condition))
         hidden = self.middle(down2)
-        hidden = self.attention3(self.up1(torch.cat([down1, doubled(hidden)], 1), condition))
-        hidden = self.attention4(self.up2(torch.cat([start, doubled(hidden)], 1), condition))
+        hidden = self.attention3(self.up1(torch.cat([down1, upsample(hidden)], 1), condition))
+        hidden = self.attention4(self.up2(torch.cat([start, upsample(hidden)], 1), condition))
         return self.out(hidden)
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions without bias, each with a norm over all of an image; added to the input if as wide."""
+    """Two 3×3 convolutions without bias, each with a norm over the whole image; residual if the width is kept."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -58,11 +57,11 @@ class Block(nn.Module):
             nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.GroupNorm(1, out_channels), nn.GELU(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), nn.GroupNorm(1, out_channels),
         )  # fmt: skip
-        self.same = in_channels == out_channels
+        self.same_width = in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        change: Tensor = self.layers(x)
-        return F.gelu(x + change) if self.same else change
+        change = self.layers(x)
+        return F.gelu(x + change) if self.same_width else change
 
 
 class Stage(nn.Module):
@@ -78,7 +77,7 @@ class Stage(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each pixel looks at every other with four heads, and goes through a feed-forward layer of equal width."""
+    """Self-attention of all pixels, then a feed-forward layer of equal width, both residual."""
 
     def __init__(self, width: int, heads: int = 4) -> None:
         super().__init__()
@@ -91,18 +90,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2)  # [n, h w, channels]
         query, key, value = self.project(self.norm(tokens)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        looked = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        tokens = tokens + self.merge(looked)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        tokens = tokens + self.merge(attended)
         tokens = tokens + self.forward_layers(tokens)
         return tokens.transpose(1, 2).reshape(x.shape)
 
 
 def sinusoids(t: Tensor) -> Tensor:
-    """Times [n] as sines and cosines of 128 frequencies from 1 down to 1/10,000: [n, 256] (Vaswani et al., 2017)."""
+    """Embed times [n] as sines and cosines of 128 frequencies from 1 to 1/10,000: [n, 256] (Vaswani et al., 2017)."""
     powers = torch.arange(0, EMBEDDING, 2, device=t.device) / EMBEDDING
     angles = t[:, None] * torch.exp(-math.log(10_000) * powers)
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
-def doubled(x: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)

@@ -1,23 +1,22 @@
-"""A U-Net for small images in which class and time modulate the maps on their way up: eps(x_t, t, class)."""
+"""A U-Net for small images, eps(x_t, t, class): class embeddings scale, time embeddings shift the upward maps."""
 
 import torch
 from torch import Tensor, nn
 
+from models.nets.layers import check_divisible
+
 
 class ContextUNet(nn.Module):
-    """Two halvings down to one vector, and back; 128 channels as published.
+    """Halve the image twice, pool it to one vector, and expand it again; 128 channels as published.
 
-    Maps x_t [n, channels, size, size], times int64 [n] in 0 … timesteps - 1 and classes int64 [n] (`classes` itself:
-    none) to the shape of x_t. Without classes (0) the third argument is not looked at.
+    Maps x_t [n, channels, size, size], times int64 [n] in 0 … timesteps - 1 and labels int64 [n] (`classes` itself: no
+    class) to the shape of x_t. With `classes` 0 the labels are ignored.
     """
 
     def __init__(self, channels: int, size: int, classes: int, timesteps: int, width: int = 128) -> None:
         super().__init__()
-        if size % 4 or width % 8:
-            raise ValueError(
-                f"context_unet halves images twice and has groups of eight channels: data.size {size} must divide by 4 "
-                f"and model.width {width} by 8"
-            )
+        check_divisible("data.size", size, 4, "context_unet halves images twice")
+        check_divisible("model.width", width, 8, "context_unet normalises channels in 8 groups")
         self.timesteps, self.classes = timesteps, classes
         self.start = Residual(channels, width)
         self.down1 = nn.Sequential(Residual(width, width), nn.MaxPool2d(2))
@@ -42,7 +41,7 @@ class ContextUNet(nn.Module):
         down2 = self.down2(down1)
         hidden = self.up0(self.to_vector(down2))
         if self.classes:
-            # No class: zeros. (one_hot would look at the labels, and have the host wait for the device.)
+            # One-hot, and zeros for no class; F.one_hot would read the labels, and the host wait for the device.
             context = (labels[:, None] == torch.arange(self.classes, device=labels.device)).to(x.dtype)
             hidden = self.context1(context) * hidden
         hidden = self.up1(torch.cat([hidden + self.time1(time), down2], 1))
@@ -53,16 +52,16 @@ class ContextUNet(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 3×3 convolutions; the second adds to its input, or to the block's input where the widths agree."""
+    """Two 3×3 convolutions; the residual is the block's input, or that of the second convolution if widths differ."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.first, self.second = convolution(in_channels, out_channels), convolution(out_channels, out_channels)
-        self.same = in_channels == out_channels
+        self.same_width = in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.first(x)
-        return ((x if self.same else first) + self.second(first)) * 0.5**0.5  # of the variance of one
+        return ((x if self.same_width else first) + self.second(first)) * 0.5**0.5  # keeps the variance of one term
 
 
 def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -70,7 +69,7 @@ def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def up(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Double a map that its skip was concatenated to."""
+    """Return layers that double the size of a map."""
     return nn.Sequential(
         nn.ConvTranspose2d(in_channels, out_channels, 2, 2),
         Residual(out_channels, out_channels),
@@ -79,7 +78,7 @@ def up(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def embedding(in_features: int, out_features: int) -> nn.Sequential:
-    """Return vectors [n, in_features] as maps [n, out_features, 1, 1]."""
+    """Return layers from vectors [n, in_features] to maps [n, out_features, 1, 1]."""
     return nn.Sequential(
         nn.Linear(in_features, out_features),
         nn.GELU(),

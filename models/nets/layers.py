@@ -1,4 +1,4 @@
-"""Layers that several methods use."""
+"""Layers and checks that several networks share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class ReverseGradient(torch.autograd.Function):
-    """Identity forwards; multiplies the gradient by -strength backwards (Ganin et al., 2016, eq. 13)."""
+    """Return the input; multiply its gradient by -strength (Ganin et al., 2016, eq. 13)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
-        """Return x [...] as it is; `strength` >= 0 is lambda."""
+        """Return x [...] unchanged; `strength` >= 0 is λ."""
         ctx.strength = strength
         return x.view_as(x)
 
@@ -25,13 +25,13 @@ class ReverseGradient(torch.autograd.Function):
 
 
 def reverse_gradient(x: Tensor, strength: float) -> Tensor:
-    """Return x [...]; its gradient arrives multiplied by -strength."""
+    """Return x [...], and multiply its gradient by -strength on the way back."""
     return ReverseGradient.apply(x, strength)
 
 
 @contextmanager
-def running_statistics_kept(*networks: nn.Module) -> Iterator[None]:
-    """Batch norm inside normalises by the batch as ever, but what it keeps for evaluation does not move."""
+def frozen_running_stats(*networks: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch norm unchanged; it still normalises by the statistics of the batch."""
     norms = [module for network in networks for module in network.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -41,3 +41,9 @@ def running_statistics_kept(*networks: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def check_divisible(key: str, value: int, divisor: int, reason: str) -> None:
+    """Raise ValueError unless a setting's value is divisible."""
+    if value % divisor:
+        raise ValueError(f"{key}: {value} is not divisible by {divisor} ({reason}); use a multiple of {divisor}")

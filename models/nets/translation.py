@@ -1,4 +1,4 @@
-"""The networks of Generate-To-Adapt: an embedding of a digit, and a GAN of 32-pixel images conditioned on it."""
+"""Networks of Generate-To-Adapt: an embedding of images, and a GAN of 32-pixel images conditioned on it."""
 
 from itertools import pairwise
 
@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIZE = 32  # pixels that the generator draws; images of another size are resized on their way in
+SIZE = 32  # pixels of generated images; input images of another size are resized
 
 
 class Embedding(nn.Module):
-    """F: images [n, channels, size, size] -> [n, 2 width]."""
+    """F: images [n, channels, size, size] -> embedding [n, 2 width]."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Embedding(nn.Module):
 
 
 class Generator(nn.Module):
-    """G: embedding [n, 2 width], class or domain [n] in 0 … classes, noise [n, noise] -> images in [-1, 1]."""
+    """G: embedding [n, 2 width], labels [n] (`classes` itself: target), noise [n, noise] -> images in [-1, 1]."""
 
     def __init__(self, channels: int, classes: int, noise: int, width: int) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class Generator(nn.Module):
             layers += [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(last, channels, 4, 2, 1, bias=False), nn.Tanh())
 
-    def forward(self, embedding: Tensor, number: Tensor, noise: Tensor) -> Tensor:
-        one_hot = F.one_hot(number, self.classes + 1).to(embedding.dtype)
+    def forward(self, embedding: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        one_hot = F.one_hot(labels, self.classes + 1).to(embedding.dtype)
         return self.layers(torch.cat([embedding, one_hot, noise], 1)[:, :, None, None])
 
 
 class Discriminator(nn.Module):
-    """D: images -> logits of the classes [n, classes], and one of being real [n]."""
+    """D: images -> class logits [n, classes], and logits [n] of being real."""
 
     def __init__(self, channels: int, classes: int, width: int) -> None:
         super().__init__()
@@ -56,17 +56,17 @@ class Discriminator(nn.Module):
         self.label, self.real = nn.Linear(2 * width, classes), nn.Linear(2 * width, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        vectors = self.layers(resize(images))
-        return self.label(vectors), self.real(vectors)[:, 0]
+        features = self.layers(resize(images))
+        return self.label(features), self.real(features)[:, 0]
 
 
 def classifier(classes: int, width: int) -> nn.Sequential:
-    """C: embedding [n, 2 width] -> logits [n, classes]."""
+    """Return C: embedding [n, 2 width] -> logits [n, classes]."""
     return nn.Sequential(nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, classes))
 
 
 def resize(images: Tensor) -> Tensor:
-    """Images [n, c, h, w] at 32 pixels, bilinear."""
+    """Return images [n, c, h, w] resized to 32 pixels (bilinear)."""
     if images.shape[-1] == SIZE:
         return images
     return F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", align_corners=False)

@@ -34,7 +34,7 @@ from eval.metrics import face_rate, samples, tsne
 from eval.trial import TrainedTrial
 from jobs import stage as staging_command
 from models.base import DataSpec
-from models.classifier import build, enlarged
+from models.classifier import build, enlarge
 from trainer.config.resolve import resolve
 from trainer.data import cache, registry
 from trainer.data.cache import Arrays, stage
@@ -283,7 +283,7 @@ def test_the_classifier_is_trained_once_and_says_how_good_it_is(make: Callable[.
     network = build(1, 8, 2).eval()
     network.load_state_dict(load(before[1]))
     x = torch.from_numpy(np.array(test.images)) / 127.5 - 1
-    assert how["test accuracy"] == (network(enlarged(x)).argmax(1).numpy() == test.labels).mean() == 1
+    assert how["test accuracy"] == (network(enlarge(x)).argmax(1).numpy() == test.labels).mean() == 1
     assert classifier.train_classifier(train, 1, 8, 2) == classifier.train_classifier(train, 1, 8, 2) == before[1]
     assert found(first)["metrics"]["fid_classifier"] != found(second)["metrics"]["fid_classifier"]
     made_anew = found(first)["metrics"]

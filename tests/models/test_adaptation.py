@@ -111,7 +111,7 @@ def test_images_that_are_too_small_are_refused() -> None:
 def test_constant_lambda_and_learning_rate() -> None:
     method = DANN(SPEC, strength="constant", weight=0.3, schedule="constant")
     for p in (0.0, 0.5, 1.0):
-        assert method.ramp(p) == 0.3
+        assert method.reversal_strength(p) == 0.3
         assert method.updates()[0].schedule(p) == 1.0
     assert SourceOnly(SPEC, schedule="constant").updates()[0].schedule(1.0) == 1.0
 
@@ -202,10 +202,10 @@ def test_mcd_keeps_the_statistics_of_the_target_for_prediction() -> None:
     method = MCD(SPEC)
     norm = next(m for m in method.extractor.modules() if isinstance(m, nn.BatchNorm2d))
     before = norm.running_mean.clone()  # type: ignore[union-attr]
-    method.label(batch, 0.0)
+    method.source_loss(batch, 0.0)
     assert torch.equal(norm.running_mean, before)  # type: ignore[arg-type]
     assert norm.momentum == 0.1
-    method.disagreement(batch, 0.0)
+    method.discrepancy(batch, 0.0)
     expected = 0.1 * method.extractor[:2](batch["target_images"]).mean((0, 2, 3))  # type: ignore[index]
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-6)
 

@@ -35,9 +35,9 @@ def test_gradient_reversal_has_the_exact_sign_and_scale(dtype: torch.dtype, stre
 def test_ramps_equal_their_formulae(gamma: float) -> None:
     method = DANN(SPEC, gamma=gamma, weight=0.7)
     for p in (0.0, 0.5, 1.0):
-        assert method.ramp(p) == pytest.approx(0.7 * (2 / (1 + math.exp(-gamma * p)) - 1))
+        assert method.reversal_strength(p) == pytest.approx(0.7 * (2 / (1 + math.exp(-gamma * p)) - 1))
         assert method.updates()[0].schedule(p) == pytest.approx(1 / (1 + 10 * p) ** 0.75)
-    assert method.ramp(0.0) == 0.0
+    assert method.reversal_strength(0.0) == 0.0
 
 
 def test_learning_rate_of_each_step_is_the_scheduled_one() -> None:

@@ -18,8 +18,8 @@ import models
 from models.acgan import ACGAN
 from models.base import Batch, DataSpec, Method
 from models.dcgan import DCGAN
-from models.dcgan_resize import DCGANResize, noisy_verdict
-from models.nets.convolutional import stages
+from models.dcgan_resize import DCGANResize, noisy_cross_entropy
+from models.nets.convolutional import factor_size
 from models.wgan_gp import WGANGP, gradient_penalty
 from tests.models.test_methods import trainer
 from trainer.config.schema import Train
@@ -73,12 +73,12 @@ def test_parameters_of_the_published_networks(method: type[Method], network: str
 
 @pytest.mark.parametrize(("size", "expected"), [(64, (4, 4)), (32, (4, 3)), (28, (7, 2)), (48, (6, 3)), (8, (4, 1))])
 def test_stages(size: int, expected: tuple[int, int]) -> None:
-    assert stages(size) == expected
+    assert factor_size(size) == expected
 
 
 @pytest.mark.parametrize("size", [4, 7, 27, 30, 36])
 def test_a_size_that_cannot_be_halved_down_is_refused(size: int) -> None:
-    with pytest.raises(ValueError, match=rf"data\.size: {size} must be"):
+    with pytest.raises(ValueError, match=rf"data\.size: {size} is not"):
         DCGAN(DataSpec(3, size, 10))
 
 
@@ -110,19 +110,19 @@ def log_sigmoid(x: Tensor) -> Tensor:
 
 def test_dcgan_plays_the_game_of_goodfellow() -> None:
     method, real = DCGAN(DIGITS, width=8, smoothing=0.1), images()
-    losses = called(method, method.discriminate, {"images": real})
+    losses = called(method, method.discriminator_loss, {"images": real})
     seed_torch(0)
     d_real, d_fake = method.discriminator(real), method.discriminator(method.sample(6))
     expected = -(0.9 * log_sigmoid(d_real) + 0.1 * log_sigmoid(-d_real)).mean()
     assert losses["real"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert losses["fake"].item() == pytest.approx(-log_sigmoid(-d_fake).mean().item(), rel=1e-5)
-    generated = called(method, method.generate, {"images": real})
+    generated = called(method, method.generator_loss, {"images": real})
     assert generated["adversarial"].item() == pytest.approx(-log_sigmoid(d_fake).mean().item(), rel=1e-5)
 
 
 def test_wgan_follows_equation_3() -> None:
     method, real = WGANGP(DIGITS, width=8, gp_weight=7.0), images()
-    losses = called(method, method.criticise, {"images": real})
+    losses = called(method, method.critic_loss, {"images": real})
     seed_torch(0)
     fake = method.sample(6)
     mix = torch.rand(6, 1, 1, 1)
@@ -132,7 +132,7 @@ def test_wgan_follows_equation_3() -> None:
     assert not losses["distance"].requires_grad
     penalty = 7 * gradient_penalty(method.critic, real, fake, mix)
     assert losses["penalty"].item() == pytest.approx(penalty.item(), rel=1e-5)
-    assert called(method, method.generate, {"images": real})["adversarial"].item() == pytest.approx(
+    assert called(method, method.generator_loss, {"images": real})["adversarial"].item() == pytest.approx(
         -method.critic(fake).mean().item(), rel=1e-5
     )
 
@@ -140,10 +140,10 @@ def test_wgan_follows_equation_3() -> None:
 def test_the_two_heads_of_acgan() -> None:
     method, real = ACGAN(DIGITS, width=8, class_weight=0.5), images()
     labels = torch.tensor([0, 1, 2, 3, 4, 9])
-    losses = called(method, method.discriminate, {"images": real, "labels": labels})
+    losses = called(method, method.discriminator_loss, {"images": real, "labels": labels})
     seed_torch(0)
     given = torch.randint(10, (6,))
-    fake = method.image(torch.randn(6, 100), given)
+    fake = method.decode(torch.randn(6, 100), given)
     for kind, picture, truth, sign in (("real", real, labels, 1), ("fake", fake, given, -1)):
         logits = method.discriminator(picture)
         assert logits.shape == (6, 11)
@@ -162,7 +162,7 @@ def test_acgan_draws_pairs_from_the_same_noise() -> None:
         pairs.append(method.sample(4, torch.full((4,), label)))
     seed_torch(0)
     noise = torch.randn(4, 100)
-    assert torch.equal(pairs[0], method.image(noise, torch.full((4,), 3)))
+    assert torch.equal(pairs[0], method.decode(noise, torch.full((4,), 3)))
     assert not torch.equal(pairs[0], pairs[1])
 
 
@@ -171,8 +171,8 @@ def test_soft_and_noisy_labels() -> None:
     logits = torch.full((200_000, 1), 0.7)
     mean = (0.7 + 1.03) / 2
     expected = -(mean * log_sigmoid(logits[0]) + (1 - mean) * log_sigmoid(-logits[0]))
-    assert noisy_verdict(logits, 0.7, 1.03).item() == pytest.approx(expected.item(), rel=1e-3)
-    spread = torch.stack([noisy_verdict(logits[:1], 0.7, 1.03) for _ in range(200)]).std().item()
+    assert noisy_cross_entropy(logits, 0.7, 1.03).item() == pytest.approx(expected.item(), rel=1e-3)
+    spread = torch.stack([noisy_cross_entropy(logits[:1], 0.7, 1.03) for _ in range(200)]).std().item()
     assert spread == pytest.approx(0.7 * (1.03 - 0.7) / math.sqrt(12), rel=0.2)
 
 

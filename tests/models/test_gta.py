@@ -22,7 +22,7 @@ LR, BETAS = 5e-4, (0.8, 0.999)
 @pytest.fixture
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(1)
-    images = torch.rand(2, N, 3, 32, 32, generator=generator) * 2 - 1
+    images = torch.rand(2, N, 3, 32, 32, generator=generator, dtype=torch.float64) * 2 - 1
     labels = torch.randint(CLASSES, (N,), generator=generator)
     return {"source_images": images[0], "target_images": images[1], "source_labels": labels}
 
@@ -30,7 +30,7 @@ def batch() -> Batch:
 @pytest.fixture
 def method() -> GTA:
     torch.manual_seed(0)
-    return GTA(SPEC)
+    return GTA(SPEC).double()  # Adam's first step has the sign of the gradient, which rounding may flip
 
 
 def transposed(inputs: int, outputs: int, kernel: int) -> int:
@@ -54,14 +54,14 @@ def test_generator_draws_thirty_two_pixels_stage_by_stage(method: GTA) -> None:
     for layer in method.generator.layers:
         if isinstance(layer, nn.ConvTranspose2d):
             layer.register_forward_hook(lambda _m, _i, out: sides.append(out.shape[-1]))
-    drawn = method.generator(torch.randn(4, 128), torch.tensor([0, 3, 9, 10]), torch.randn(4, 512))
+    drawn = method.generator(torch.randn(4, 128).double(), torch.tensor([0, 3, 9, 10]), torch.randn(4, 512).double())
     assert drawn.shape == (4, 3, 32, 32)
     assert sides == [2, 4, 8, 16, 32]
     assert drawn.abs().max() <= 1
 
 
 def test_every_stage_of_embedding_and_discriminator_has_the_published_size(method: GTA) -> None:
-    images = torch.rand(4, 3, 32, 32)
+    images = torch.rand(4, 3, 32, 32).double()
     assert method.embedding(images).shape == (4, 128)
     label, real = method.discriminator(images)
     assert label.shape == (4, 10)
@@ -117,7 +117,7 @@ ORDER = {"D": "discriminator", "G": "generator", "C": "classifier", "F": "embedd
 
 def noises(which: str) -> list[Tensor]:
     """What a loss draws after `seed`: for the source and, but for G's and C's, for the target."""
-    return [torch.randn(N, 512) for _ in range({"D": 2, "G": 1, "C": 0, "F": 2}[which])]
+    return [torch.randn(N, 512, dtype=torch.float64) for _ in range({"D": 2, "G": 1, "C": 0, "F": 2}[which])]
 
 
 def test_updates_come_in_the_order_d_g_c_f_each_with_its_own_network(method: GTA) -> None:
@@ -133,7 +133,7 @@ def test_updates_come_in_the_order_d_g_c_f_each_with_its_own_network(method: GTA
 @pytest.mark.parametrize("weights", [{}, {"adversarial": 0.5, "target": 0.2}])
 def test_losses_equal_those_written_by_hand(batch: Batch, weights: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    method = GTA(SPEC, **weights)
+    method = GTA(SPEC, **weights).double()
     hand = Hand(method, weights.get("adversarial", 0.1), weights.get("target", 0.3))
     for update, which in zip(method.updates(), ORDER, strict=True):
         seed_torch("noise", which)
@@ -157,8 +157,7 @@ def test_one_iteration_equals_one_written_by_hand(method: GTA, batch: Batch) -> 
             # Adam's first step: lr g / (|g| + eps), that is, lr in the direction of the gradient.
             step = LR * gradient / (gradient.abs() + 1e-8)
             moved = before[f"{network}.{name}"] - method.get_parameter(f"{network}.{name}")
-            close = torch.isclose(moved, step, atol=2e-5) | (gradient.abs() < 1e-6 * gradient.abs().max())
-            assert close.float().mean() > 0.999, f"{network}.{name}"
+            torch.testing.assert_close(moved, step, rtol=1e-5, atol=1e-9, msg=f"{network}.{name}")
             with torch.no_grad():
                 p.copy_(method.get_parameter(f"{network}.{name}"))
 
@@ -166,9 +165,9 @@ def test_one_iteration_equals_one_written_by_hand(method: GTA, batch: Batch) -> 
 def test_a_drawn_target_bears_the_class_target_and_noise_is_fresh(method: GTA, batch: Batch) -> None:
     seen: list[Tensor] = []
     method.generator.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[1]))
-    one, two = method.draw_target(batch), method.draw_target(batch)
+    one, two = method.generate_from_target(batch), method.generate_from_target(batch)
     assert not torch.allclose(one, two)
-    method.draw_source(batch)
+    method.generate_from_source(batch)
     assert [s.tolist() for s in seen] == [[CLASSES] * N, [CLASSES] * N, batch["source_labels"].tolist()]
 
 
@@ -178,4 +177,4 @@ def test_images_of_another_size_are_resized_on_their_way_in() -> None:
     images = torch.rand(3, 1, 28, 28)
     larger = F.interpolate(images, size=(32, 32), mode="bilinear", align_corners=False)
     assert torch.equal(small.predict(images), small.predict(larger))
-    assert small.draw(images, torch.zeros(3, dtype=torch.long)).shape == (3, 1, 32, 32)
+    assert small.generate(images, torch.zeros(3, dtype=torch.long)).shape == (3, 1, 32, 32)
