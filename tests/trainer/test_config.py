@@ -6,6 +6,7 @@ import pytest
 
 from trainer.config.document import Setting, find_place, merge, nest, parse_overrides, read_settings, to_settings
 from trainer.config.resolve import resolve
+from trainer.config.sweep import load_trials
 from trainer.config.validators import parse_slurm_time
 from trainer.errors import ConfigError
 
@@ -44,6 +45,39 @@ def test_a_place_is_found_for_a_key_inside_or_around_a_setting() -> None:
 def test_settings_are_merged_key_by_key(under: dict[str, object], over: object, expected: object) -> None:
     assert isinstance(over, dict)
     assert nest(merge(to_settings(under, "under"), to_settings(over, "over"))) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        ("train: {steps: 1e3}", "steps", 1000),
+        ("train: {steps: 1.5E+3}", "steps", 1500),
+        ("train: {seed: 18446744073709551615}", "seed", 2**64 - 1),
+        ("train: {seed: 18446744073709551616}", "seed", "a.yaml:3: train.seed: 18446744073709551616: .* less than"),
+        ("train: {seed: 1.5e0}", "seed", "a.yaml:3: train.seed: '1.5e0': .*integer"),
+        ("train: {seed: 010}", "seed", "a.yaml:3: 010: YAML reads a leading 0 as octal, 8; write 10 or 8$"),
+        ("train: {seed: 007}", "seed", "a.yaml:3: 007: .* octal, 7; write 7$"),
+        ("train: {seed: 08}", "seed", "a.yaml:3: train.seed: .*must not begin with 0; remove the zeros"),
+        ("train: {seed: 1}\ntrain.seed: 2", "seed", r"a.yaml:4: train.seed: duplicate key \(also under train: at .*:3"),
+        ("train.seed: 1\ntrain: {seed: 2}", "seed", "a.yaml:4: train.seed: duplicate key .*; remove one"),
+    ],
+)
+def test_numbers_mean_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, key: str, expected: int | str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text(f"method: vae\ndata: {{dataset: digits}}\n{text}\n")
+    if isinstance(expected, int):
+        (trial,) = load_trials(Path("a.yaml"), [])
+        assert getattr(trial.config.train, key) == expected
+    else:
+        with pytest.raises(ConfigError, match=expected):
+            load_trials(Path("a.yaml"), [])
+
+
+def test_numbers_of_the_command_line_mean_what_they_say() -> None:
+    with pytest.raises(ConfigError, match="command line: 010: YAML reads a leading 0 as octal, 8"):
+        parse_overrides(["train.seed=[1, 010]"])
 
 
 def test_an_empty_block_changes_nothing() -> None:

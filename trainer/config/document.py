@@ -1,5 +1,6 @@
 """Settings from YAML files and the command line: each value keeps the place where it was written."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ SWEEP_KEYS = (*AXES, "trials")  # only allowed at the top level of a sweep file
 COMMAND_LINE = "command line"
 WHOLE_MAPPINGS = ("data.classes",)  # keys whose value is one mapping, whose keys are not settings
 KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # of valid keys: text, or <<
+INTEGER_TAG = "tag:yaml.org,2002:int"
+OCTAL = re.compile("[+-]?0[0-7]+")
 MAPPING_TAG, NULL_TAG = "tag:yaml.org,2002:map", "tag:yaml.org,2002:null"
 
 
@@ -88,6 +91,8 @@ def parse_overrides(words: list[str]) -> Settings:
         if key.split(".")[0] in ("base", *SWEEP_KEYS):
             raise ConfigError(f"{COMMAND_LINE}: {key}: only a file sets this; name the key itself: train.seed=[0,1,2]")
         try:
+            if (node := yaml.compose(text, yaml.SafeLoader)) is not None:
+                _check_keys(node, COMMAND_LINE)
             overrides |= to_settings({key: yaml.safe_load(text)}, COMMAND_LINE)
         except yaml.YAMLError:
             raise ConfigError(f"{COMMAND_LINE}: {key}: {text!r} is not a YAML value; quote it") from None
@@ -155,6 +160,7 @@ def _read_file(path: Path, reason: str) -> Settings:
 def _read_mapping(loader: yaml.CSafeLoader, root: yaml.MappingNode, name: str, suffix: str = "") -> Settings:
     """Return the settings of a mapping; a key without a value, such as `train:`, counts as not written."""
     settings: Settings = {}
+    notations: dict[str, str] = {}  # key of a setting -> the key of this mapping that it was written under
     loader.flatten_mapping(root)  # resolves <<
     for key, node in root.value:
         if node.tag == NULL_TAG:
@@ -163,7 +169,14 @@ def _read_mapping(loader: yaml.CSafeLoader, root: yaml.MappingNode, name: str, s
         if key.value == "trials":
             settings["trials"] = Setting(_read_trials(loader, node, name), place)
         else:
-            settings = merge(settings, dict(_iterate_nodes(loader, key.value, node, place, name, suffix)))
+            inner = dict(_iterate_nodes(loader, key.value, node, place, name, suffix))
+            for setting in inner:
+                if notations.setdefault(setting, key.value) != key.value:
+                    raise ConfigError(
+                        f"{inner[setting].place}: {setting}: duplicate key (also under {notations[setting]}: at "
+                        f"{settings[setting].place}); remove one"
+                    )
+            settings = merge(settings, inner)
     return settings
 
 
@@ -203,6 +216,12 @@ def _check_keys(node: yaml.Node, name: str, outer: tuple[yaml.Node, ...] = (), i
     """Refuse what YAML itself accepts silently: duplicate keys, keys that are not text, recursive anchors."""
     if any(node is ancestor for ancestor in outer):
         raise ConfigError(f"{name}:{outer[-1].start_mark.line + 1}: recursive anchor; write the value out")
+    if isinstance(node, yaml.ScalarNode) and node.tag == INTEGER_TAG and OCTAL.fullmatch(node.value):
+        line = node.start_mark.line + 1
+        place = name if name == COMMAND_LINE else f"{name}:{line}"
+        octal, decimal = int(node.value, 8), int(node.value)
+        remedy = f"{decimal} or {octal}" if octal != decimal else f"{decimal}"
+        raise ConfigError(f"{place}: {node.value}: YAML reads a leading 0 as octal, {octal}; write {remedy}")
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:

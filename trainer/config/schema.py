@@ -122,7 +122,7 @@ class Train(Section):
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 64  # per domain, over all processes
     micro_batches: PositiveInt = 1  # parts of a process's batch that are backpropagated one after the other
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0  # torch takes 64 bits
     precision: Literal["no", "bf16", "fp16"] = "no"
     clip: NonNegativeFloat = 0.0  # largest gradient norm of an update; 0: no clipping
     log_every: PositiveInt = 50  # steps

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, ValidatorFunctionWra
 
 from trainer.data.rgb import parse_colour
 
+SCIENTIFIC = re.compile(r"\d+(\.\d*)?e\+?\d{1,2}", re.IGNORECASE)  # 1e3, which YAML reads as text
 BOOLEAN_WORDS = {True: ("yes", "on", "true"), False: ("no", "off", "false")}  # YAML reads these as booleans
 RESERVED_OPTIONS = {  # sbatch option -> the setting that controls it
     "nodes": "resources.nodes",
@@ -58,6 +59,12 @@ class Section(BaseModel):
         if isinstance(value, bool):
             choices = get_args(cls.model_fields[str(info.field_name)].annotation)
             value = next((word for word in BOOLEAN_WORDS[value] if word in choices), value)
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, str) and str not in (annotation, *get_args(annotation)):
+            if re.fullmatch(r"0\d+", value):
+                raise ValueError("a number must not begin with 0; remove the zeros")
+            if SCIENTIFIC.fullmatch(value) and float(value).is_integer():
+                value = int(float(value))
         result = validate(value)
         if isinstance(value, bool) and not isinstance(result, bool):
             raise ValueError("expected a number, got a boolean")
