@@ -1,8 +1,11 @@
 """Plan a submission: decide which trials of a sweep need training or evaluation, and lock the sweep while it starts."""
 
 import argparse
+import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from eval.metrics import check_names
 from eval.record import is_current
 from jobs.backends.base import Backend, Plan
 from jobs.backends.slurm.presets import BACKENDS
-from jobs.snapshot import Snapshot
+from jobs.snapshot import ROOT, Snapshot
 from jobs.tracking.state import determine_status
 from trainer.config.document import Settings, find_place
 from trainer.config.schema import Config
@@ -91,6 +94,24 @@ def plan_sweep(options: argparse.Namespace, trials: list[Trial], backend: Backen
         to_evaluate=to_evaluate,
         unlisted=(evaluating | jobs.keys()) - {run.name for run in runs},
     )
+
+
+def build_methods(submission: Submission, file: Path) -> None:
+    """Build the method of each new setting once, in a process with torch; ConfigError if a constructor refuses one."""
+    documents: dict[str, dict[str, Any]] = {}
+    for i in submission.to_train:
+        config = submission.trials[i].config
+        if not submission.runs[i].data():  # a trial that has started was built
+            key = json.dumps([config.method, config.model_arguments(), config.data.shape()], default=str)
+            documents.setdefault(key, config.model_dump(mode="json"))
+    if not documents:
+        return
+    command = [sys.executable, "-m", "trainer.construct"]
+    text = json.dumps([*documents.values()])
+    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, cwd=ROOT)
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or ["exited without an error"]
+        raise ConfigError(f"{file}: {lines[-1]}; correct model: or data:, nothing was queued")
 
 
 def check_data(submission: Submission) -> None:

@@ -26,6 +26,7 @@ from jobs.backends.slurm.backend import SlurmBackend
 from jobs.command import create_parser, discard_output, print_plain
 from jobs.plan import (
     Submission,
+    build_methods,
     cancel_unlisted,
     check_data,
     group_trials,
@@ -125,6 +126,8 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     configs = [trials[i].config for i in (*submission.to_train, *submission.to_evaluate)]
     stage_datasets(options.sweep, options.overrides, configs, console, download=not on_slurm)
     check_data(submission)
+    if on_slurm:  # here, the first trial fails at once; there, every trial would wait in the queue to fail
+        build_methods(submission, options.sweep)
     with lock_sweep(submission):
         # Plan again: another command may have started some of the trials since.
         submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)

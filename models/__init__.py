@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from models.base import Method
 
 FOLDER = Path(__file__).parent
-NO_METHODS = ("__init__", "base", "optim", "sampling", "types")
+NO_METHODS = ("__init__", "base", "checks", "optim", "sampling", "types")
 # Modules whose names the annotation of a hyperparameter may use; none of them imports torch.
 TYPE_MODULES = ("typing", "pydantic", "models.types")
 # Class attributes of a method that are read from its source, with their values in models.base.Method.
-DEFAULTS: dict[str, Any] = {"reads": ("images", "labels"), "conditional": False, "role": ""}
+DEFAULTS: dict[str, Any] = {"reads": ("images", "labels"), "conditional": False, "role": "", "check": ""}
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Signature:
     summary: str  # first line of the module's docstring
     reads: tuple[str, ...]  # keys of a batch
     conditional: bool  # whether `sample` takes class labels
+    check: str  # of models/checks.py, which refuses sizes and widths; else empty
     role: str  # "lower_bound" or "upper_bound" of domain adaptation, else empty
     hyperparameters: tuple[Hyperparameter, ...] = field(default=())
 

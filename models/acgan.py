@@ -15,6 +15,7 @@ from models.types import Share
 
 class ACGAN(Method):
     reads = ("images", "labels")
+    check = "doublings"
     conditional = True
 
     def __init__(

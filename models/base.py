@@ -43,6 +43,7 @@ class Method(nn.Module):
 
     reads: ClassVar[tuple[str, ...]] = ("images", "labels")  # keys of a batch; `source_…` and `target_…` name a domain
     conditional: ClassVar[bool] = False  # whether `sample` takes class labels
+    check: ClassVar[str] = ""  # of models/checks.py: sizes and widths that the constructor refuses
     role: ClassVar[str] = ""  # "lower_bound" or "upper_bound" of domain adaptation, for baselines
     averaged: Mapping[str, float] = MappingProxyType({})  # network -> EMA decay; the average is what is exported
 

@@ -15,6 +15,7 @@ from models.types import Share
 
 class DCGAN(Method):
     reads = ("images",)
+    check = "doublings"
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from models.types import Share
 
 class DCGANResize(Method):
     reads = ("images",)
+    check = "doublings"
 
     def __init__(
         self,

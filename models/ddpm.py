@@ -31,6 +31,7 @@ class DDPM(Method):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("images", "labels")
+    check = "unet"
     conditional = True
 
     def __init__(

@@ -14,6 +14,7 @@ from models.types import Share
 
 class WGANGP(Method):
     reads = ("images",)
+    check = "doublings"
 
     def __init__(
         self,

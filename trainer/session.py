@@ -5,6 +5,7 @@ torch is imported inside the functions: it takes seconds, after bad input has be
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -181,6 +182,19 @@ def leave_processes(accelerator: "Accelerator", lock: Lock | None) -> None:
         os._exit(0)
 
 
+def explain_batch_norm(steps: Iterator[int], run: RunDirectory) -> Iterator[int]:
+    """Yield steps; ConfigError where batch norm gets a single image, which it cannot normalise."""
+    try:
+        yield from steps
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            f"{run.path}: train.batch_size: batch norm needs 2 or more images in each process and micro-batch; give a "
+            "larger batch_size, or fewer processes or micro_batches"
+        ) from None
+
+
 @dataclass
 class Session:
     """A trial in training. Only the main process has a lock and a log."""
@@ -203,7 +217,7 @@ class Session:
         train, trainer = self.config.train, self.trainer
         # The processes agree on a stop over the CPU, so that no step waits for the GPU.
         group = torch.distributed.new_group(backend="gloo") if trainer.accelerator.num_processes > 1 else None
-        for step in trainer.fit(prefetch(self.batches, trainer.step, train.steps)):
+        for step in explain_batch_norm(trainer.fit(prefetch(self.batches, trainer.step, train.steps)), self.run):
             last = step == train.steps
             if self.lock:
                 self.lock.check(CHECK_INTERVAL)

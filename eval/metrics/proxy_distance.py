@@ -33,6 +33,11 @@ def evaluate(trial: TrainedTrial) -> Result:
         trial.apply(function, arrays.images[chosen]).reshape(len(chosen), -1)
         for arrays, chosen in domain_subsets(trial, IMAGES)
     ]
+    if (n := min(map(len, vectors))) < 2:
+        raise ConfigError(
+            f"{trial.run.path}: eval.metrics: proxy_distance: {n} test image of a domain is too few, it needs 2; "
+            "leave proxy_distance out"
+        )
     facts = {"split": "test", "n": sum(map(len, vectors)), "classifier": f"linear SVM, C = {PENALTY}"}
     distance = proxy_distance(*vectors)
     return Result({"proxy_a_distance": distance}, provenance={"proxy_a_distance": facts | {"step": trial.step}})

@@ -13,10 +13,12 @@ from eval.metrics import Metric
 from eval.record import Result
 from eval.subsets import domain_subsets
 from eval.trial import TrainedTrial
+from trainer.errors import ConfigError
 
 METRIC = Metric(needs="features")
 IMAGES = 500  # of each domain
 STEPS = 500
+LEAST = 4  # images, for a perplexity of 1
 PERPLEXITY = 30.0  # at most a third of the points
 
 
@@ -29,6 +31,10 @@ def evaluate(trial: TrainedTrial) -> Result:
         labels.append(np.asarray(arrays.labels[chosen]))
         domains.append(np.full(len(chosen), number))
         images.append(chosen)
+    if (n := sum(map(len, labels))) < LEAST:
+        raise ConfigError(
+            f"{trial.run.path}: eval.metrics: tsne: {n} test images are too few, it needs {LEAST}; leave tsne out"
+        )
     x, y, d = np.concatenate(vectors), np.concatenate(labels), np.concatenate(domains)
     perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
     # One thread: the result depends on their number, and on busy cores two threads that wait for each other take eight

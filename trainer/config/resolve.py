@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError, create_model
 
 import models
+from models.checks import CHECKS
 from trainer.config.document import SWEEP_KEYS, Document, Settings, find_place, nest, read_settings, to_settings
 from trainer.config.schema import Config, check_method
 from trainer.config.validators import Section
@@ -85,6 +86,8 @@ def check_combinations(config: Config) -> None:
         raise ValueError(f"data.balanced: {config.method} reads no labels, so classes cannot be balanced; leave it out")
     parts = config.resources.nodes * config.resources.processes() * config.train.micro_batches
     check_batch_size(config.train.batch_size, parts)
+    if check := models.signature(config.method).check:
+        CHECKS[check](config.data.shape()[1], config.model_arguments())
 
 
 def check_batch_size(batch_size: int, parts: int) -> None:
