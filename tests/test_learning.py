@@ -53,7 +53,7 @@ def test_a_short_run_improves(
 def test_a_short_run_of_diffusion_draws_the_digits_that_it_is_asked_for(tmp_path: Path, data_root: str) -> None:
     """Of 1,000 samples a classifier recognises more than .35, where chance gives .1."""
     model = "model={predicts: velocity, width: 16, lr: 0.004, sampling_steps: 10, eta: 1.0, guidance: 4.0}"
-    train = "train={steps: 800, batch_size: 32, precision: bf16}"
+    train = "train={steps: 800, batch_size: 32}"
     path = trained(tmp_path, "method=ddpm", model, train, f"data.root={data_root}")
     assert main.main([str(path), "--metrics", "class_accuracy"]) == 0
     metrics = RunDirectory(path).evaluation()["metrics"]
@@ -75,7 +75,7 @@ def test_at_a_small_weight_of_the_divergence_images_come_back(
     method: list[str], steps: int, tmp_path: Path, data_root: str
 ) -> None:
     """At 1e-5 with a mean squared error below .03, of test images in [-1, 1]."""
-    settings = ["model.kl_weight=1e-5", "data.size=64", f"train={{steps: {steps}, batch_size: 64, precision: bf16}}"]
+    settings = ["model.kl_weight=1e-5", "data.size=64", f"train={{steps: {steps}, batch_size: 64}}"]
     path = trained(tmp_path, *method, *settings, f"data.root={data_root}")
     assert main.main([str(path), "--metrics", "reconstruction"]) == 0
     assert RunDirectory(path).evaluation()["metrics"]["reconstruction_mse"] < 0.03

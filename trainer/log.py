@@ -3,9 +3,9 @@
 import json
 import os
 import socket
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -16,8 +16,10 @@ from trainer.loop import LossTerms
 from trainer.runs.atomic import name_file, write_text
 from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory
+from trainer.runs.disk import disk_error, persist, say
 
 HEARTBEAT_INTERVAL = 2.0  # seconds
+EVENT_FILE_INTERVAL = 10.0  # seconds between two attempts to start an event file on a disk that refuses it
 
 
 class TrainingLog:
@@ -30,10 +32,13 @@ class TrainingLog:
         self.losses: LossTerms = {}  # of the last line
         self.line_step, self.line_time = step, self.start_time
         # Lines after the checkpoint are of an attempt that died: their steps will be trained again.
-        kept = [line for line in run.metrics() if line["step"] <= step]
-        write_text(run.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
-        self.metrics_file = run.metrics_file.open("a", buffering=1)
-        self.tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
+        kept = "".join(json.dumps(line) + "\n" for line in run.metrics() if line["step"] <= step)
+        persist(lambda: write_text(run.metrics_file, kept), f"{run.metrics_file}: not written")
+        self.metrics_file = run.metrics_file.open("ab", buffering=0)
+        self.unwritten = b""  # end of metrics.jsonl that the disk has not accepted yet
+        self.tensorboard: SummaryWriter | None = None
+        self.next_event_file = 0.0  # when one may be started, if there is none
+        self.refused_since = 0.0  # when the disk refused to be written; 0: it does not
         self.console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
@@ -49,47 +54,118 @@ class TrainingLog:
         if self.console.is_terminal:
             self.progress.console.print(text, markup=False, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
+
+    @contextmanager
+    def tolerate_refusals(self) -> Iterator[None]:
+        """Continue although the disk refuses what only informs; report the first refusal, and the end of them."""
+        try:
+            yield
+        except OSError as error:
+            if not self.refused_since:
+                self.print(f"{self.run.path}: {disk_error(error)}; training continues without writing its status")
+                self.refused_since = time.monotonic()
+        else:
+            if self.refused_since and not self.unwritten:
+                seconds = time.monotonic() - self.refused_since
+                self.print(f"{self.run.path}: status is written again, after {seconds:.0f} s")
+                self.refused_since = 0.0
 
     def write_line(self, step: int, terms_by_step: dict[int, LossTerms]) -> None:
         """Log the mean of each loss term over the steps since the last line."""
-        self.check()
         names = {name: None for terms in terms_by_step.values() for name in terms}
         columns = {name: [terms[name] for terms in terms_by_step.values() if name in terms] for name in names}
         means = {name: sum(values) / len(values) for name, values in columns.items()}
         now = time.monotonic()
         rate = (step - self.line_step) / max(now - self.line_time, 1e-9)
         self.line_step, self.line_time, self.losses = step, now, means
-        with name_file(self.run.metrics_file):
-            line = {"step": step, "time": round(time.time(), 3), "rate": round(rate, 3), **means}
-            self.metrics_file.write(json.dumps(line) + "\n")
-        with name_file(self.run.tensorboard):
-            for name, value in means.items():
-                self.tensorboard.add_scalar(name, value, step)
+        line = {"step": step, "time": round(time.time(), 3), "rate": round(rate, 3), **means}
+        self.unwritten += json.dumps(line).encode() + b"\n"
+        with self.tolerate_refusals():
+            self.write_metrics()
+        with self.tolerate_refusals():
+            self.write_tensorboard(step, means)
         text = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
         self.progress.update(self.task, completed=step, rate=f"{rate:.3g} steps/s", terms=text)
         if not self.console.is_terminal:
             left = (self.steps - step) / max(rate, 1e-9)
             self.print(f"step {step}/{self.steps}  {rate:.3g} steps/s  {left:.0f} s left  {text}")
 
+    def write_metrics(self) -> None:
+        """Append to metrics.jsonl what the disk has not accepted yet."""
+        self.check()
+        with name_file(self.run.metrics_file):
+            while self.unwritten:
+                # On a disk that is nearly full, only a part of it is written.
+                self.unwritten = self.unwritten[self.metrics_file.write(self.unwritten) :]
+
+    def flush(self) -> None:
+        """Wait until metrics.jsonl is complete; OSError if the disk refuses it for too long."""
+        persist(self.write_metrics, f"{self.run.metrics_file}: not written")
+
+    def write_tensorboard(self, step: int, means: LossTerms) -> None:
+        """Add the means of a line to TensorBoard."""
+        if self.tensorboard is None:
+            if time.monotonic() > self.next_event_file:
+                self.restart_tensorboard()
+            return
+        try:
+            self.add_scalars({"step": step, **means})
+        except OSError:
+            self.close_tensorboard()
+            raise
+
+    def restart_tensorboard(self) -> None:
+        """Start an event file with all lines of this attempt: at first, and after the disk has refused the last one."""
+        self.next_event_file = time.monotonic() + EVENT_FILE_INTERVAL
+        try:
+            with name_file(self.run.tensorboard):
+                self.tensorboard = SummaryWriter(str(self.run.tensorboard), purge_step=self.first_step + 1)
+            for line in self.run.metrics():
+                if line["step"] > self.first_step:
+                    self.add_scalars(line)
+        except OSError:
+            self.close_tensorboard()
+            raise
+
+    def add_scalars(self, line: dict[str, Any]) -> None:
+        """Add a line of metrics.jsonl to TensorBoard."""
+        assert self.tensorboard
+        for name, value in line.items():
+            if name not in ("step", "time", "rate"):
+                self.tensorboard.add_scalar(name, value, line["step"])
+
+    def close_tensorboard(self) -> None:
+        """Close the event file, if there is one and whether or not the disk accepts its end."""
+        if self.tensorboard:
+            with suppress(OSError):
+                self.tensorboard.close()
+        self.tensorboard = None
+
     def heartbeat(self, step: int, state: str = "running", force: bool = False, **more: Any) -> None:
         """Replace status.json if it is older than HEARTBEAT_INTERVAL, or if forced."""
         now = time.monotonic()
         if now - self.heartbeat_time < HEARTBEAT_INTERVAL and not force:
             return
-        self.check()
         self.heartbeat_time = now
         self.progress.update(self.task, completed=step)
         rate = (step - self.first_step) / max(now - self.start_time, 1e-9)
         status = {"state": state, "step": step, "steps": self.steps, "rate": round(rate, 3)}
         status |= {"eta": round((self.steps - step) / rate, 1) if rate else None, "time": round(time.time(), 3)}
         status |= {"host": socket.gethostname(), "pid": os.getpid(), "attempt": self.attempt, "losses": self.losses}
-        self.run.write_status(status | more)
+        with self.tolerate_refusals():
+            self.check()
+            self.run.write_status(status | more)
 
     def close(self, step: int, state: str, **more: Any) -> None:
         """Write the last heartbeat and close the files."""
         self.heartbeat(step, state, force=True, **more)
         if self.console.is_terminal:
             self.progress.stop()
+        if state != "failed":
+            self.flush()
         self.metrics_file.close()
-        self.tensorboard.close()
+        if self.tensorboard is None:
+            with suppress(OSError):
+                self.restart_tensorboard()
+        self.close_tensorboard()

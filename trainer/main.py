@@ -6,6 +6,7 @@ The same command starts and resumes a trial: all state is in the run directory.
 import argparse
 import os
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from trainer.config.sweep import load_single_trial
 from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.runs.attempt import DIRECT, Attempt
 from trainer.runs.directory import RunDirectory
+from trainer.runs.disk import PASSING, disk_errno
 from trainer.runs.lock import is_superseded
 from trainer.runs.placement import create_run_directories, locate_trials
 from trainer.session import AlreadyTraining, train
@@ -30,6 +32,7 @@ EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> int:
     """Train the trial of the command line; return the exit code: 0 finished or stopped, 1 superseded, 2 bad input."""
     stop = StopRequest()
+    threading.excepthook = report_thread_error
     parser = argparse.ArgumentParser(
         prog="trainer/main.py",
         description=__doc__,
@@ -57,14 +60,20 @@ def main(arguments: list[str] | None = None) -> int:
         if is_superseded(run, attempt):
             print(f"{run.name}: a newer attempt has taken over; {attempt} exits", file=sys.stderr)
             return 1  # as a failure, so that torchrun does not wait for the others
-        bad_input = isinstance(error, BAD_INPUT)
+        expected = isinstance(error, BAD_INPUT) or disk_errno(error) in PASSING
         with suppress(OSError):  # a full disk may have no room for the marker; then only the log has the reason
-            run.fail(attempt, str(error) if bad_input else f"{type(error).__name__}: {error}", rank)
-        if not bad_input:
+            run.fail(attempt, str(error) if expected else f"{type(error).__name__}: {error}", rank)
+        if not expected:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def report_thread_error(arguments: threading.ExceptHookArgs) -> None:
+    """Print the error of a thread, unless the disk refused an event file: the training reports and repeats that."""
+    if disk_errno(arguments.exc_value) not in PASSING:
+        threading.__excepthook__(arguments)
 
 
 def find_trial(path: Path, overrides: list[str], runs: Path, create: bool) -> tuple[RunDirectory, Config]:

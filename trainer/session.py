@@ -16,6 +16,7 @@ from trainer.errors import ConfigError
 from trainer.runs import checkpoints
 from trainer.runs.attempt import DIRECT, Attempt
 from trainer.runs.directory import RunDirectory
+from trainer.runs.disk import persist
 from trainer.runs.lock import CHECK_INTERVAL, Lock, is_superseded, take
 from trainer.runs.placement import compute_written_identity
 from trainer.stop import StopRequest
@@ -61,7 +62,7 @@ def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt
     if log:
         log.close(trainer.step, "done" if finished else "stopped")
         mark = run.finish if finished else run.stop
-        mark(attempt, trainer.step)
+        persist(lambda: mark(attempt, trainer.step), f"{run.path}: marker not written")
         ending = "done at step {}" if finished else "stopped at step {}; rerun the same command to resume"
         log.print(f"{run.name}: {ending.format(trainer.step)}")
     leave_processes(accelerator, lock)
@@ -220,7 +221,8 @@ class Session:
         for step in explain_batch_norm(trainer.fit(prefetch(self.batches, trainer.step, train.steps)), self.run):
             last = step == train.steps
             if self.lock:
-                self.lock.check(CHECK_INTERVAL)
+                with suppress(OSError):  # a disk that fails for a moment; nothing is put in place meanwhile
+                    self.lock.check(CHECK_INTERVAL)
             if step % train.log_every == 0 or last:
                 self.write_line(step)
             if self.log:
@@ -244,7 +246,8 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint, never one after a loss that is not finite."""
         self.trainer.settle()
-        if self.lock:
+        if self.lock and self.log:
+            self.log.flush()  # a resumed training would not write these lines again
             checkpoints.save(self.run, self.trainer.step, self.identity, self.trainer.save, self.lock.check)
         self.trainer.accelerator.wait_for_everyone()
 

@@ -1,48 +1,18 @@
 """A disk is full when a trial saves: the trial fails with that reason, keeps its last checkpoint, and resumes later."""
 
-import errno
 import random
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.disks import fill, small_disk
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import check_ran_once
 from tests.slurm.submitted import DANN, STEPS, TIMEOUT, Submitted, losses, restarts, send, weights, workers
 from tests.slurm.test_faults import SEED
 from trainer.runs import checkpoints
 from trainer.runs.directory import RunDirectory
-
-
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """Mount a file system of limited size on `folder`."""
-    folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False).returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(disk: Path, room: int) -> Path:
-    """Fill a disk with a file, except for `room` bytes; return that file."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(1 << 16))
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-        file.truncate(max(0, file.tell() - room))
-    return filler
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -55,6 +25,7 @@ def test_a_trial_fails_on_a_full_disk_and_keeps_its_last_checkpoint(
 ) -> None:
     resources = DANN["resources"] | {"nodes": 2}
     sweep = Submitted(cluster, tmp_path, data_root, DANN | {"name": "full", "resources": resources})
+    sweep.environment["TURNOUT_DISK_TIMEOUT"] = "3"
     (run,) = (run.path for run in sweep.runs())
     disk = run / "checkpoints" if full == "checkpoints" else run
     with small_disk(disk, 32):

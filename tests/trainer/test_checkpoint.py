@@ -151,8 +151,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_a_full_disk_keeps_the_previous_checkpoint_and_says_so(small_disk: Path) -> None:
+def test_a_full_disk_keeps_the_previous_checkpoint_and_says_so(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever in a checkpoint it is full: each file has a writer of its own, with its own way to fail."""
+    monkeypatch.setenv("TURNOUT_DISK_TIMEOUT", "0")
     training = Trainer(DANN(SPEC), Accelerator(cpu=True), Train())
     for _ in training.fit([next(batches("dann", 0, 1))]):
         training.settle()

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from typing import Any
 from trainer.errors import CheckpointError
 from trainer.runs.atomic import read_json, replace_directory, write_text
 from trainer.runs.directory import RunDirectory
+from trainer.runs.disk import disk_error, persist
 
 MANIFEST = "manifest.json"
 
@@ -31,7 +30,8 @@ def save(
     if the disk refuses; earlier checkpoints are then untouched and temporary files removed.
     """
     final = run.checkpoints / f"step-{step:06d}"
-    with explain_refusal(f"{final}: checkpoint not written", lambda: _resume_hint(run)):
+
+    def put_in_place() -> None:
         # A checkpoint of this very step exists where training resumed from an older one.
         with replace_directory(final, check) as temporary:
             write(temporary)
@@ -39,6 +39,10 @@ def save(
             manifest = {"step": step, "identity": identity, "files": files}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         write_text(run.latest_file, final.name + "\n")
+
+    problem = f"{final}: checkpoint not written"
+    with explain_refusal(problem, lambda: _resume_hint(run)):
+        persist(put_in_place, problem)
     paths = steps(run)
     # Checkpoints of later steps are damaged, else training would have resumed from them.
     later = paths[: paths.index(final)]
@@ -53,7 +57,7 @@ def export_weights(
     """Write the weights for evaluation by `write(file)`, after a last `check`; CheckpointError if the disk refuses."""
     message = f"{run.path}: weights of step {step} not written"
     with explain_refusal(message, lambda: "rerun the same command to resume"):
-        run.write_weights(step, write, check)
+        persist(lambda: run.write_weights(step, write, check), message)
 
 
 def newest(run: RunDirectory, identities: set[str], say: Callable[[str], None]) -> Path | None:
@@ -121,21 +125,6 @@ def explain_refusal(message: str, remedy: Callable[[], str]) -> Iterator[None]:
         if not (reason := disk_error(error)):
             raise
         raise CheckpointError(f"{message}: {reason}; free space there and run again; {remedy()}") from error
-
-
-def disk_error(error: BaseException | None) -> str:
-    """Return the operating system's reason why a file could not be written; empty for an error of another cause.
-
-    The writers of safetensors and torch wrap it: one leaves only its number in a text, the other raises an error of
-    its own on the way out.
-    """
-    while error is not None:
-        if isinstance(error, OSError):
-            return error.strerror or str(error)
-        if number := re.search(r"\(os error (\d+)\)", str(error)):
-            return os.strerror(int(number[1]))
-        error = error.__cause__ or error.__context__
-    return ""
 
 
 def _resume_hint(run: RunDirectory) -> str:

@@ -6,12 +6,14 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from jobs.backends.base import Allocation
 from jobs.backends.slurm.client import ask, parse_time_left
 from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory
+from trainer.runs.disk import persist
 
 REQUEUE_TIMEOUT = 600.0  # seconds that a job which has saved waits for a controller that does not answer
 RETRY_INTERVAL, LONGEST_INTERVAL = 2.0, 30.0  # seconds between two requests, growing
@@ -75,14 +77,14 @@ class SlurmAllocation(Allocation):
             print(f"{run.name}: saved, not finished; Slurm says {state or 'nothing'}, {left:.0f} s left", flush=True)
             if state == "RUNNING":
                 if left < signal_delay + EARLY_SIGNAL:
-                    count = run.note_time_limit(self.attempt, self.job)
+                    count = persist(partial(run.note_time_limit, self.attempt, self.job), str(run.path))
                     if count > max_requeues:
                         return (
                             f"reached its time limit {count} times (resources.max_requeues: {max_requeues}); raise "
                             "resources.time or max_requeues, and rerun the same command to resume from its checkpoint"
                         )
                 elif self.is_preempted():
-                    run.note_preemption(self.attempt)
+                    persist(partial(run.note_preemption, self.attempt), str(run.path))
                 earlier, refusal = refusal, ask("scontrol", "requeue", self.job, in_job=True).error
                 # Asked twice, because a job that is ending meanwhile is refused as well, but has another state then.
                 if not refusal or (refusal == earlier and not TRANSIENT.search(refusal)):
