@@ -33,6 +33,7 @@ PROGRAMS = {"slurmctld", "slurmd", "slurmstepd", "slurmdbd", "munged", "mariadbd
 INHERITED = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SCANCEL_", "SQUEUE_", "SACCT_", "SINFO_")
 PORTS = ("reserved", "slurmctld", "slurmdbd", "mariadbd")  # first ports of a cluster's block; one per slurmd follows
 BLOCK = 32  # ports per cluster
+START_TIMEOUT = 300.0  # seconds for a daemon or the database to start; 3 suffice on an idle machine
 
 
 def missing(accounting: bool = True) -> list[str]:
@@ -186,7 +187,7 @@ class Cluster:
                 raise RuntimeError(f"{name} exited with {daemon.returncode} instead of starting\n{self.logs()}")
             return munge_socket.exists() if name == "munged" else self._port(name) in listening_ports()
 
-        self.wait(listens, 60, f"{name} to listen")
+        self.wait(listens, START_TIMEOUT, f"{name} to listen")
 
     def logs(self, lines: int = 12) -> str:
         """Return the last lines of each daemon's log, or of its stderr if it has no log."""
@@ -227,19 +228,25 @@ class Cluster:
         self._configure()
         self.start_daemon("munged")
         if self.accounting:
-            self.run(*INSTALL_DB.format_map(self._values()).split())
+            self.run(*INSTALL_DB.format_map(self._values()).split(), timeout=START_TIMEOUT)
             self.start_daemon("mariadbd")
             self.start_daemon("slurmdbd")
-            self.wait(lambda: not self.run("sacctmgr", "-n", "show", "cluster", check=False).returncode, 60, "slurmdbd")
+            self.wait(
+                lambda: not self.run("sacctmgr", "-n", "show", "cluster", check=False).returncode,
+                START_TIMEOUT,
+                "slurmdbd",
+            )
             self.run("sacctmgr", "-i", "add", "cluster", "turnout")
         self.start_daemon("slurmctld")
         for name in self._names:
             self.start_daemon(f"slurmd-{name}")
         idle = ("sinfo", "-hN", "-p", "main", "-t", "idle", "-o", "%N")
-        self.wait(lambda: len(self.run(*idle, check=False).stdout.split()) == self.nodes, 60, "idle nodes")
+        self.wait(lambda: len(self.run(*idle, check=False).stdout.split()) == self.nodes, START_TIMEOUT, "idle nodes")
         if self.accounting:
             shown = ("sacctmgr", "-nP", "show", "cluster", "format=controlport")
-            self.wait(lambda: self.run(*shown).stdout.strip() != "0", 60, "slurmctld to register with slurmdbd")
+            self.wait(
+                lambda: self.run(*shown).stdout.strip() != "0", START_TIMEOUT, "slurmctld to register with slurmdbd"
+            )
 
     def _port(self, daemon: str) -> int:
         assert self._reservation is not None

@@ -50,7 +50,7 @@ class Submitted:
         """Run jobs/submit.py and return its output."""
         done = subprocess.run(
             [sys.executable, "jobs/submit.py", str(self.file), "--cluster", "slurm", "--runs", str(self.logs), *words],
-            cwd=self.checkout, env=self.environment, timeout=60,
+            cwd=self.checkout, env=self.environment, timeout=TIMEOUT,
             stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
