@@ -58,11 +58,8 @@ class ACGAN(Method):
     def generator_loss(self, batch: Batch, progress: float) -> Losses:
         """Return the non-saturating loss and the loss of the requested class; `class` is only logged."""
         adversarial, class_loss = self.head_losses(*self.generate(len(batch["images"])), 1)
-        return {
-            "adversarial": adversarial,
-            "weighted_class": self.class_weight * class_loss,
-            "class": class_loss.detach(),
-        }
+        weighted = self.class_weight * class_loss
+        return {"adversarial": adversarial, "weighted_class": weighted, "class": class_loss.detach()}
 
     def head_losses(self, images: Tensor, labels: Tensor, real: float) -> tuple[Tensor, Tensor]:
         """Return the losses of the two heads: of the label `real` (1 or 0), and of the classes `labels` [n]."""

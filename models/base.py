@@ -90,7 +90,7 @@ class StepwiseSampler(Protocol):
 
     @property
     def timesteps(self) -> int:
-        """Number of noise levels T that the network is trained at; the largest number of sampling steps."""
+        """Return the number of noise levels T in training, the largest number of sampling steps."""
 
     def sample(
         self,

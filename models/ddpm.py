@@ -70,7 +70,7 @@ class DDPM(Method):
 
     @property
     def timesteps(self) -> int:
-        """Number of noise levels T that the network is trained at."""
+        """Return the number of noise levels T that the network is trained at."""
         return self.diffusion.timesteps
 
     def updates(self) -> list[Update]:

@@ -26,8 +26,8 @@ def integrate(
 ) -> Tensor:
     """Return x [n, c, h, w] at times[-1], from x at times[0] and one call of the network per step.
 
-    `batch` limits the images per call. `precision` is "no" or "bf16" and concerns the network alone. `watch` is called
-    before the first and after each step.
+    `batch` limits the images per call, `precision` ("no" or "bf16") is that of the network. `watch` is called before
+    the first and after each step.
     """
     n = len(x)
     # Copy all times to the device before the first step, so that no step waits for a transfer.

@@ -1,4 +1,4 @@
-"""Networks of the adaptation methods layer for layer, MCD by hand, and target labels that reach no loss."""
+"""Adaptation methods: networks as published, MCD against a second implementation, target labels without effect."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from models.dann import DANN
 from models.mcd import MCD
 from models.nets import digits
 from models.source_only import SourceOnly
-from tests.models.test_methods import state, trainer
+from tests.models.test_methods import build_trainer, copy_state
 from tests.processes import SPEC, batches, small
 from trainer.data.batches import Batches
 from trainer.data.cache import Arrays
@@ -36,7 +36,7 @@ def norm(width: int) -> int:
 
 
 # net -> side of the images, width of the features, and parameters of extractor, classifier and domain classifier,
-# written down from the published lists of layers.
+# from the published lists of layers.
 PUBLISHED = {
     "svhn": (
         28,
@@ -77,30 +77,30 @@ INITIALS = {"Conv2d": "C", "BatchNorm2d": "B", "BatchNorm1d": "B", "ReLU": "R", 
 INITIALS |= {"Linear": "L", "Dropout": "D", "Dropout2d": "D"}
 
 
-def count(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize("net", PUBLISHED)
-def test_networks_are_the_published_ones(net: str) -> None:
+def test_networks_match_the_published_layers(net: str) -> None:
     size, features, *parameters = PUBLISHED[net]
     parts = digits.build(net, 3, size, 10)
     assert parts.features == features
-    assert [count(part) for part in parts[:3]] == parameters
+    assert [count_parameters(part) for part in parts[:3]] == parameters
     kinds = " | ".join(" ".join(INITIALS[type(layer).__name__] for layer in part) for part in parts[:3])  # type: ignore[attr-defined]
     assert kinds == KINDS[net]
 
 
-def test_rates_of_dropout_are_the_published_ones() -> None:
-    found = {
+def test_dropout_rates_match_the_published_ones() -> None:
+    rates = {
         net: [layer.p for layer in nn.ModuleList(digits.build(net, 3, 32, 10)[:3]).modules() if isinstance(layer, drop)]
         for net in PUBLISHED
         for drop in [(nn.Dropout, nn.Dropout2d)]
     }
-    assert found == {"svhn": [0.5], "usps": [0.2] * 3, "compact": [0.5, 0.5], "deep": []}
+    assert rates == {"svhn": [0.5], "usps": [0.2] * 3, "compact": [0.5, 0.5], "deep": []}
 
 
-def test_images_that_are_too_small_are_refused() -> None:
+def test_too_small_images_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"images of 28 pixels are too small for this network; set data\.size"):
         DANN(SPEC, net="deep")
 
@@ -117,15 +117,15 @@ def test_constant_lambda_and_learning_rate() -> None:
 
 
 @pytest.mark.parametrize("method", [DANN, SourceOnly, MCD])
-def test_schedules_equal_their_formulae(method: Any) -> None:
-    """At the beginning, half way and at the end."""
+def test_schedules_match_their_formulae(method: Any) -> None:
+    """Compare the beginning, the middle and the end."""
     formulae = {"inverse": (1.0, 1 / 6**0.75, 1 / 11**0.75), "cosine": (1.0, 0.5, 0.0), "constant": (1.0, 1.0, 1.0)}
     for name, expected in formulae.items():
-        found = [method(SPEC, schedule=name).updates()[0].schedule(p) for p in (0.0, 0.5, 1.0)]
-        assert found == pytest.approx(expected), name
+        multipliers = [method(SPEC, schedule=name).updates()[0].schedule(p) for p in (0.0, 0.5, 1.0)]
+        assert multipliers == pytest.approx(expected), name
 
 
-def test_optimizers_take_the_settings_that_the_file_gives() -> None:
+def test_optimizers_use_the_configured_settings() -> None:
     weights = [nn.Parameter(torch.zeros(1))]
     adam = DANN(SPEC, optimizer="adam", lr=2e-3, momentum=0.5, weight_decay=1e-4).updates()[0].optimizer(weights)
     assert isinstance(adam, torch.optim.Adam)
@@ -137,35 +137,35 @@ def test_optimizers_take_the_settings_that_the_file_gives() -> None:
     assert (sgd.defaults["lr"], sgd.defaults["momentum"]) == (2e-3, 0.5)
 
 
-def test_one_logit_tells_the_target() -> None:
-    """-log(1 - s) for the source and -log s for the target, s the logistic function of the logit."""
+def test_single_domain_logit_gives_binary_cross_entropy() -> None:
+    """The loss is -log(1 - s) for the source and -log s for the target, with s the sigmoid of the logit."""
     spec = DataSpec(channels=3, size=32, classes=10)
     torch.manual_seed(0)
     method = DANN(spec, net="deep").eval()
     images = torch.rand(6, 3, 32, 32)
     logits = method.domain(method.extractor(images))[:, 0].tolist()
-    sure = [1 / (1 + math.exp(-logit)) for logit in logits]
+    probabilities = [1 / (1 + math.exp(-logit)) for logit in logits]
     batch = {"source_images": images, "target_images": images, "source_labels": torch.arange(6)}
     losses = method.loss(batch, 0.5)
-    assert losses["source_domain"].item() == pytest.approx(-sum(math.log(1 - s) for s in sure) / 6)
-    assert losses["target_domain"].item() == pytest.approx(-sum(math.log(s) for s in sure) / 6)
+    assert losses["source_domain"].item() == pytest.approx(-sum(math.log(1 - s) for s in probabilities) / 6)
+    assert losses["target_domain"].item() == pytest.approx(-sum(math.log(s) for s in probabilities) / 6)
 
 
-def test_batch_norm_sees_the_domains_apart_or_as_one_batch() -> None:
+def test_batch_norm_separates_or_joins_the_domains() -> None:
     batch = next(batches("dann", 0, 1))
-    for kind, mean in (("each", None), ("both", batch)):
+    for kind, joint in (("each", False), ("both", True)):
         torch.manual_seed(0)
         method = DANN(SPEC, batch_norm=kind)  # type: ignore[arg-type]
         first = copy.deepcopy(method.extractor)
         source, target = method.embed(batch)
         whole = first(torch.cat([batch["source_images"], batch["target_images"]]))
-        assert torch.equal(torch.cat([source, target]), whole) == (mean is not None)
+        assert torch.equal(torch.cat([source, target]), whole) == joint
 
 
 # --- MCD
 
 
-def test_each_step_of_mcd_equals_one_written_by_hand() -> None:
+def test_mcd_steps_match_a_manual_computation() -> None:
     lr = 0.05
     torch.manual_seed(0)
     method = MCD(SPEC, optimizer="sgd", lr=lr, momentum=0.0, weight_decay=0.0, rounds=1)
@@ -185,19 +185,19 @@ def test_each_step_of_mcd_equals_one_written_by_hand() -> None:
         (("first", "second"), lambda m: label(m) - distance(m)),
         (("extractor",), distance),
     ]
-    training = trainer(method)
+    training = build_trainer(method)
     assert [update.name for update in training.updates] == ["learn", "disagree", "bring_0"]
-    for update, (trains, goal) in zip(training.updates, steps, strict=True):
+    for update, (trains, objective) in zip(training.updates, steps, strict=True):
         assert update.trains == trains
-        hand = copy.deepcopy(method).requires_grad_(True)
-        moving = {k: p for k, p in hand.named_parameters() if k.startswith(tuple(f"{t}." for t in trains))}
-        gradients = torch.autograd.grad(goal(hand), list(moving.values()))
+        reference = copy.deepcopy(method).requires_grad_(True)
+        moving = {k: p for k, p in reference.named_parameters() if k.startswith(tuple(f"{t}." for t in trains))}
+        gradients = torch.autograd.grad(objective(reference), list(moving.values()))
         training.apply(update, batch)
         for (key, p), gradient in zip(moving.items(), gradients, strict=True):
             torch.testing.assert_close(method.get_parameter(key), p - lr * gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_mcd_keeps_the_statistics_of_the_target_for_prediction() -> None:
+def test_mcd_updates_running_statistics_with_target_images_only() -> None:
     batch = next(batches("mcd", 0, 1)) | {"source_images": torch.full((12, 3, 28, 28), 0.5)}
     method = MCD(SPEC)
     norm = next(m for m in method.extractor.modules() if isinstance(m, nn.BatchNorm2d))
@@ -210,61 +210,63 @@ def test_mcd_keeps_the_statistics_of_the_target_for_prediction() -> None:
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_mcd_predicts_by_both_classifiers() -> None:
+def test_mcd_prediction_averages_both_classifiers() -> None:
     method = MCD(SPEC).eval()
     images = next(batches("mcd", 0, 1))["source_images"]
     f = method.features(images)
     assert torch.allclose(method.predict(images), (method.first(f) + method.second(f)) / 2)
-    assert not torch.allclose(method.first(f), method.second(f)), "the classifiers must start apart"
+    assert not torch.allclose(method.first(f), method.second(f)), "the classifiers must be initialised differently"
 
 
-# --- the target's labels
+# --- target labels
 
 
-def domains(target_labels: np.ndarray) -> dict[str, Arrays]:
+def build_domains(target_labels: np.ndarray) -> dict[str, Arrays]:
     random = np.random.RandomState(0)
-    found = {}
+    domains = {}
     for domain in ("source", "target"):
         images = random.randint(256, size=(40, 28, 28, 3)).astype(np.uint8).transpose(0, 3, 1, 2)
-        found[domain] = Arrays(images, np.arange(40, dtype=np.int64) % 10 if domain == "source" else target_labels)
-    return found
+        domains[domain] = Arrays(images, np.arange(40, dtype=np.int64) % 10 if domain == "source" else target_labels)
+    return domains
 
 
 ADAPTING = [n for n in models.names() if {"source_images", "target_images"} <= set(models.signature(n).reads)]
 
 
 @pytest.mark.parametrize("name", [*ADAPTING, "source_only"])
-def test_wrong_labels_of_the_target_change_no_bit_of_the_weights(name: str) -> None:
-    """All that training can see of the target goes through Batches: there, its labels may be anything, or unknown."""
+def test_target_labels_do_not_change_the_weights(name: str) -> None:
+    """Train with correct, constant and unknown target labels in Batches, the only path of data into training."""
     trained = []
     for labels in (np.arange(40) % 10, np.full(40, 3), np.full(40, -1)):
         torch.manual_seed(0)
-        training = trainer(small(name, SPEC))
-        drawn = Batches(domains(labels), models.load(name).reads, 12, 0, 0, 1, CPU, balanced=True, jitter=0.2)
-        for _ in training.fit(drawn.at(step) for step in range(3)):
+        training = build_trainer(small(name, SPEC))
+        batch_source = Batches(
+            build_domains(labels), models.load(name).reads, 12, 0, 0, 1, CPU, balanced=True, jitter=0.2
+        )
+        for _ in training.fit(batch_source.at(step) for step in range(3)):
             pass
-        trained.append(state(training.method))
+        trained.append(copy_state(training.method))
     for other in trained[1:]:
         assert all(torch.equal(trained[0][key], other[key]) for key in trained[0])
 
 
-def test_wrong_labels_of_the_target_do_change_the_upper_bound() -> None:
-    """So that the test above is known to be able to fail."""
+def test_target_labels_change_the_upper_bound() -> None:
+    """Show that the test above can fail."""
     trained = []
     for labels in (np.arange(40) % 10, np.full(40, 3)):
         torch.manual_seed(0)
-        training = trainer(models.load("target_only")(SPEC))
-        drawn = Batches(domains(labels), ("target_images", "target_labels"), 12, 0, 0, 1, CPU)
-        for _ in training.fit(drawn.at(step) for step in range(3)):
+        training = build_trainer(models.load("target_only")(SPEC))
+        batch_source = Batches(build_domains(labels), ("target_images", "target_labels"), 12, 0, 0, 1, CPU)
+        for _ in training.fit(batch_source.at(step) for step in range(3)):
             pass
-        trained.append(state(training.method))
+        trained.append(copy_state(training.method))
     assert not torch.equal(trained[0]["classifier.3.bias"], trained[1]["classifier.3.bias"])
 
 
-# --- batches: balanced, and jittered
+# --- balanced batches and jitter
 
 
-def test_balanced_batches_hold_each_class_as_often() -> None:
+def test_balanced_batches_contain_each_class_equally_often() -> None:
     labels = np.repeat(np.arange(4), (3, 10, 20, 67)).astype(np.int64)
     images = np.arange(100, dtype=np.uint8)[:, None, None, None].repeat(3, 1)
     arrays = {"": Arrays(images.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2), labels)}
@@ -285,40 +287,40 @@ def test_balanced_batches_hold_each_class_as_often() -> None:
     assert seen[:10] != seen[10:20]
     for size in (6, 2, 1):
         uneven = Batches(arrays, ("labels",), size, 0, 0, 1, CPU, balanced=True)
-        drawn = torch.cat([uneven.at(step)["labels"] for step in range(8)])
-        assert drawn.tolist() == [0, 1, 2, 3] * (2 * size), f"batches of {size}"
+        labels_of_steps = torch.cat([uneven.at(step)["labels"] for step in range(8)])
+        assert labels_of_steps.tolist() == [0, 1, 2, 3] * (2 * size), f"batches of {size}"
 
 
-def test_jitter_moves_what_has_labels_and_is_a_pure_function_of_the_step() -> None:
-    arrays, keys = domains(np.zeros(40, np.int64)), ("source_images", "source_labels", "target_images")
-    plain, moved = (Batches(arrays, keys, 8, 0, 0, 1, CPU, jitter=amount) for amount in (0.0, 0.3))
-    again = Batches(arrays, keys, 8, 0, 0, 1, CPU, jitter=0.3)
+def test_jitter_changes_labelled_images_and_depends_only_on_seed_and_step() -> None:
+    arrays, keys = build_domains(np.zeros(40, np.int64)), ("source_images", "source_labels", "target_images")
+    plain, jittered = (Batches(arrays, keys, 8, 0, 0, 1, CPU, jitter=amount) for amount in (0.0, 0.3))
+    repeated = Batches(arrays, keys, 8, 0, 0, 1, CPU, jitter=0.3)
     for step in (3, 1):
-        a, b = plain.at(step), moved.at(step)
+        a, b = plain.at(step), jittered.at(step)
         assert torch.equal(a["target_images"], b["target_images"])
         assert torch.equal(a["source_labels"], b["source_labels"])
         assert not torch.allclose(a["source_images"], b["source_images"])
         assert b["source_images"].shape == a["source_images"].shape
         assert b["source_images"].abs().max() <= 1
         assert b["source_images"].is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(b["source_images"], again.at(step)["source_images"])
+        assert torch.equal(b["source_images"], repeated.at(step)["source_images"])
     other = Batches(arrays, keys, 8, 1, 0, 1, CPU, jitter=0.3)
-    assert not torch.equal(other.at(1)["source_images"], again.at(1)["source_images"])
+    assert not torch.equal(other.at(1)["source_images"], repeated.at(1)["source_images"])
 
 
-def test_jitter_stays_within_its_share() -> None:
-    """The middle of a disc moves by at most a quarter of the amount, its width changes by at most the amount."""
+def test_jitter_stays_within_its_amount() -> None:
+    """The centre of a disc moves by at most a quarter of the amount, and its width changes by at most the amount."""
     from trainer.data.augment import jitter
 
     side, amount = 65, 0.4
     y, x = np.mgrid[:side, :side] - side // 2
     disc = torch.from_numpy((x**2 + y**2 < 15**2).astype(np.float32)).expand(200, 1, side, side)
-    drawn = jitter(disc, amount, seed=1)
-    heights = (drawn.amax(3) > 0.5).sum(2).flatten() / (disc.amax(3) > 0.5).sum(2).flatten()
+    jittered = jitter(disc, amount, seed=1)
+    heights = (jittered.amax(3) > 0.5).sum(2).flatten() / (disc.amax(3) > 0.5).sum(2).flatten()
     assert heights.min() > 1 / (1 + amount) - 0.08
     assert heights.max() < 1 + amount + 0.08
     assert heights.max() - heights.min() > 0.4
-    rows = (drawn.sum((1, 3)) * torch.arange(side)).sum(1) / drawn.sum((1, 2, 3)) - side // 2
+    rows = (jittered.sum((1, 3)) * torch.arange(side)).sum(1) / jittered.sum((1, 2, 3)) - side // 2
     assert rows.abs().max() < (amount / 4 + 0.02) * side * (1 + amount)
     assert rows.std() > 0.02 * side
-    assert torch.equal(jitter(disc, amount, seed=1), drawn)
+    assert torch.equal(jitter(disc, amount, seed=1), jittered)

@@ -1,4 +1,4 @@
-"""Generate-To-Adapt against its four losses, written down a second time (Sankaranarayanan et al., CVPR 2018)."""
+"""Generate-To-Adapt against a second implementation of its four losses (Sankaranarayanan et al., CVPR 2018)."""
 
 import copy
 from typing import Any
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from models.base import Batch, DataSpec
 from models.gta import GTA
-from tests.models.test_adaptation import conv, count, linear, norm
-from tests.models.test_methods import state, trainer
+from tests.models.test_adaptation import conv, count_parameters, linear, norm
+from tests.models.test_methods import build_trainer, copy_state
 from trainer.seeds import seed_torch
 
 CLASSES, N = 10, 6
@@ -34,33 +34,33 @@ def method() -> GTA:
 
 
 def transposed(inputs: int, outputs: int, kernel: int) -> int:
-    """Parameters of a transposed convolution without bias."""
+    """Count the parameters of a transposed convolution without bias."""
     return inputs * outputs * kernel**2
 
 
-def test_networks_are_the_published_ones(method: GTA) -> None:
-    assert count(method.embedding) == conv(3, 64, 5) + conv(64, 64, 5) + conv(64, 128, 5)
-    assert count(method.classifier) == linear(128, 128) + linear(128, 10)
+def test_networks_have_the_published_number_of_parameters(method: GTA) -> None:
+    assert count_parameters(method.embedding) == conv(3, 64, 5) + conv(64, 64, 5) + conv(64, 128, 5)
+    assert count_parameters(method.classifier) == linear(128, 128) + linear(128, 10)
     pairs = [(512, 256, 4), (256, 128, 4), (128, 64, 4), (64, 3, 4)]
     generator = transposed(128 + 11 + 512, 512, 2) + sum(transposed(*p) for p in pairs) + norm(512 + 256 + 128 + 64)
-    assert count(method.generator) == generator
+    assert count_parameters(method.generator) == generator
     widths = [(3, 64), (64, 128), (128, 256), (256, 128)]
     plain = sum(a * b * 9 + norm(b) for a, b in widths)
-    assert count(method.discriminator) == plain + linear(128, 10) + linear(128, 1)
+    assert count_parameters(method.discriminator) == plain + linear(128, 10) + linear(128, 1)
 
 
-def test_generator_draws_thirty_two_pixels_stage_by_stage(method: GTA) -> None:
+def test_generator_doubles_its_maps_up_to_32_pixels(method: GTA) -> None:
     sides: list[int] = []
     for layer in method.generator.layers:
         if isinstance(layer, nn.ConvTranspose2d):
             layer.register_forward_hook(lambda _m, _i, out: sides.append(out.shape[-1]))
-    drawn = method.generator(torch.randn(4, 128).double(), torch.tensor([0, 3, 9, 10]), torch.randn(4, 512).double())
-    assert drawn.shape == (4, 3, 32, 32)
+    images = method.generator(torch.randn(4, 128).double(), torch.tensor([0, 3, 9, 10]), torch.randn(4, 512).double())
+    assert images.shape == (4, 3, 32, 32)
     assert sides == [2, 4, 8, 16, 32]
-    assert drawn.abs().max() <= 1
+    assert images.abs().max() <= 1
 
 
-def test_every_stage_of_embedding_and_discriminator_has_the_published_size(method: GTA) -> None:
+def test_embedding_and_discriminator_have_the_published_shapes(method: GTA) -> None:
     images = torch.rand(4, 3, 32, 32).double()
     assert method.embedding(images).shape == (4, 128)
     label, real = method.discriminator(images)
@@ -70,8 +70,8 @@ def test_every_stage_of_embedding_and_discriminator_has_the_published_size(metho
     assert slopes == {0.2}
 
 
-class Hand:
-    """The public recipe: one forward pass of F and G, shared by the four losses; a fresh Adam for each network."""
+class ManualGTA:
+    """The four losses of F, C, G and D, implemented a second time on a copy of the networks."""
 
     def __init__(self, method: GTA, adversarial: float, target: float) -> None:
         copied = copy.deepcopy(method).requires_grad_(True).train()
@@ -79,48 +79,48 @@ class Hand:
         self.alpha, self.beta = adversarial, target
 
     def loss(self, which: str, batch: Batch, noise: list[Tensor]) -> Tensor:
-        """`noise`: what is drawn for source and for target."""
+        """Return the loss of a network; `noise` is that of source and of target images."""
         xs, xt, ys = batch["source_images"], batch["target_images"], batch["source_labels"]
         one_hot = torch.zeros(2, N, CLASSES + 1)
         one_hot[0, torch.arange(N), ys] = 1
         one_hot[1, :, CLASSES] = 1
 
-        def drawn(x: Tensor, domain: int) -> Tensor:
+        def generate(x: Tensor, domain: int) -> Tensor:
             z = torch.cat([self.F(x), one_hot[domain], noise[domain]], 1)
             out: Tensor = self.G.layers(z.reshape(N, -1, 1, 1))
             return out
 
-        def cross(logits: Tensor) -> Tensor:
+        def class_loss(logits: Tensor) -> Tensor:
             return -logits.log_softmax(1)[torch.arange(N), ys].mean()
 
-        def verdict(logits: Tensor, real: bool) -> Tensor:
-            share = torch.sigmoid(logits)
-            return -(share if real else 1 - share).log().mean()
+        def real_loss(logits: Tensor, real: bool) -> Tensor:
+            probability = torch.sigmoid(logits)
+            return -(probability if real else 1 - probability).log().mean()
 
         if which == "D":
             c, s = self.D(xs)
-            _, fake_s = self.D(drawn(xs, 0))
-            _, fake_t = self.D(drawn(xt, 1))
-            return cross(c) + verdict(s, True) + verdict(fake_s, False) + verdict(fake_t, False)
+            _, fake_s = self.D(generate(xs, 0))
+            _, fake_t = self.D(generate(xt, 1))
+            return class_loss(c) + real_loss(s, True) + real_loss(fake_s, False) + real_loss(fake_t, False)
         if which == "G":
-            c, s = self.D(drawn(xs, 0))
-            return cross(c) + verdict(s, True)
+            c, s = self.D(generate(xs, 0))
+            return class_loss(c) + real_loss(s, True)
         if which == "C":
-            return cross(self.C(self.F(xs)))
-        c, _ = self.D(drawn(xs, 0))
-        _, t = self.D(drawn(xt, 1))
-        return cross(self.C(self.F(xs))) + self.alpha * cross(c) + self.alpha * self.beta * verdict(t, True)
+            return class_loss(self.C(self.F(xs)))
+        c, _ = self.D(generate(xs, 0))
+        _, t = self.D(generate(xt, 1))
+        return class_loss(self.C(self.F(xs))) + self.alpha * class_loss(c) + self.alpha * self.beta * real_loss(t, True)
 
 
 ORDER = {"D": "discriminator", "G": "generator", "C": "classifier", "F": "embedding"}
 
 
-def noises(which: str) -> list[Tensor]:
-    """What a loss draws after `seed`: for the source and, but for G's and C's, for the target."""
+def draw_noises(which: str) -> list[Tensor]:
+    """Draw the noise of a loss: for source and target images; for G the source alone, for C none."""
     return [torch.randn(N, 512, dtype=torch.float64) for _ in range({"D": 2, "G": 1, "C": 0, "F": 2}[which])]
 
 
-def test_updates_come_in_the_order_d_g_c_f_each_with_its_own_network(method: GTA) -> None:
+def test_updates_run_in_the_order_d_g_c_f_on_one_network_each(method: GTA) -> None:
     updates = method.updates()
     assert [update.name for update in updates] == list(ORDER.values())
     assert [update.trains for update in updates] == [(network,) for network in ORDER.values()]
@@ -131,38 +131,38 @@ def test_updates_come_in_the_order_d_g_c_f_each_with_its_own_network(method: GTA
 
 
 @pytest.mark.parametrize("weights", [{}, {"adversarial": 0.5, "target": 0.2}])
-def test_losses_equal_those_written_by_hand(batch: Batch, weights: dict[str, Any]) -> None:
+def test_losses_match_a_manual_computation(batch: Batch, weights: dict[str, Any]) -> None:
     torch.manual_seed(0)
     method = GTA(SPEC, **weights).double()
-    hand = Hand(method, weights.get("adversarial", 0.1), weights.get("target", 0.3))
+    reference = ManualGTA(method, weights.get("adversarial", 0.1), weights.get("target", 0.3))
     for update, which in zip(method.updates(), ORDER, strict=True):
         seed_torch("noise", which)
-        found = sum(term.item() for term in update.loss(batch, 0.5).values())
+        loss = sum(term.item() for term in update.loss(batch, 0.5).values())
         seed_torch("noise", which)
-        assert found == pytest.approx(hand.loss(which, batch, noises(which)).item(), rel=1e-5)
+        assert loss == pytest.approx(reference.loss(which, batch, draw_noises(which)).item(), rel=1e-5)
 
 
-def test_one_iteration_equals_one_written_by_hand(method: GTA, batch: Batch) -> None:
-    """D, G, C, F, each after the step of the one before, and each moving its own network alone."""
-    hand = Hand(method, 0.1, 0.3)
-    training = trainer(method)
+def test_one_step_matches_a_manual_implementation(method: GTA, batch: Batch) -> None:
+    """Compare the steps of D, G, C and F, in order; each changes its own network alone."""
+    reference = ManualGTA(method, 0.1, 0.3)
+    training = build_trainer(method)
     for update, (which, network) in zip(training.updates, ORDER.items(), strict=True):
-        module: nn.Module = getattr(hand, which)
+        module: nn.Module = getattr(reference, which)
         seed_torch("noise", which)
-        gradients = torch.autograd.grad(hand.loss(which, batch, noises(which)), list(module.parameters()))
-        before = state(method)
+        gradients = torch.autograd.grad(reference.loss(which, batch, draw_noises(which)), list(module.parameters()))
+        before = copy_state(method)
         seed_torch("noise", which)
         training.apply(update, batch)
         for (name, p), gradient in zip(module.named_parameters(), gradients, strict=True):
             # Adam's first step: lr g / (|g| + eps), that is, lr in the direction of the gradient.
             step = LR * gradient / (gradient.abs() + 1e-8)
-            moved = before[f"{network}.{name}"] - method.get_parameter(f"{network}.{name}")
-            torch.testing.assert_close(moved, step, rtol=1e-5, atol=1e-9, msg=f"{network}.{name}")
+            change = before[f"{network}.{name}"] - method.get_parameter(f"{network}.{name}")
+            torch.testing.assert_close(change, step, rtol=1e-5, atol=1e-9, msg=f"{network}.{name}")
             with torch.no_grad():
                 p.copy_(method.get_parameter(f"{network}.{name}"))
 
 
-def test_a_drawn_target_bears_the_class_target_and_noise_is_fresh(method: GTA, batch: Batch) -> None:
+def test_target_images_are_generated_with_the_target_label_and_fresh_noise(method: GTA, batch: Batch) -> None:
     seen: list[Tensor] = []
     method.generator.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[1]))
     one, two = method.generate_from_target(batch), method.generate_from_target(batch)
@@ -171,7 +171,7 @@ def test_a_drawn_target_bears_the_class_target_and_noise_is_fresh(method: GTA, b
     assert [s.tolist() for s in seen] == [[CLASSES] * N, [CLASSES] * N, batch["source_labels"].tolist()]
 
 
-def test_images_of_another_size_are_resized_on_their_way_in() -> None:
+def test_images_of_other_sizes_are_resized() -> None:
     torch.manual_seed(0)
     small = GTA(DataSpec(channels=1, size=28, classes=4)).eval()
     images = torch.rand(3, 1, 28, 28)

@@ -1,4 +1,4 @@
-"""Properties of every method found in models/: a file that is added there gets them checked."""
+"""Check properties that every method of models/ must have, including methods added later."""
 
 import copy
 from itertools import islice
@@ -30,21 +30,21 @@ from trainer.loop import Trainer, trainable
 from trainer.seeds import seed_torch
 
 
-def trainer(method: Method, **train: object) -> Trainer:
+def build_trainer(method: Method, **train: object) -> Trainer:
     settings = Train.model_validate({"steps": STEPS, "batch_size": BATCH, **train})
     AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision; tests try several
     return Trainer(method, Accelerator(cpu=True, mixed_precision=settings.precision), settings)
 
 
-def first(name: str) -> Batch:
+def read_first_batch(name: str) -> Batch:
     return next(batches(name, 0, 1))
 
 
-def state(module: nn.Module) -> dict[str, Tensor]:
+def copy_state(module: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in module.state_dict().items()}
 
 
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+def states_are_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -53,7 +53,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_signature_read_from_source_is_the_real_one(name: str) -> None:
+def test_signature_read_from_source_matches_inspect(name: str) -> None:
     import inspect
 
     real = list(inspect.signature(models.load(name)).parameters.values())[1:]
@@ -66,66 +66,67 @@ def test_signature_read_from_source_is_the_real_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [28, 32])
-def test_capabilities_give_the_right_shapes_and_types(name: str, size: int) -> None:
+def test_capabilities_return_the_expected_shapes_and_dtypes(name: str, size: int) -> None:
     spec = DataSpec(channels=3, size=size, classes=7)
     method = small(name, spec).eval()
     images = torch.rand(5, 3, size, size) * 2 - 1
-    found = 0
+    capabilities = 0
     if predict := getattr(method, "predict", None):
-        logits, found = predict(images), found + 1
+        logits, capabilities = predict(images), capabilities + 1
         assert logits.shape == (5, 7)
         assert logits.dtype == torch.float32
     if features := getattr(method, "features", None):
-        vectors, found = features(images), found + 1
+        vectors, capabilities = features(images), capabilities + 1
         assert vectors.ndim == 2
         assert len(vectors) == 5
     if sample := getattr(method, "sample", None):
-        drawn, found = sample(4), found + 1
-        assert drawn.shape == (4, 3, size, size)
-        assert drawn.abs().max() <= 1
+        samples, capabilities = sample(4), capabilities + 1
+        assert samples.shape == (4, 3, size, size)
+        assert samples.abs().max() <= 1
     if reconstruct := getattr(method, "reconstruct", None):
-        again, found = reconstruct(images), found + 1
-        assert again.shape == images.shape
-    assert found, "a method without any capability cannot be evaluated"
+        reconstructions, capabilities = reconstruct(images), capabilities + 1
+        assert reconstructions.shape == images.shape
+    assert capabilities, "a method without any capability cannot be evaluated"
 
 
-def test_an_update_moves_exactly_what_it_trains(name: str) -> None:
-    training = trainer(build(name, independent=False))
-    batch = first(name)
+def test_update_changes_exactly_the_networks_it_trains(name: str) -> None:
+    # Without batch norm: before it, the gradient of a bias is zero but for rounding.
+    training = build_trainer(build(name, independent=True))
+    batch = read_first_batch(name)
     for update in training.updates:
-        before = state(training.method)
+        before = copy_state(training.method)
         seed_torch(0)
         training.apply(update, batch)
-        after = state(training.method)
+        after = copy_state(training.method)
         prefixes = tuple(f"{network}." for network in update.trains)
         for key, parameter in training.method.named_parameters():
-            moved = not torch.equal(before[key], after[key])
-            assert moved == key.startswith(prefixes), f"{update.name}: {key}"
+            changed = not torch.equal(before[key], after[key])
+            assert changed == key.startswith(prefixes), f"{update.name}: {key}"
             assert not parameter.requires_grad
             assert parameter.grad is None
 
 
 def test_losses_are_named_finite_scalars(name: str) -> None:
-    training = trainer(build(name, independent=False))
+    training = build_trainer(build(name, independent=False))
     for update in training.updates:
-        for term, loss in update.loss(first(name), 0.5).items():
+        for term, loss in update.loss(read_first_batch(name), 0.5).items():
             assert term.isidentifier()
             assert loss.shape == ()
             assert loss.isfinite()
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_each_update_lowers_its_own_loss(name: str, precision: str) -> None:
-    """On a batch, and noise, that it sees again and again, while nobody else moves."""
-    batch = first(name)
+def test_each_update_decreases_its_own_loss(name: str, precision: str) -> None:
+    """Repeat one update on one batch with the same noise, while the other networks stay fixed."""
+    batch = read_first_batch(name)
     for number in range(len(build(name, independent=False).updates())):
-        training = trainer(build(name, independent=False), precision=precision, steps=100)
+        training = build_trainer(build(name, independent=False), precision=precision, steps=100)
         update = training.updates[number]
         sums = []
         for _ in range(30):
             seed_torch(0)
             with trainable(training.parameters[update.name].values()), training.accelerator.autocast():
-                terms = update.loss(batch, 0.0)  # at 0: an adversary within the loss has no strength yet
+                terms = update.loss(batch, 0.0)  # at progress 0 an adversarial term in the loss has no weight yet
             sums.append(sum(term.item() for term in terms.values() if term.requires_grad))
             seed_torch(0)
             training.apply(update, batch)
@@ -134,8 +135,10 @@ def test_each_update_lowers_its_own_loss(name: str, precision: str) -> None:
 
 @pytest.mark.parametrize("stop_at", [1, 2, 4])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_stopped_and_resumed_is_never_stopped(name: str, stop_at: int, precision: str, tmp_path: Path) -> None:
-    whole = trainer(build(name, independent=False), precision=precision)
+def test_resumed_training_is_bit_identical_to_uninterrupted_training(
+    name: str, stop_at: int, precision: str, tmp_path: Path
+) -> None:
+    whole = build_trainer(build(name, independent=False), precision=precision)
     rows: dict[int, dict[str, float]] = {}
     for step in whole.fit(batches(name, 0, 1)):
         if step == stop_at:
@@ -143,48 +146,48 @@ def test_stopped_and_resumed_is_never_stopped(name: str, stop_at: int, precision
             whole.save(tmp_path)
     rows = whole.settle()
 
-    torch.manual_seed(12345)  # whatever the process drew before must not matter
-    resumed = trainer(small(name, SPEC), precision=precision)
+    torch.manual_seed(12345)  # the state of the random generator before must not matter
+    resumed = build_trainer(small(name, SPEC), precision=precision)
     resumed.load(tmp_path)
     assert resumed.step == stop_at
     for _ in resumed.fit(islice(batches(name, 0, 1), stop_at, None)):
         pass
-    assert equal(state(whole.method), state(resumed.method))
-    assert equal(state(whole.averages), state(resumed.averages))
+    assert states_are_equal(copy_state(whole.method), copy_state(resumed.method))
+    assert states_are_equal(copy_state(whole.averages), copy_state(resumed.averages))
     assert resumed.settle() == rows
     for a, b in zip(whole.optimizers.values(), resumed.optimizers.values(), strict=True):
         assert str(a.state_dict()) == str(b.state_dict())
 
 
 @pytest.mark.parametrize("parts", [2, 3])
-def test_micro_batches_equal_the_full_batch(name: str, parts: int) -> None:
-    """Where samples are independent and no noise is drawn; in float64, so that only rounding differs."""
+def test_micro_batches_match_the_full_batch(name: str, parts: int) -> None:
+    """Compare methods without batch norm and noise, in float64, so that only rounding differs."""
     if draws_noise(name):
-        pytest.skip(f"{name} draws noise, for each micro-batch its own")
+        pytest.skip(f"{name} draws separate noise for each micro-batch")
     results = []
     for micro_batches in (1, parts):
         method = build(name, independent=True).double()
-        training = trainer(method, micro_batches=micro_batches)
+        training = build_trainer(method, micro_batches=micro_batches)
         for batch in batches(name, 0, 1):
             double = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
             for update in training.updates:
                 training.apply(update, double)
             training.step += 1
-        results.append((state(training.method), training.settle()))
+        results.append((copy_state(training.method), training.settle()))
     (one, rows_one), (many, rows_many) = results
     assert all(torch.allclose(one[key], many[key], rtol=1e-6, atol=1e-9) for key in one)
     for step, row in rows_one.items():
         assert row == pytest.approx(rows_many[step], rel=1e-5)
 
 
-def test_labels_of_the_target_never_reach_an_adaptation_method(name: str) -> None:
-    """The trainer gathers only what a method reads: one that reads both domains may not name the target labels."""
+def test_adaptation_methods_do_not_read_target_labels(name: str) -> None:
+    """The trainer gathers only the keys in `reads`; those of a method that reads both domains exclude target labels."""
     reads = models.signature(name).reads
     if "source_images" in reads and "target_images" in reads:
         assert "target_labels" not in reads
 
 
-def test_a_parameter_out_of_reach_is_named() -> None:
+def test_parameter_that_gets_no_gradient_is_named() -> None:
     class Unreached(Method):
         def __init__(self) -> None:
             super().__init__()
@@ -196,12 +199,12 @@ def test_a_parameter_out_of_reach_is_named() -> None:
         def loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
             return {"fit": self.network["used"](batch["images"]).mean()}
 
-    training = trainer(Unreached())
+    training = build_trainer(Unreached())
     with pytest.raises(RuntimeError, match=r"'fit' trains network\.forgotten\.weight, but its loss does not depend"):
         training.apply(training.updates[0], {"images": torch.ones(4, 2)})
 
 
-def test_every_sets_how_often_an_update_runs() -> None:
+def test_every_sets_the_frequency_of_an_update() -> None:
     class Two(Method):
         def __init__(self) -> None:
             super().__init__()
@@ -216,7 +219,7 @@ def test_every_sets_how_often_an_update_runs() -> None:
                 ),
             ]
 
-    training = trainer(Two())
+    training = build_trainer(Two())
     for _ in training.fit({"images": torch.ones(4, 2)} for _ in range(STEPS)):
         pass
     rows = training.settle()
@@ -224,8 +227,8 @@ def test_every_sets_how_often_an_update_runs() -> None:
     assert [step for step, row in rows.items() if "generator/a" in row] == [0, 3]
 
 
-def test_average_follows_the_published_rule_and_is_what_is_exported(tmp_path: Path) -> None:
-    """Warm-up min(decay, (1 + t) / (10 + t)); buffers are copied."""
+def test_moving_average_follows_its_warm_up_rule_and_is_exported(tmp_path: Path) -> None:
+    """The decay warms up as min(decay, (1 + t) / (10 + t)); buffers are copied."""
     from safetensors.torch import load_file
 
     class Averaged(Method):
@@ -240,7 +243,7 @@ def test_average_follows_the_published_rule_and_is_what_is_exported(tmp_path: Pa
             loss = lambda b, p: {"fit": self.network(b["images"]).square().mean() + self.linear.weight.sum()}  # noqa: E731
             return [Update("fit", ("network",), loss, lambda p: torch.optim.SGD(p, 0.1))]
 
-    training = trainer(Averaged())
+    training = build_trainer(Averaged())
     expected = {k: v.clone() for k, v in training.method.network.named_parameters()}  # type: ignore[union-attr]
     generator = torch.Generator().manual_seed(0)
     for step in training.fit({"images": torch.randn(4, 2, generator=generator)} for _ in range(STEPS)):
@@ -257,8 +260,8 @@ def test_average_follows_the_published_rule_and_is_what_is_exported(tmp_path: Pa
         assert torch.equal(exported[f"network.{key}"], buffer)
 
 
-def test_clipping_bounds_the_norm_of_an_update() -> None:
-    seen = []
+def test_clipping_limits_the_gradient_norm() -> None:
+    norms = []
 
     class Steep(Method):
         def __init__(self) -> None:
@@ -270,17 +273,19 @@ def test_clipping_bounds_the_norm_of_an_update() -> None:
             return [Update("fit", ("network",), loss, lambda p: torch.optim.SGD(p, 1.0))]
 
     for clip in (0.0, 0.5):
-        training = trainer(Steep(), clip=clip)
+        training = build_trainer(Steep(), clip=clip)
         before = copy.deepcopy(training.method)
         training.apply(training.updates[0], {"images": torch.ones(4, 3)})
-        moves = [(a - b).flatten() for a, b in zip(before.parameters(), training.method.parameters(), strict=True)]
-        seen.append(torch.cat(moves).norm().item())
-    assert seen[0] == pytest.approx(2e3, rel=1e-3)  # 1e3 * |(1, 1, 1, 1)|
-    assert seen[1] == pytest.approx(0.5, rel=1e-3)
+        changes = [(a - b).flatten() for a, b in zip(before.parameters(), training.method.parameters(), strict=True)]
+        norms.append(torch.cat(changes).norm().item())
+    assert norms[0] == pytest.approx(2e3, rel=1e-3)  # 1e3 * |(1, 1, 1, 1)|
+    assert norms[1] == pytest.approx(0.5, rel=1e-3)
 
 
-def test_signature_follows_what_python_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keyword-only hyperparameters, an annotated `reads`, another class before it, a method that extends a method."""
+def test_signature_supports_keyword_only_arguments_and_inheritance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read keyword-only hyperparameters, an annotated `reads`, another class in the file, a method that extends one."""
     (tmp_path / "odd.py").write_text(
         '"""Odd."""\n'
         "from models.base import Method\n"
@@ -295,9 +300,9 @@ def test_signature_follows_what_python_allows(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "odder.py").write_text('"""Odder."""\nfrom models.odd import Odd\nclass Odder(Odd): ...\n')
     monkeypatch.setattr(models, "FOLDER", tmp_path)
     for name in ("odd", "odder"):
-        found = models.signature(name)
-        assert (found.reads, found.conditional, found.role) == (("images",), True, "lower_bound")
-        assert [(h.name, h.default) for h in found.hyperparameters] == [("width", 3), ("lr", 0.5)]
+        signature = models.signature(name)
+        assert (signature.reads, signature.conditional, signature.role) == (("images",), True, "lower_bound")
+        assert [(h.name, h.default) for h in signature.hyperparameters] == [("width", 3), ("lr", 0.5)]
 
 
 def test_methods_declare_roles_and_whether_they_are_conditional() -> None:
@@ -346,7 +351,7 @@ def test_annotations_may_use_aliases_of_the_file_and_of_shared_types(
     assert share.annotation is Share
 
 
-def test_a_comment_counts_on_any_line_of_its_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comment_on_any_line_of_an_argument_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "commented.py").write_text(
         '"""Commented."""\n'
         "from typing import Annotated, Literal\n"
@@ -380,7 +385,7 @@ def test_a_comment_counts_on_any_line_of_its_argument(tmp_path: Path, monkeypatc
         ("lr: float = f()", "use types of typing"),
     ],
 )
-def test_an_argument_that_cannot_be_read_is_named(
+def test_unreadable_argument_is_named(
     argument: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = f"from models.base import Method\nclass Bad(Method):\n    def __init__(self, data, {argument}): ...\n"

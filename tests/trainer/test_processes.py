@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import models
-from tests.models.test_methods import trainer
+from tests.models.test_methods import build_trainer
 from tests.processes import BATCH, batches, build, draws_noise
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def penalised(out: Path, micro_batches: int = 1) -> None:
     method = build("wgan_gp", independent=True).double()
     for parameter in method.get_submodule("critic").parameters():  # as trained: with slopes that matter
         parameter.data.mul_(5)
-    training = trainer(method, micro_batches=micro_batches)
+    training = build_trainer(method, micro_batches=micro_batches)
     rank, world = training.accelerator.process_index, training.accelerator.num_processes
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(BATCH, 100, generator=generator, dtype=torch.float64).chunk(world)[rank]
