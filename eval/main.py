@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eval import distributed, metrics
 from eval.runner import collect_errors, update_evaluation
+from trainer.environment import prepare_environment, use_utf8
 from trainer.errors import ConfigError, check_known
 from trainer.runs.directory import RunDirectory, find_runs
 
@@ -25,6 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     sampling = (options.out, options.samples, options.samples_per_class, options.labels, options.options)
     if any(sampling) or options.seed is not None or options.step is not None:
         return write_samples(options)
+    try:
+        prepare_environment()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
         requested = [check_known(name, metrics.names(), "metric") for name in options.metrics or []]
     except ValueError as error:
@@ -109,4 +115,5 @@ def list_trained(path: Path) -> list[RunDirectory]:
 
 
 if __name__ == "__main__":
+    use_utf8()
     sys.exit(main())

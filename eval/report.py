@@ -9,6 +9,7 @@ from eval.reporting.domain_pairs import compare_methods
 from eval.reporting.page import render_page
 from eval.reporting.results import read_sweep
 from eval.reporting.tables import format_csv, format_markdown
+from trainer.environment import use_utf8
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
 
@@ -48,4 +49,5 @@ def write_report(directory: Path) -> Path:
 
 
 if __name__ == "__main__":
+    use_utf8()
     sys.exit(main())

@@ -17,6 +17,7 @@ from trainer.config.resolve import load_config
 from trainer.errors import ConfigError, DataError
 from trainer.runs.checkpoints import describe
 from trainer.runs.directory import RunDirectory
+from trainer.runs.lock import explain_missing_locks
 
 LIBRARIES = ("torch", "numpy", "scikit-learn")
 
@@ -82,7 +83,9 @@ def lock_evaluation(run: RunDirectory) -> Iterator[None]:
     """Hold an exclusive lock on the trial's eval/ directory, once another evaluation has released it."""
     folder = run.evaluation_directory
     folder.mkdir(exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with ExitStack() as stack:
+        with explain_missing_locks(folder / ".lock"):
+            stack.enter_context(FileLock(folder / ".lock"))
         try:
             yield
         finally:

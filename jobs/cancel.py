@@ -13,6 +13,7 @@ from jobs.backends.local import LocalBackend
 from jobs.backends.slurm.backend import SlurmBackend
 from jobs.command import create_parser
 from jobs.logs import select_trials
+from trainer.environment import use_utf8
 from trainer.errors import ConfigError
 from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory, find_runs
@@ -123,4 +124,5 @@ def confirm(question: str) -> None:
 
 
 if __name__ == "__main__":
+    use_utf8()
     sys.exit(main())

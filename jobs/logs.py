@@ -12,6 +12,7 @@ from jobs.backends.local import LocalBackend
 from jobs.backends.slurm.backend import SlurmBackend
 from jobs.command import create_parser, discard_output
 from jobs.tracking.log_files import newest_log_files, read_tail
+from trainer.environment import use_utf8
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory, find_runs
 
@@ -152,4 +153,5 @@ def describe_end(run: RunDirectory, stage: str, job: str) -> str:
 
 
 if __name__ == "__main__":
+    use_utf8()
     sys.exit(main())

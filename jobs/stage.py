@@ -22,6 +22,7 @@ from trainer.data.provenance import summarize
 from trainer.data.raw import locate
 from trainer.data.registry import get
 from trainer.data.store import check_files
+from trainer.environment import use_utf8
 from trainer.errors import ConfigError, DataError
 
 EXAMPLES = """examples:
@@ -188,4 +189,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    use_utf8()
     sys.exit(main())

@@ -16,6 +16,7 @@ from jobs.backends.slurm.backend import SlurmBackend
 from jobs.command import create_parser, discard_output
 from jobs.tracking.state import determine_statuses, is_failed, query_statuses, record_statuses
 from jobs.tracking.table import count_states, render, render_fitted
+from trainer.environment import use_utf8
 from trainer.runs.directory import find_runs
 
 EXAMPLES = """examples:
@@ -83,4 +84,5 @@ def watch(sweep: Path, only_failed: bool) -> None:
 
 
 if __name__ == "__main__":
+    use_utf8()
     sys.exit(main())

@@ -39,6 +39,7 @@ from jobs.stage import stage_datasets
 from jobs.tracking.table import summarize_progress
 from trainer.config.schema import Config
 from trainer.data.registry import DATASETS
+from trainer.environment import use_utf8
 from trainer.errors import ConfigError, DataError
 from trainer.runs.directory import RunDirectory
 from trainer.runs.placement import create_run_directories
@@ -236,4 +237,5 @@ def print_vocabulary(console: Console) -> int:
 
 
 if __name__ == "__main__":
+    use_utf8()
     sys.exit(main())

@@ -13,6 +13,7 @@ from pathlib import Path
 from trainer.config.resolve import load_config
 from trainer.config.schema import Config
 from trainer.config.sweep import load_single_trial
+from trainer.environment import prepare_environment, use_utf8
 from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.runs.attempt import DIRECT, Attempt
 from trainer.runs.directory import RunDirectory
@@ -44,8 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Not --logs: torchrun would take that for an abbreviation of one of its own options.
     parser.add_argument("--runs", type=Path, default=Path("logs"), help="parent of sweep directories (default: logs)")
     options = parser.parse_intermixed_args(arguments)
-    rank = int(os.environ.get("RANK", "0"))
     try:
+        prepare_environment()
+        rank = int(os.environ.get("RANK", "0"))
         run, config = find_trial(options.path, options.overrides, options.runs, create=rank == 0)
     except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
@@ -91,4 +93,5 @@ def find_trial(path: Path, overrides: list[str], runs: Path, create: bool) -> tu
 
 
 if __name__ == "__main__":
+    use_utf8()
     sys.exit(main())

@@ -19,7 +19,7 @@ from trainer.errors import CheckpointError
 from trainer.loop import Trainer
 from trainer.runs import checkpoints
 from trainer.runs.attempt import DIRECT
-from trainer.runs.directory import RunDirectory
+from trainer.runs.directory import RunDirectory, find_runs
 
 CONTENT = b"weights" * 1000
 
@@ -192,3 +192,24 @@ def test_a_fall_back_does_not_crowd_out_what_is_good(run: Path) -> None:
     assert [p.name for p in checkpoints.steps(RunDirectory(run))] == ["step-000002", "step-000001"]
     truncate(run / "checkpoints" / "step-000002")
     assert checkpoints.newest(RunDirectory(run), {"cafe0123"}, lambda line: None) == run / "checkpoints" / "step-000001"
+
+
+def test_copies_beside_run_directories_weights_and_checkpoints_are_ignored(tmp_path: Path) -> None:
+    name = "dann,seed=0-1a2b3c4d"
+    others = (f"{name} (copy)", f"{name}.bak", f"Copy of {name}", f"{name}.sync-conflict-20260101-1a2b3c4d")
+    for directory in (name, "dann,seed=1-0a2b3c4d", "by hand", *others):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "config.yaml").write_text("method: dann\n")
+    assert [run.name for run in find_runs(tmp_path)] == ["by hand", name, "dann,seed=1-0a2b3c4d"]
+    run = RunDirectory(tmp_path / name)
+    for file in (
+        "weights/step-000010.safetensors",
+        "weights/step-000010 (1).safetensors",
+        "weights/step-x.safetensors",
+    ):
+        (run.path / file).parent.mkdir(exist_ok=True)
+        (run.path / file).touch()
+    for directory in ("step-000010", "step-000010.bak", "step-000010 (conflict)", "step-old"):
+        (run.checkpoints / directory).mkdir(parents=True)
+    assert list(run.exported_weights()) == [10]
+    assert [path.name for path in checkpoints.steps(run)] == ["step-000010"]

@@ -192,7 +192,7 @@ def test_milestones_are_exported(tmp_path: Path, data_root: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.size=4"], "command line: data.size: 4 is too small for the net slim; use 8 or more"),
+        (["data.size=4"], "command line: data.size: 4 is too small for the net lenet; use 16 or more"),
         (["train.precision=fp16"], "train.precision: 'fp16' needs a GPU; choose bf16 or no"),
         (["train.steps=0"], "command line: train.steps: 0: input should be greater than 0"),
         (["model.gama=3"], "did you mean 'model.gamma'?"),

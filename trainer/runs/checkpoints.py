@@ -90,7 +90,7 @@ def intact(run: RunDirectory, say: Callable[[str], None] = lambda line: None) ->
 
 def steps(run: RunDirectory) -> list[Path]:
     """Return the checkpoints of a trial, intact or not, newest first."""
-    paths = run.checkpoints.glob("step-*")
+    paths = [path for path in run.checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]  # not backups
     return sorted(paths, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 

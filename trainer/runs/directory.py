@@ -1,6 +1,7 @@
 """The run directory of a trial: its files, the state they tell, and the markers that attempts leave."""
 
 import json
+import re
 import shutil
 import socket
 import time
@@ -152,7 +153,8 @@ class RunDirectory:
     def exported_weights(self) -> dict[int, Path]:
         """Return step → exported weights, oldest first."""
         files = (self.path / "weights").glob("step-*.safetensors")
-        return dict(sorted((int(file.stem.removeprefix("step-")), file) for file in files))
+        steps = {file: re.fullmatch(r"step-(\d+)\.safetensors", file.name) for file in files}
+        return dict(sorted((int(match[1]), file) for file, match in steps.items() if match))  # not backup copies
 
     def evaluation(self) -> dict[str, Any]:
         """Return the newest evaluation: step, metrics, intervals, provenance, history; {} before the first."""
@@ -268,8 +270,15 @@ class RunDirectory:
 
 
 def find_runs(sweep: Path) -> list[RunDirectory]:
-    """Return the run directories of a sweep, by name."""
-    return [RunDirectory(path.parent) for path in sorted(sweep.glob("*/config.yaml"))]
+    """Return the run directories of a sweep, by name, without copies such as `<name> (copy)` or `<name>.bak`."""
+    names = sorted(path.parent.name for path in sweep.glob("*/config.yaml"))
+    trials = {name[-8:]: name for name in sorted(names, key=len, reverse=True) if re.search("-[0-9a-f]{8}$", name)}
+
+    def is_copy(name: str) -> bool:
+        originals = [trials[digits] for digits in re.findall("[0-9a-f]{8}", name) if digits in trials]
+        return any(original != name and original in name for original in originals)
+
+    return [RunDirectory(sweep / name) for name in names if not is_copy(name)]
 
 
 def _is_alive(status: dict[str, Any]) -> bool:

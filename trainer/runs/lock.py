@@ -5,14 +5,18 @@ already given the job to other nodes. The newest attempt then replaces the lock 
 reads that file again before it puts anything in place, exits.
 """
 
+import errno
 import fcntl
 import os
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
+from trainer.errors import ConfigError
 from trainer.runs.atomic import name_file
 from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory
@@ -85,12 +89,30 @@ def take(run: RunDirectory, attempt: Attempt) -> Lock | None:
 
 
 def try_lock(file: IO[str]) -> bool:
-    """Try to lock an open file; return whether that worked."""
+    """Try to lock an open file; return whether that worked. ConfigError if the file system has no locks."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with explain_missing_locks(file.name):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except ConfigError:
+        file.close()
+        raise
     return True
+
+
+@contextmanager
+def explain_missing_locks(path: str | Path) -> Iterator[None]:
+    """Turn the refusal of a file system to lock a file into a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        raise ConfigError(
+            f"{path}: this file system has no file locks ({error.strerror}); mount it with them (Lustre: -o flock), or "
+            "use another one: --runs, data.root"
+        ) from None
 
 
 def owner(run: RunDirectory) -> Attempt:

@@ -1,0 +1,48 @@
+"""Environment variables that other launchers left, and text that is not UTF-8: dropped, or refused by name."""
+
+import os
+import re
+import sys
+
+from trainer.errors import ConfigError
+
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # set for every process that torchrun or accelerate launch starts
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+LEFTOVERS = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|(PMI_|OMPI_COMM_WORLD_|MV2_COMM_WORLD_)\w*(RANK|SIZE)"
+)
+TRUE = ("1", "true", "yes", "on", "y", "t")
+ALLOWED = ("ACCELERATE_USE_CPU",)
+
+
+def use_utf8() -> None:
+    """Start this program again in Python's UTF-8 mode if the locale has another encoding."""
+    if not sys.flags.utf8_mode and sys.stdout.encoding.lower() not in ("utf-8", "utf8"):
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+def prepare_environment() -> None:
+    """Drop what another launcher left in the environment; ConfigError if it asks for what is not done.
+
+    A process that neither torchrun nor one of our own workers started is alone: a size above 1 is then an error.
+    """
+    for name, value in os.environ.items():
+        if name.startswith("ACCELERATE_USE_") and name not in ALLOWED and value.lower() in TRUE:
+            feature = name.removeprefix("ACCELERATE_USE_")
+            raise ConfigError(f"environment: {name}={value}: {feature} is not supported; unset {name}")
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() not in ("", "no"):
+        raise ConfigError(
+            f"environment: ACCELERATE_DYNAMO_BACKEND={backend}: not supported; unset ACCELERATE_DYNAMO_BACKEND"
+        )
+    if TORCHRUN in os.environ:
+        return
+    for name in SIZES if "TURNOUT_ATTEMPT" not in os.environ else ():
+        if (size := os.environ.get(name, "1")) not in ("", "0", "1"):
+            raise ConfigError(
+                f"environment: {name}={size}: torchrun did not start this process, which would wait forever; "
+                f"unset {name}, or start several processes by: torchrun --nproc-per-node {size} …"
+            )
+    for name in [name for name in os.environ if LEFTOVERS.fullmatch(name)]:
+        del os.environ[name]
