@@ -4,6 +4,7 @@ torch is imported inside the functions: it takes seconds, after bad input has be
 """
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -41,7 +42,7 @@ def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt
     if attempt == DIRECT:  # a name that all attempts by hand share
         run.stop_file(attempt).unlink(missing_ok=True)
     stop.watch(run.stop_file(attempt))
-    accelerator = join_processes(run, config)
+    accelerator = join_processes(run, config, attempt)
     lock = take_lock(run, attempt, accelerator)
     identity = compute_written_identity(run) if lock else ""
     trainer, batches = build(run, config, accelerator)
@@ -68,11 +69,21 @@ def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt
     leave_processes(accelerator, lock)
 
 
-def join_processes(run: RunDirectory, config: Config) -> "Accelerator":
+def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> "Accelerator":
     """Join the launched group of processes; ConfigError where the device or their number does not fit the config."""
     import torch
     from accelerate import Accelerator
 
+    if config.resources.gpus_per_node and not attempt.is_local:
+        try:
+            torch.cuda.init()
+        except (AssertionError, RuntimeError) as error:  # torch without CUDA, no driver or one that is too old
+            reason, devices = " ".join(str(error).split()), os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+            raise ConfigError(
+                f"{run.path}: resources.gpus_per_node: {config.resources.gpus_per_node}: torch {torch.__version__} "
+                f"finds no GPU on {socket.gethostname()}: {reason} (CUDA_VISIBLE_DEVICES: {devices}); fix the node or "
+                "the preset's setup lines, or set gpus_per_node: 0 to train on CPUs"
+            ) from None
     if config.train.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError(f"{run.path}: train.precision: 'fp16' needs a GPU; choose bf16 or no")
     accelerator = Accelerator(mixed_precision=config.train.precision, cpu=not torch.cuda.is_available())

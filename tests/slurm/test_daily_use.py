@@ -147,3 +147,18 @@ def test_a_failing_setup_line_ends_the_job_and_is_the_reason(sweep: Submitted, t
     statuses = command(sweep, "status").stdout
     assert statuses.count("setup line failed: ls /no/such/module") == 2, statuses
     assert not any(run.status() for run in sweep.runs())
+
+
+def test_a_job_that_was_given_a_gpu_does_not_train_without_one(
+    cluster: Cluster, tmp_path: Path, data_root: str
+) -> None:
+    """The nodes have GPUs for Slurm to allocate, but no driver."""
+    sweep = Submitted(cluster, tmp_path, data_root, TINY | {"name": "gpu", "resources": {"mem_gb": 1}})
+    sweep.submit()
+    (job,) = sweep.jobs("train")
+    sweep.wait_for(job, "FAILED")
+    error = sweep.runs()[0].error()
+    assert "resources.gpus_per_node: 1: torch " in error
+    assert "CUDA_VISIBLE_DEVICES: 0" in error
+    assert error.endswith("set gpus_per_node: 0 to train on CPUs")
+    assert not sweep.runs()[0].status()
