@@ -5,8 +5,11 @@ TGA), never by the decoder under test.
 """
 
 import csv
+import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -20,8 +23,10 @@ from PIL import Image
 from jobs import stage as command
 from trainer.config.resolve import resolve
 from trainer.data.cache import folder, load, origin, stage
-from trainer.data.dataset import SPLITS, Form
+from trainer.data.dataset import SPLITS, Findings, Form
+from trainer.data.pictures import Pictures, decode_pictures
 from trainer.data.registry import get
+from trainer.data.store import create_temporary
 from trainer.errors import DataError
 
 SIDE = 8
@@ -399,7 +404,10 @@ def test_the_classes_of_the_target_can_be_mapped_to_those_of_the_source(tmp_path
     build(tmp_path / "words", {"zero": 4, "one": 4})
     np.savez(tmp_path / "a.npz", images=IMAGES.astype(np.uint8), labels=[0, 1] * 3)
     pair = {"source": f"npz:{tmp_path}/a.npz", "target": f"folder:{tmp_path}/words", "size": SIDE}
-    config = resolve({"name": "a", "method": "dann", "data": pair | {"classes": {"zero": 0, "one": 1}}}, "a.yaml")
+    config = resolve(
+        {"name": "a", "method": "dann", "model.net": "slim", "data": pair | {"classes": {"zero": 0, "one": 1}}},
+        "a.yaml",
+    )
     assert config.data.class_names() == ("0", "1")
     assert (config.data.class_order("source"), config.data.class_order("target")) == ([0, 1], [1, 0])
     target = config.data.target or ""
@@ -409,6 +417,53 @@ def test_the_classes_of_the_target_can_be_mapped_to_those_of_the_source(tmp_path
             load(target, split, tmp_path, form=config.data.form(), order=order).labels for order in (None, [1, 0])
         )
         assert (own + shared == 1).all()
+
+
+# Staging that is interrupted
+
+
+def test_an_interrupted_call_is_continued_where_it_stopped(tmp_path: Path) -> None:
+    images = RANDOM.randint(0, 256, (200, SIDE, SIDE), np.uint8)
+    files = {f"{number:03}.png": png(image, 0) for number, image in enumerate(images)}
+    opened: list[str] = []
+
+    def stopping(name: str) -> io.BytesIO:
+        opened.append(name)
+        if name == "150.png":
+            raise KeyboardInterrupt
+        return io.BytesIO(files[name])
+
+    path, form = tmp_path / "images.npy", Form(SIDE, 1)
+    with pytest.raises(KeyboardInterrupt):
+        decode_pictures(Pictures([*files], stopping, "here"), path, form, Findings())
+    done = sum(Path(f"{path}.rows").read_bytes())
+    assert 0 < done < 200
+    opened.clear()
+
+    def counting(name: str) -> io.BytesIO:
+        opened.append(name)
+        return io.BytesIO(files[name])
+
+    pictures = Pictures([*files], counting, "here")
+    assert decode_pictures(pictures, path, form, Findings()) == {}
+    assert len(opened) == 200 - done
+    np.testing.assert_array_equal(np.load(path)[..., 0], images)
+
+
+def test_the_folder_of_a_dead_process_is_continued_if_it_decoded_the_same(tmp_path: Path) -> None:
+    target = tmp_path / "cache" / "set-8x8x3-v3"
+    mine = create_temporary(target, "key")
+    assert create_temporary(target, "key") != mine, "its process, this one, is alive"
+    for key, kept in (("key", True), ("other", False)):
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        child.wait()
+        left = create_temporary(target, "key")
+        (left / "train_images.npy").write_bytes(b"rows")
+        dead = left.with_name(left.name.replace(f"~{os.getpid()}~", f"~{child.pid}~"))
+        left.rename(dead)
+        again = create_temporary(target, key)
+        assert (again / "train_images.npy").exists() == kept
+        assert not dead.exists()
 
 
 # What is left out is counted

@@ -45,10 +45,11 @@ def decode_pictures(pictures: Pictures, path: Path, form: Form, findings: Findin
     """
     import numpy as np
 
-    shape = len(pictures), form.size, form.size, form.channels
+    side, background = form.size or 0, parse_colour(form.background)
+    shape = len(pictures), side, side, form.channels or 3
     rows = Path(f"{path}.rows")
     is_resumed = rows.exists() and path.exists()
-    array = np.lib.format.open_memmap(path, "r+" if is_resumed else "w+", np.uint8, shape)  # type: ignore[arg-type]
+    array = np.lib.format.open_memmap(path, "r+" if is_resumed else "w+", np.uint8, shape)
     start, row = array.offset, array[0].nbytes
     del array  # rows are written without the memory map, whose pages would count as this process's memory
     if not is_resumed:
@@ -57,16 +58,18 @@ def decode_pictures(pictures: Pictures, path: Path, form: Form, findings: Findin
     with path.open("r+b") as file, rows.open("r+b") as marks:
 
         def decode_chunk(first: int) -> list[tuple[int, str, tuple[int, int]]]:
-            outcomes = []
-            for position in range(first, min(first + CHUNK, len(pictures))):
-                if done[position]:
-                    continue
-                problem, size, pixels = decode_picture(pictures, position, form)
-                if pixels is not None:
-                    os.pwrite(file.fileno(), pixels.tobytes(), start + position * row)
+            positions = [p for p in range(first, min(first + CHUNK, len(pictures))) if not done[p]]
+            pixels = np.zeros((CHUNK, *shape[1:]), np.uint8)
+            outcomes = [decode_picture(pictures, p, form, background, pixels[p - first]) for p in positions]
+            for position, (problem, _) in zip(positions, outcomes, strict=True):
+                if len(positions) < CHUNK and not problem:  # some rows of the chunk are written already
+                    os.pwrite(file.fileno(), pixels[position - first].tobytes(), start + position * row)
+            if len(positions) == CHUNK:
+                os.pwrite(file.fileno(), pixels.data, start + first * row)
+            for position, (problem, _) in zip(positions, outcomes, strict=True):
+                if not problem:
                     os.pwrite(marks.fileno(), b"\1", position)
-                outcomes.append((position, problem, size))
-            return outcomes
+            return [(p, problem, size) for p, (problem, size) in zip(positions, outcomes, strict=True)]
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             faults: dict[int, str] = {}
@@ -125,23 +128,25 @@ def show_progress(
         yield from chunk
 
 
-def decode_picture(pictures: Pictures, position: int, form: Form) -> "tuple[str, tuple[int, int], np.ndarray | None]":
-    """Return what is wrong with a picture or '', its (width, height), and its pixels [size, size, channels]."""
+def decode_picture(
+    pictures: Pictures, position: int, form: Form, background: tuple[int, int, int], pixels: "np.ndarray"
+) -> tuple[str, tuple[int, int]]:
+    """Decode a picture into `pixels` [size, size, channels]; return its problem or '', and its (width, height)."""
     import numpy as np
     from PIL import Image
 
     size, shape = form.size or 0, (0, 0)
-    background = parse_colour(form.background)
     try:
         with pictures.open(pictures.files[position]) as file, Image.open(file) as picture:
             upright = to_rgb(picture, background)
             shape = upright.size
             if least_side(shape, form.crop) < size:
-                return f"{shape[0]} x {shape[1]} pixels are less than {size}", shape, None
-            pixels = np.asarray(fit(upright, size, form.crop, background))
+                return f"{shape[0]} x {shape[1]} pixels are less than {size}", shape
+            square = np.asarray(fit(upright, size, form.crop, background))
     except Exception as error:  # noqa: BLE001 - a decoder raises anything on a damaged file
-        return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}", shape, None
-    return "", shape, convert(pixels.transpose(2, 0, 1)[None], size, form.channels or 3)[0]
+        return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}", shape
+    pixels[:] = square if form.channels == 3 else convert(square.transpose(2, 0, 1)[None], size, 1)[0]
+    return "", shape
 
 
 def printable(name: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 from trainer.data.classes import check_spelling, list_names, sort_names
 from trainer.data.dataset import RECIPE_OWN, SPLIT_NAMES, UNLABELLED, Dataset, Findings, Form, Splits
@@ -54,13 +55,17 @@ class Folder:
         parts, listing = self.read_parts(findings)
         numbers = {name: number for number, name in enumerate(names)}
         for split, labels in parts.items():
-            pictures = Pictures(list(labels), lambda file: (self.path / file).open("rb"), printable(str(self.path)))
+            pictures = Pictures(list(labels), self.open, printable(str(self.path)))
             values = [UNLABELLED if label is None else numbers[label] for label in labels.values()]
             splits[split] = pictures, np.array(values, np.int64)
         findings.ignore("not pictures", listing.others)
         findings.ignore("hidden or of the system", listing.hidden)
         findings.ignore("circular links", listing.circular)
         return split_own(self.name, splits)
+
+    def open(self, file: str) -> IO[bytes]:
+        """Open a picture."""
+        return open(f"{self.path}/{file}", "rb")  # twice as fast as Path.open
 
     def fingerprint(self) -> str:
         """Return a hash of the names, sizes and modification times of the files."""
