@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from models.classifier import build, enlarge
 from trainer.config.resolve import resolve
 from trainer.data import cache, registry
 from trainer.data.cache import Arrays, stage
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, Findings, Form, Splits
 from trainer.data.pixels import to_bytes
 from trainer.errors import DataError
 from trainer.runs.atomic import read_json
@@ -78,22 +79,38 @@ class Linear(Method):
 SIZES = {"train": 70, "validation": 3, "test": 8}
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data root with the sets `tiny` (grey, 8 px, classes that can be told apart) and `alike` (of one class)."""
-    random = np.random.default_rng(0)
+@dataclass
+class Squares:
+    """A source of grey images of 8 pixels whose classes differ in brightness."""
 
-    def decode(name: str, root: Path, download: bool, *_: object) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        splits = {}
+    name: str
+    classes: int
+
+    def describe(self) -> Dataset:
+        return Dataset(self.name, 8, 1, self.classes, "made here")
+
+    def fetch(self, root: Path, download: bool) -> None:
+        """There is nothing to fetch."""
+
+    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
+        random, splits = np.random.default_rng(0), {}
         for split, n in SIZES.items():
-            labels = np.arange(n) % (1 if name == "alike" else 2)
+            labels = np.arange(n) % self.classes
             noise = random.integers(0, 100, (n, 1, 8, 8))
             splits[split] = (noise + 150 * labels[:, None, None, None]).astype(np.uint8), labels.astype(np.int64)
         return splits
 
-    monkeypatch.setattr(cache, "decode", decode)
+    def fingerprint(self) -> None:
+        return None
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data root with the sets `tiny` (grey, 8 px, classes that can be told apart) and `alike` (of one class)."""
     for name, classes in (("tiny", 2), ("alike", 1)):
-        monkeypatch.setitem(registry.DATASETS, name, Dataset(name, 8, 1, classes, "made here"))
+        source = Squares(name, classes)
+        monkeypatch.setitem(registry.SOURCES, name, source)
+        monkeypatch.setitem(registry.DATASETS, name, source.describe())
         stage(name, tmp_path / "data")
     monkeypatch.setattr(classifier, "STEPS", 20)
     return tmp_path / "data"
