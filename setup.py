@@ -36,6 +36,7 @@ setup(
     ],
     extras_require={
         "faces": FACES,
+        "huggingface": ["pyarrow>=14"],  # for datasets hf:<path>
         "test": [
             *FACES,
             "diffusers>=0.30",

@@ -599,7 +599,7 @@ REFUSED: dict[str, tuple[Builder, str]] = {
     ),
     "signed 16 bits": (picture(tiff(GREY.astype(np.int16), 1, 2)), r"0\.tif: cannot be read: pixels of mode I"),
     "a cut picture": (picture(png(RGB, 2)[:-60]), r"3 of 3 pictures cannot be used, such as 0\.tif: cannot be read"),
-    "no picture": (picture(b"<html>not found</html>"), r"0\.tif: cannot be read: cannot identify image file"),
+    "no picture": (picture(b"<html>not found</html>"), r"0\.tif: cannot be read: is not a picture that Pillow"),
     "an empty cell": (
         table("file,x", "0.png,a", "1.png,", "2.png,a", "3.png,b"),
         r"/attributes\.csv: line 3 \(1\.png\): has no label \(empty, NaN or -1\), and 0 more; give each a class",

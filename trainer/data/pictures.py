@@ -133,7 +133,7 @@ def decode_picture(
 ) -> tuple[str, tuple[int, int]]:
     """Decode a picture into `pixels` [size, size, channels]; return its problem or '', and its (width, height)."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     size, shape = form.size or 0, (0, 0)
     try:
@@ -143,6 +143,8 @@ def decode_picture(
             if least_side(shape, form.crop) < size:
                 return f"{shape[0]} x {shape[1]} pixels are less than {size}", shape
             square = np.asarray(fit(upright, size, form.crop, background))
+    except UnidentifiedImageError:
+        return "cannot be read: is not a picture that Pillow knows", shape
     except Exception as error:  # noqa: BLE001 - a decoder raises anything on a damaged file
         return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}", shape
     pixels[:] = square if form.channels == 3 else convert(square.transpose(2, 0, 1)[None], size, 1)[0]

@@ -7,11 +7,13 @@ from trainer.data.dataset import Dataset, Source
 from trainer.data.sources.celeba import CelebA
 from trainer.data.sources.embedded import Digits, Mnist5k, MnistM5k
 from trainer.data.sources.folder import Folder
+from trainer.data.sources.huggingface import HuggingFace
 from trainer.data.sources.idx import Idx
 from trainer.data.sources.mnistm import MnistM
 from trainer.data.sources.npz import Npz
 from trainer.data.sources.svhn import Svhn
 from trainer.data.sources.usps import Usps
+from trainer.data.sources.webdataset import WebDataset
 from trainer.errors import DataError
 
 MNIST = Idx("mnist", "MNIST", "MNIST, 60,000 + 10,000 handwritten digits")
@@ -35,17 +37,24 @@ def get(name: str) -> Dataset:
 def find(name: str) -> Source:
     """Return the source of a dataset; DataError with the nearest name and all names where there is none.
 
-    Besides those of DATASETS there are the user's own files: npz:<path>, folder:<path>. If a dataset has several
-    labels, <name>#<label> selects one.
+    Besides those of DATASETS there are the user's own files: npz:<path>, folder:<path>, hf:<path>, wds:<pattern>. If a
+    dataset has several labels, <name>#<label> selects one.
     """
     name = str(name)
     if name in SOURCES:
         return SOURCES[name]
-    for prefix, kind in (("npz:", Npz), ("folder:", Folder), ("celeba#", CelebA)):
+    for prefix, kind in (
+        ("npz:", Npz),
+        ("folder:", Folder),
+        ("hf:", HuggingFace),
+        ("wds:", WebDataset),
+        ("celeba#", CelebA),
+    ):
         if name.startswith(prefix):
             return kind(name)
     near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise DataError(
-        f"unknown dataset {name!r}.{hint} Datasets: {', '.join(sorted(DATASETS))}, npz:<file>, folder:<path>"
+        f"unknown dataset {name!r}.{hint} Datasets: {', '.join(sorted(DATASETS))}, npz:<file>, folder:<path>, "
+        "hf:<path>, wds:<pattern>"
     )

@@ -1,80 +1,40 @@
 """Datasets of pictures in a folder, labelled by its subfolders or by a table."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from trainer.data.classes import check_spelling, list_names, sort_names
-from trainer.data.dataset import RECIPE_OWN, SPLIT_NAMES, UNLABELLED, Dataset, Findings, Form, Splits
-from trainer.data.pictures import Pictures, printable
-from trainer.data.sources.listing import PICTURES, Listing, list_folder
-from trainer.data.sources.paths import hash_facts, name_cache, parse_path
+from trainer.data.classes import check_spelling, list_names
+from trainer.data.dataset import SPLIT_NAMES, Findings
+from trainer.data.pictures import printable
+from trainer.data.sources.labelled import LabelledPictures, Labels, Parts, check_parts
+from trainer.data.sources.listing import PICTURES, list_folder
 from trainer.data.sources.table import TABLE, read_table
-from trainer.data.splits import split_own
 from trainer.errors import DataError
 
-Labels = dict[str, str | None]  # picture -> its class, None without one
 
-
-class Folder:
+class Folder(LabelledPictures):
     """`folder:<path>`, or `folder:<path>#<label>` for a column of its table."""
 
-    def __init__(self, name: str) -> None:
-        """Find the folder; DataError if there is none."""
-        self.path, self.label = parse_path(name)
+    def check_path(self, name: str) -> None:
+        """Check that the folder exists; DataError."""
         if not self.path.is_dir():
             raise DataError(f"{name}: there is no folder {self.path}; give the path of one")
-        self.name = f"folder:{self.path}" + (f"#{self.label}" if self.label else "")
 
-    @lru_cache  # noqa: B019 - sources live as long as the process
-    def describe(self) -> Dataset:
-        """Return the dataset, from table or subfolders alone; DataError."""
-        parts, _ = self.read_parts()
-        names = sort_names(label for labels in parts.values() for label in labels.values() if label is not None)
-        return Dataset(
-            name=self.name,
-            size=None,
-            channels=3,
-            classes=len(names),
-            origin=f"pictures of {self.path}, " + (f"classes: {', '.join(names)}" if names else "without labels"),
-            recipe=RECIPE_OWN,
-            cache_name=name_cache(self.name, self.path),
-            class_names=names,
-            unlabelled=tuple(split for split, labels in parts.items() if None in labels.values()),
-        )
-
-    def fetch(self, root: Path, download: bool) -> None:
-        """Do nothing: the pictures are the user's own."""
-
-    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
-        """Return the splits; DataError."""
-        import numpy as np
-
-        names, splits = self.describe().names, {}
-        parts, listing = self.read_parts(findings)
-        numbers = {name: number for number, name in enumerate(names)}
-        for split, labels in parts.items():
-            pictures = Pictures(list(labels), self.open, printable(str(self.path)))
-            values = [UNLABELLED if label is None else numbers[label] for label in labels.values()]
-            splits[split] = pictures, np.array(values, np.int64)
-        findings.ignore("not pictures", listing.others)
-        findings.ignore("hidden or of the system", listing.hidden)
-        findings.ignore("circular links", listing.circular)
-        return split_own(self.name, splits)
+    def list_files(self) -> list[Path]:
+        """Return the pictures and the table."""
+        return [self.path / file for file in list_folder(self.path).pictures] + [*self.path.glob(TABLE)]
 
     def open(self, file: str) -> IO[bytes]:
         """Open a picture."""
         return open(f"{self.path}/{file}", "rb")  # twice as fast as Path.open
 
-    def fingerprint(self) -> str:
-        """Return a hash of the names, sizes and modification times of the files."""
-        files = [(str(self.path / file), self.path / file) for file in list_folder(self.path).pictures]
-        return hash_facts([*files, *((str(table), table) for table in self.path.glob(TABLE))])
-
-    def read_parts(self, findings: Findings | None = None) -> tuple[dict[str, Labels], Listing]:
-        """Return split -> labels of its pictures, '' if the folder is not split, and all files; DataError."""
+    def read_parts(self, findings: Findings) -> Parts:
+        """Return the class of each picture; DataError."""
         listing = list_folder(self.path)
+        findings.ignore("not pictures", listing.others)
+        findings.ignore("hidden or of the system", listing.hidden)
+        findings.ignore("circular links", listing.circular)
         files, where = listing.pictures, printable(str(self.path))
         if len(files) < 2:
             others = f", but {len(listing.others)} other files such as {listing.others[0]}" if listing.others else ""
@@ -95,7 +55,7 @@ class Folder:
                 for head, split in heads.items()
             }
         check_parts(where, parts)
-        return parts, listing
+        return parts
 
 
 def label_by_folder(where: str, files: Sequence[str], head: str, empty: Sequence[str]) -> Labels:
@@ -123,23 +83,6 @@ def label_by_folder(where: str, files: Sequence[str], head: str, empty: Sequence
         )
     check_spelling({name: f"folder {head}{name}" for name in names}, where)
     return {file: printable(folders[0]) for file, folders in inner.items()}
-
-
-def check_parts(where: str, parts: dict[str, Labels]) -> None:
-    """Check that the training split has every class, spelt in one way; DataError, which names a picture."""
-    spellings = {
-        label: f"picture {printable(file)}" for labels in parts.values() for file, label in labels.items() if label
-    }
-    check_spelling(spellings, where)
-    train = set(parts.get("train", {}).values())
-    for split, labels in parts.items():
-        for file, label in labels.items():
-            if split in ("validation", "test") and label is not None and None not in train and label not in train:
-                raise DataError(
-                    f"{where}: {printable(file)}: class {label!r} is in {split} but not in train, which has: "
-                    f"{list_names(sort_names(name for name in train if name is not None))}; "
-                    "move, rename or remove its pictures"
-                )
 
 
 def find_splits(where: str, files: Sequence[str]) -> dict[str, str]:

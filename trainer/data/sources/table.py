@@ -14,7 +14,7 @@ TABLE = "attributes.csv"  # in the folder: the file's name in the first column, 
 
 
 def read_table(
-    folder: Path, label: str, members: Mapping[str, Sequence[str]], findings: Findings | None
+    folder: Path, label: str, members: Mapping[str, Sequence[str]], findings: Findings
 ) -> dict[str, dict[str, str | None]]:
     """Return split -> picture -> its class in a column of the table, by default the first; None without one.
 
@@ -38,8 +38,7 @@ def read_table(
         raise DataError(
             f"{table}: says nothing of {printable(missing[0])} and {len(missing) - 1} more pictures; add their rows"
         )
-    if findings is not None:
-        findings.ignore("rows without a picture", sorted(values.keys() - set(files)))
+    findings.ignore("rows without a picture", sorted(values.keys() - set(files)))
     labels = dict(zip(files, clean_labels([values[file][0] for file in files]), strict=True))
     parts = {split: {file: labels[file] for file in names} for split, names in members.items()}
     for part in parts.values():
