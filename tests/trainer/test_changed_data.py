@@ -64,6 +64,17 @@ def test_a_trial_is_not_resumed_on_other_data(tmp_path: Path) -> None:
     record_data(started, write(tmp_path, np.arange(40) % 2))  # restored: the content counts, not the date
 
 
+@pytest.mark.parametrize("file", ["train_labels.npy", "train_images.npy"])
+def test_a_trial_is_not_started_on_a_damaged_cache(tmp_path: Path, file: str) -> None:
+    config = write(tmp_path, np.arange(40) % 2)
+    (damaged,) = (tmp_path / "data" / "cache").glob(f"*/{file}")
+    with damaged.open("r+b") as opened:
+        opened.seek(-3, 2)
+        opened.write(b"\1\2\3")
+    with pytest.raises(DataError, match=rf"^{damaged}: differs from what was staged; remove .* and stage it again"):
+        start(tmp_path / "b", config, 0)
+
+
 def test_a_trial_is_not_evaluated_on_other_data(tmp_path: Path) -> None:
     config = write(tmp_path, np.arange(40) % 2)
     run = start(tmp_path / "b", config, 3)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.data import cache
 from trainer.data.classes import list_names
-from trainer.data.store import count_classes
+from trainer.data.store import check_sample, count_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,11 +38,12 @@ def summarize(folder: Path) -> list[str]:
 
 
 def describe_data(data: "Data") -> dict[str, Any]:
-    """Return what a trial of these settings is trained on; DataError if it is not staged."""
+    """Return what a trial of these settings is trained on; DataError if it is not staged or damaged."""
     root, form, domains = cache.data_root(data.root), data.form(), {}
     for domain, name in data.datasets().items():
         folder = cache.find(name, root, form=form)
         origin = cache.origin(folder)
+        check_sample(folder, origin)
         findings = origin.get("found", {})
         domains[domain or "dataset"] = {
             "name": name,

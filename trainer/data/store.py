@@ -24,6 +24,7 @@ from trainer.errors import DataError
 
 LISTED = 10  # files of a kind that origin.json names
 BLOCK = 1 << 20  # bytes read at a time
+SAMPLES, SAMPLE = 16, 1 << 14  # blocks of a file that are checked at the start of a trial, and their size in bytes
 KEY = "key.json"  # in a temporary folder: what its rows were decoded from
 
 
@@ -99,6 +100,7 @@ def write_origin(
     if dataset.is_own:
         origin["class_names"] = list(dataset.names)
         origin["found"] = describe_findings(findings)
+        origin["samples"] = {name: hash_sample(folder / name) for name in names if name.endswith("_images.npy")}
     (folder / KEY).unlink(missing_ok=True)
     with (folder / "origin.json").open("w") as file:
         file.write(json.dumps(origin, indent=1) + "\n")
@@ -148,6 +150,28 @@ def check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
             raise DataError(f"{path}: differs from what was staged; remove {folder} and stage it again")
+
+
+def check_sample(folder: Path, origin: dict[str, Any]) -> None:
+    """Check the labels of a dataset in the cache and, where it was recorded, a sample of its images; DataError.
+
+    This takes milliseconds, so every trial does it before it starts.
+    """
+    labels = {name: facts["sha256"] for name, facts in origin["files"].items() if name.endswith("_labels.npy")}
+    for hashes, compute in ((labels, sha256), (origin.get("samples", {}), hash_sample)):
+        for name, expected in hashes.items():
+            if compute(folder / name) != expected:
+                raise DataError(f"{folder / name}: differs from what was staged; remove {folder} and stage it again")
+
+
+def hash_sample(path: Path) -> str:
+    """Return the sha256 of SAMPLES blocks that are spread evenly over a file."""
+    digest, size = hashlib.sha256(), path.stat().st_size
+    with path.open("rb") as file:
+        for number in range(SAMPLES):
+            file.seek(max(0, size - SAMPLE) * number // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE))
+    return digest.hexdigest()
 
 
 def sha256(path: Path) -> str:
