@@ -1,4 +1,4 @@
-"""The data room: what a set holds, that splits share nothing, that bad files are named, that batches are pure."""
+"""Datasets: their content, disjoint splits, refusals of bad files, the cache, and batches as pure functions."""
 
 import bz2
 import gzip
@@ -50,7 +50,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_mnist(root: Path, folder: str = "MNIST", suffix: str = ".gz") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """60 + 20 random digits; returns the official parts."""
+    """Write 60 + 20 random digits; return the official parts."""
     parts = {}
     for number, (part, count) in enumerate((("train", 60), ("t10k", 20))):
         images, labels = pixels(count, 28, 28, seed=number), np.arange(count, dtype=np.uint8) % 10
@@ -85,7 +85,7 @@ def write_svhn(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def write_photographs(place: Path, colours: dict[str, int] | None = None, side: int = 40) -> None:
-    """Two jpgs a split, of one grey value if `colours` gives one; `place` is a folder or a tar by its name."""
+    """Write two jpgs for each split, of one grey value if `colours` gives one, into a folder or, by its name, a tar."""
     files = {}
     for number, folder in enumerate(("train", "val", "test")):
         for copy in range(2):
@@ -140,19 +140,19 @@ def test_the_cache_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_an_unknown_name_gets_the_nearest_and_the_list() -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_and_all_names() -> None:
     with pytest.raises(DataError, match=r"'minstm5k'.*Did you mean 'mnistm5k'\?.*digits.*svhn.*usps"):
         get("minstm5k")
 
 
-def test_the_registry_describes_every_set() -> None:
+def test_the_registry_describes_every_dataset() -> None:
     for name, dataset in DATASETS.items():
         assert dataset.name == name
         assert dataset.origin
         assert (name in EMBEDDED) == (dataset.files == ())
 
 
-def test_the_data_root_is_configured_else_environment_else_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_root_comes_from_config_environment_or_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNOUT_DATA", "/from/environment")
     assert data_root("/configured") == Path("/configured")
     assert data_root(None) == Path("/from/environment")
@@ -167,7 +167,7 @@ def test_the_data_root_is_configured_else_environment_else_home(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_an_embedded_set_is_what_the_registry_says(embedded: Path, name: str) -> None:
+def test_an_embedded_dataset_is_as_described(embedded: Path, name: str) -> None:
     dataset = DATASETS[name]
     assert not stage(name, embedded)
     for split, count in zip(SPLITS, EMBEDDED[name], strict=True):
@@ -190,8 +190,8 @@ def test_splits_partition_the_samples(embedded: Path, name: str) -> None:
     assert sum(map(len, splits)) == len(set.union(*splits)) == sum(EMBEDDED[name])
 
 
-def test_mnistm5k_is_mnist5k_over_patches_that_splits_do_not_share(embedded: Path) -> None:
-    """Find each patch in the photographs by the digit's blank first row, then prove digit and place."""
+def test_mnistm5k_blends_mnist5k_with_patches_that_no_two_splits_share(embedded: Path) -> None:
+    """Find each patch in the photographs by the digit's blank first row, then check digit and position."""
     from sklearn.datasets import load_sample_images
 
     side, photographs = 28, load_sample_images().images
@@ -239,7 +239,7 @@ def test_staging_again_elsewhere_gives_the_same_bytes(embedded: Path, tmp_path: 
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_mnist_files_are_read_as_they_lie(tmp_path: Path, name: str, folder: str, suffix: str) -> None:
+def test_mnist_is_read_from_plain_and_gzipped_files(tmp_path: Path, name: str, folder: str, suffix: str) -> None:
     parts = write_mnist(tmp_path, folder, suffix)
     before = sorted(tmp_path.rglob("*"))
     splits = decode.decode(name, tmp_path, download=True)
@@ -250,7 +250,7 @@ def test_mnist_files_are_read_as_they_lie(tmp_path: Path, name: str, folder: str
 def check_official(
     splits: Splits, training: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """The test set is the official one, validation a tenth of the official training set, nothing lost or doubled."""
+    """Check that the test set is official, validation a tenth of the training set, and no sample lost or repeated."""
     for mine, official in zip(splits["test"], test, strict=True):
         np.testing.assert_array_equal(mine, official)
     assert len(splits["validation"][1]) == len(training[1]) // 10
@@ -294,8 +294,8 @@ def test_photographs_are_the_same_from_a_folder_and_from_a_tar(tmp_path: Path) -
         assert len(folder[split]) == 2
 
 
-def test_patches_come_from_everywhere() -> None:
-    """A photograph that tells its own coordinates shows that each position is drawn about equally often."""
+def test_patches_are_taken_uniformly() -> None:
+    """The pixels of these photographs are their coordinates, so each position can be counted."""
     down, across = np.meshgrid(np.arange(40), np.arange(48), indexing="ij")
     photographs = [np.stack([down, across, np.full_like(down, k)], 2).astype(np.uint8) for k in range(3)]
     picture = patches.blend(np.zeros((30_000, 1, 28, 28), np.uint8), photographs, seed=3)
@@ -484,7 +484,7 @@ def test_grey_becomes_rgb_by_repetition(tmp_path: Path) -> None:
         (("cifar", "train", None, None), "unknown dataset 'cifar'"),
     ],
 )
-def test_what_cannot_be_loaded_says_why(
+def test_an_unavailable_split_or_dataset_is_explained(
     tmp_path: Path, arguments: tuple[str, str, int | None, int | None], message: str
 ) -> None:
     name, split, size, channels = arguments
@@ -495,7 +495,7 @@ def test_what_cannot_be_loaded_says_why(
 def test_a_root_that_cannot_be_written_is_reported_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "decode", lambda *_: pytest.fail("decoded in vain"))
+    monkeypatch.setattr(cache, "decode", lambda *_: pytest.fail("decoded before the root was checked"))
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(DataError, match=rf"cannot write the data cache {tmp_path}/cache: .*data.root or TURNOUT_DATA"):
         stage("digits", tmp_path)
@@ -529,7 +529,7 @@ def test_a_damaged_entry_is_noticed_and_replaced(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_of_two_that_stage_at_once_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_two_calls_stage_at_once_one_result_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mnist(tmp_path)
     both = threading.Barrier(2, timeout=60)
 
@@ -558,7 +558,7 @@ def test_writing_to_loaded_arrays_does_not_reach_the_cache(tmp_path: Path) -> No
 
 
 def numbered(count: int, channels: int = 3) -> Arrays:
-    """Samples that tell their index: by label, and by the value of their pixels (modulo 256)."""
+    """Return samples whose label, and whose pixels modulo 256, are their index."""
     index = np.arange(count)
     images = np.broadcast_to(index.astype(np.uint8)[:, None, None, None], (count, channels, 4, 6))
     return Arrays(images.copy(), index.astype(np.int64))
@@ -662,7 +662,7 @@ def prefetchers() -> list[threading.Thread]:
 
 
 @pytest.mark.parametrize("resident", [True, False])
-def test_prefetch_gives_what_at_gives_and_leaves_no_thread(resident: bool) -> None:
+def test_prefetched_batches_are_the_same_and_the_thread_ends(resident: bool) -> None:
     batches = Batches({"": numbered(23)}, ("images", "labels"), 6, 5, 0, 1, CPU, resident=resident)
     assert batches.resident == resident
     steps = iter(range(3, 14))
@@ -713,7 +713,7 @@ def test_batches_on_a_cuda_device_are_those_of_the_cpu(resident: bool | None) ->
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}")
-def test_real_files_are_staged_from_where_they_lie(tmp_path: Path) -> None:
+def test_real_files_are_staged(tmp_path: Path) -> None:
     for path in SHARED.iterdir():
         (tmp_path / path.name).symlink_to(path)
     expected = {"mnist": (54_000, 6_000, 10_000), "usps": (6_562, 729, 2_007), "mnistm": (54_000, 6_000, 10_000)}

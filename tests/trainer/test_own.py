@@ -1,4 +1,4 @@
-"""Sets of one's own: npz, a folder of pictures, CelebA as it is downloaded; and what may be wrong with them."""
+"""Datasets of the user's own files: npz, folders of pictures, CelebA as it is downloaded; and refusals of bad ones."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def encoded(image: np.ndarray, kind: str = "PNG") -> bytes:
 
 
 def fill(folder: Path, names: list[str], **shape: int) -> np.ndarray:
-    """A picture of its own under each name."""
+    """Write a different picture under each name; return them."""
     images = draw(len(names), **shape)
     for name, image in zip(names, images, strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def keys(images: np.ndarray) -> list[bytes]:
 
 
 def everything(name: str, root: Path, size: int | None = None) -> tuple[list[bytes], list[int]]:
-    """Images [H, W, C] and labels of all splits."""
+    """Return the images [H, W, C] and labels of all splits."""
     splits = [load(name, split, root, size) for split in ("train", "validation", "test")]
     images = [key for split in splits for key in keys(split.images.transpose(0, 2, 3, 1))]
     return images, [int(label) for split in splits for label in split.labels]
@@ -60,8 +60,8 @@ def test_an_npz_with_a_test_split_of_its_own(tmp_path: Path) -> None:
     arrays = {"train_images": train, "test_images": test, "train_age": 10 * ages, "test_age": np.full(6, 20), **males}
     np.savez(file, **arrays)  # type: ignore[arg-type]
     name = f"npz:{file}#age"
-    found = get(name)
-    assert (found.size, found.channels, found.classes) == (12, 3, 3)
+    actual = get(name)
+    assert (actual.size, actual.channels, actual.classes) == (12, 3, 3)
     assert get(f"npz:{file}").classes == 2
     assert stage(name, tmp_path)
     images, labels = everything(name, tmp_path)
@@ -78,8 +78,8 @@ def test_an_npz_that_is_not_split(tmp_path: Path) -> None:
     name = f"npz:{file}"
     assert (get(name).channels, get(name).classes) == (1, 4)
     stage(name, tmp_path)
-    found, labels = everything(name, tmp_path)
-    assert dict(zip(found, labels, strict=True)) == dict(zip(keys(images), np.arange(30) % 4, strict=True))
+    actual, labels = everything(name, tmp_path)
+    assert dict(zip(actual, labels, strict=True)) == dict(zip(keys(images), np.arange(30) % 4, strict=True))
     assert [len(load(name, split, tmp_path).labels) for split in ("train", "validation", "test")] == [25, 2, 3]
 
 
@@ -97,9 +97,9 @@ def test_a_folder_of_subfolders(tmp_path: Path) -> None:
     name = f"folder:{folder}"
     assert (get(name).size, get(name).classes) == (None, 2)
     stage(name, tmp_path, size=12)
-    found, labels = everything(name, tmp_path, 12)
+    actual, labels = everything(name, tmp_path, 12)
     squares = images[:, :, 2:14]  # cut to the centre, and not resized
-    assert dict(zip(found, labels, strict=True)) == dict(zip(keys(squares), [0] * 10 + [1] * 10, strict=True))
+    assert dict(zip(actual, labels, strict=True)) == dict(zip(keys(squares), [0] * 10 + [1] * 10, strict=True))
     stage(name, tmp_path, size=6)
     assert load(name, "train", tmp_path, 6).images.shape == (17, 3, 6, 6)
 
@@ -124,7 +124,7 @@ def test_a_folder_with_splits_and_a_table(tmp_path: Path) -> None:
     ("train", "validation", "test"),
     [("train", "val", "test"), ("Train", "valid", "Test"), ("training", "validation", "testing")],
 )
-def test_splits_go_by_the_names_that_people_give_them(tmp_path: Path, train: str, validation: str, test: str) -> None:
+def test_common_names_of_splits_are_recognised(tmp_path: Path, train: str, validation: str, test: str) -> None:
     folders = {"train": train, "validation": validation, "test": test}
     names = {split: [f"{folders[split]}/{kind}/{i}.png" for kind in "ab" for i in range(3)] for split in folders}
     images = {split: fill(tmp_path / "photos", names[split], seed=seed) for seed, split in enumerate(names)}
@@ -135,9 +135,9 @@ def test_splits_go_by_the_names_that_people_give_them(tmp_path: Path, train: str
         assert get(name).classes == 2
         stage(name, tmp_path, size)
         for split in names:
-            found = load(name, split, tmp_path, size)
-            assert keys(found.images.transpose(0, 2, 3, 1)) == keys(images[split])
-            assert [int(label) for label in found.labels] == [0, 0, 0, 1, 1, 1]
+            actual = load(name, split, tmp_path, size)
+            assert keys(actual.images.transpose(0, 2, 3, 1)) == keys(images[split])
+            assert [int(label) for label in actual.labels] == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_splits_go_by_the_names_that_people_give_them(tmp_path: Path, train: str
     ],
 )
 @pytest.mark.parametrize("table", [False, True])
-def test_a_set_that_is_split_incompletely_is_never_shuffled(
+def test_a_folder_that_is_split_incompletely_is_refused(
     tmp_path: Path, folders: list[str], message: str, table: bool
 ) -> None:
     names = [str(Path(folder) / f"{i}.png") for folder in folders for i in range(2)]
@@ -183,7 +183,7 @@ def test_valid_beside_invalid_is_a_class(tmp_path: Path) -> None:
         (["train_", "test_", "val_", "validation_"], "holds .*val_images, validation_images; .* each split once"),
     ],
 )
-def test_an_npz_that_is_split_incompletely_is_never_shuffled(tmp_path: Path, prefixes: list[str], message: str) -> None:
+def test_an_npz_that_is_split_incompletely_is_refused(tmp_path: Path, prefixes: list[str], message: str) -> None:
     arrays = {f"{prefix}images": draw(4) for prefix in prefixes} | {
         f"{prefix}labels": np.arange(4) for prefix in prefixes
     }
@@ -192,7 +192,7 @@ def test_an_npz_that_is_split_incompletely_is_never_shuffled(tmp_path: Path, pre
         get(f"npz:{tmp_path}/a.npz")
 
 
-def test_labels_of_an_npz_that_are_no_classes_are_refused(tmp_path: Path) -> None:
+def test_invalid_labels_of_an_npz_are_refused(tmp_path: Path) -> None:
     for number, (message, labels) in enumerate(
         {
             r"labels are float64 \(4, 4\), but not one-hot rows": np.eye(4) / 2,
@@ -207,19 +207,19 @@ def test_labels_of_an_npz_that_are_no_classes_are_refused(tmp_path: Path) -> Non
             get(f"npz:{file}")
 
 
-def test_a_column_of_labels_is_taken_for_labels(tmp_path: Path) -> None:
-    """As MedMNIST has them, whose splits are called train, val and test."""
+def test_labels_may_be_a_column(tmp_path: Path) -> None:
+    """MedMNIST is saved so, with splits called train, val and test."""
     splits = {"train": 4, "val": 3, "test": 2}
     images = {f"{split}_images": draw(n) for split, n in splits.items()}
     np.savez(tmp_path / "a.npz", **images, **{f"{split}_labels": np.arange(n)[:, None] for split, n in splits.items()})  # type: ignore[arg-type]
     name = f"npz:{tmp_path}/a.npz"
     assert get(name).classes == 4
     stage(name, tmp_path, size=8)
-    found = {split: load(name, split, tmp_path, 8).labels.tolist() for split in ("train", "validation", "test")}
-    assert found == {"train": [0, 1, 2, 3], "validation": [0, 1, 2], "test": [0, 1]}
+    actual = {split: load(name, split, tmp_path, 8).labels.tolist() for split in ("train", "validation", "test")}
+    assert actual == {"train": [0, 1, 2, 3], "validation": [0, 1, 2], "test": [0, 1]}
 
 
-def test_what_cannot_be_read_is_named_and_left_out_only_when_asked(
+def test_unusable_pictures_are_named_and_left_out_only_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "photos"
@@ -238,7 +238,7 @@ def test_what_cannot_be_read_is_named_and_left_out_only_when_asked(
     assert stage(name, tmp_path, size=12, skip=True)
     assert "left out 2 of 20" in capsys.readouterr().err
     assert len(everything(name, tmp_path, 12)[0]) == 18
-    # It stays known, and is said to who comes later, once.
+    # origin.json records it, and a later process warns once.
     place = cache.folder(name, tmp_path, 12)
     assert json.loads((place / "origin.json").read_text())["left_out"] == {"count": 2, "first": ["07.png", "11.png"]}
     assert staged(name, tmp_path, 12)
@@ -248,14 +248,14 @@ def test_what_cannot_be_read_is_named_and_left_out_only_when_asked(
     ]
 
 
-def test_where_no_picture_is_left_none_is_left_out(tmp_path: Path) -> None:
+def test_a_folder_without_any_usable_picture_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "photos", ["0.png", "1.png", "2.png"])
     for skip in (False, True):
         with pytest.raises(DataError, match=r"3 of 3 pictures cannot be used, such as 0\.png: .*data\.size below 13$"):
             stage(f"folder:{tmp_path}/photos", tmp_path, size=13, skip=skip)
 
 
-def test_a_set_that_has_changed_since_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
+def test_a_dataset_that_has_changed_since_it_was_staged_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     fill(folder, [f"{i}.png" for i in range(5)])
     name = f"folder:{folder}"
@@ -272,14 +272,14 @@ def test_a_set_that_has_changed_since_is_not_taken_for_the_old_one(tmp_path: Pat
                 look(changed, tmp_path, size)
 
 
-def test_what_changes_while_it_is_staged_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_during_staging_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "photos"
     fill(folder, [f"{i}.png" for i in range(5)])
 
     def slow(*arguments: Any) -> Any:
-        found = decode.decode(*arguments)
+        actual = decode.decode(*arguments)
         fill(folder, ["new.png"])
-        return found
+        return actual
 
     monkeypatch.setattr(cache, "decode", slow)
     stage(f"folder:{folder}", tmp_path, size=12)
@@ -287,7 +287,7 @@ def test_what_changes_while_it_is_staged_is_noticed(tmp_path: Path, monkeypatch:
         staged(f"folder:{folder}", tmp_path, 12)
 
 
-def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
+def test_an_unusable_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     fill(tmp_path / "one", ["a.png"])
     np.savez(tmp_path / "bare.npz", images=draw(3), label=np.arange(3))
@@ -306,14 +306,14 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
             get(name)
 
 
-def test_a_set_without_a_size_asks_for_one(tmp_path: Path) -> None:
+def test_a_dataset_without_a_size_needs_data_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"celeba has no size of its own; set data\.size"):
         Data(dataset="celeba").shape()
     assert Data(dataset="celeba#Smiling", size=64).shape() == (3, 64, 2)
 
 
 def write_celeba(root: Path, zipped: bool) -> tuple[list[str], dict[str, bytes]]:
-    """Nine photographs, 30 x 24, three a split, and their tables; returns their names, and what is in each."""
+    """Write nine photographs, 30 x 24, three in each split, and their tables; return names and contents."""
     place = root / "celeba"
     place.mkdir()
     images = draw(9, 30, 24)
@@ -338,16 +338,16 @@ def test_celeba_as_it_is_downloaded(tmp_path: Path, zipped: bool) -> None:
     names, contents = write_celeba(tmp_path, zipped)
     stage("celeba#Smiling", tmp_path, size=24)
     for number, split in enumerate(("train", "validation", "test")):
-        found = load("celeba#Smiling", split, tmp_path, 24)
-        assert [int(label) for label in found.labels] == [int(bool(i % 3)) for i in range(3 * number, 3 * number + 3)]
-        for picture, name in zip(found.images, names[3 * number :], strict=False):
+        actual = load("celeba#Smiling", split, tmp_path, 24)
+        assert [int(label) for label in actual.labels] == [int(bool(i % 3)) for i in range(3 * number, 3 * number + 3)]
+        for picture, name in zip(actual.images, names[3 * number :], strict=False):
             decoded = np.asarray(Image.open(io.BytesIO(contents[name])))[3:27]
             np.testing.assert_array_equal(picture.transpose(1, 2, 0), decoded)
     with pytest.raises(DataError, match="celeba#Hat: there is no such attribute; it has: Male, Smiling"):
         stage("celeba#Hat", tmp_path, size=24)
 
 
-def test_what_celeba_lacks_is_said_at_once_and_where_it_is_to_be_had(tmp_path: Path) -> None:
+def test_missing_files_of_celeba_are_named_together_with_their_source(tmp_path: Path) -> None:
     tables = ("list_attr_celeba.txt", "list_eval_partition.txt")
     with pytest.raises(DataError) as caught:
         stage("celeba", tmp_path, size=16)
@@ -388,7 +388,7 @@ def test_a_damaged_file_of_celeba_is_named(
         stage("celeba", tmp_path, size=24)
 
 
-def test_flips_are_those_of_the_global_batch_however_many_processes_share_it() -> None:
+def test_flips_do_not_depend_on_the_number_of_processes() -> None:
     images, labels = draw(12).transpose(0, 3, 1, 2), np.zeros(12, np.int64)
     arrays = {"": Arrays(images, labels)}
 
