@@ -2,18 +2,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: sweep test
+.PHONY: sweep check test
+
+# Tests that need neither Slurm nor training.
+QUICK = tests/test_house.py tests/test_sweeps.py tests/eval/test_domain_pairs.py tests/jobs/test_clusters.py \
+	tests/jobs/test_status.py $(addprefix tests/trainer/test_,checkpoint.py config.py data.py domain_pairs.py \
+	files.py own.py sweep.py)
 
 sweep: $(VENV)/installed
 	$(BIN)/python jobs/submit.py sweeps/dann.yaml
 
 # Two workers and the processes that they start share the cores: threads of each would wait for those of the others.
-test: export OMP_NUM_THREADS = 1
-test: $(VENV)/installed-test
+check test: export OMP_NUM_THREADS = 1
+check test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(filter check,$@),-q $(QUICK))
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)

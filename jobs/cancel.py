@@ -6,6 +6,7 @@ Rerun the command that submitted the sweep to resume it.
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.backends.base import ActiveJob, Backend
@@ -90,9 +91,10 @@ def wait_for_end(
     """Cancel jobs and wait until they and trials that were started by hand have ended; return those that have not."""
     start, cancelled_at = time.monotonic(), -REPEAT_INTERVAL
     pending = [(backend, {job.id for job in own}) for backend, own in jobs if own]
-    local_signalled = False
+    remaining, local_signalled = jobs, False
     while True:
-        remaining = [(backend, [job for job in backend.active(sweep) if job.id in ids]) for backend, ids in pending]
+        with suppress(ConfigError):  # without an answer, ask again later
+            remaining = [(backend, [job for job in backend.active(sweep) if job.id in ids]) for backend, ids in pending]
         names = [f"{backend.name} job {job.id}" for backend, own in remaining for job in own]
         names += [run.name for run in by_hand if run.state() == "running"]
         if not names or time.monotonic() - start > END_TIMEOUT:

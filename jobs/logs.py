@@ -1,6 +1,7 @@
 """Print the end of a trial's log: stdout and stderr of its newest job, on Slurm or on this machine."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -63,7 +64,9 @@ def select_trials(sweep: Path, parts: Sequence[str]) -> list[RunDirectory]:
     selected = []
     for part in parts:
         name = Path(part).name  # a path, if completed by the shell
-        matches = [run for run in runs if name == run.name] or [run for run in runs if name in run.name]
+        whole = re.compile(rf"(?<![\w.]){re.escape(name)}(?![\w.])")  # gamma=1, but not gamma=10
+        matches = [run for run in runs if run.name == name] or [run for run in runs if whole.search(run.name)]
+        matches = matches or [run for run in runs if name in run.name]
         if len(matches) != 1:
             candidates = matches or runs
             names = "\n".join(f"  {run.name}" for run in candidates[:20])

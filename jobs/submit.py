@@ -196,7 +196,8 @@ def queue_jobs(submission: Submission, console: Console) -> int:
         print_plain(console, f"{array['stage']:>6}  job {array['id']}  {len(array['trials'])} trials{packed}")
     print_plain(console, f"report  job {record['report']}")
     print_plain(console, f"watch:  python jobs/status.py {submission.sweep} --watch")
-    print_plain(console, f"        squeue -j {','.join(array['id'] for array in record['arrays'])}")
+    ids = [*(array["id"] for array in record["arrays"]), record["report"]]
+    print_plain(console, f"        squeue -j {','.join(ids)}")
     return 0
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from jobs.backends.slurm import presets
+from jobs.backends.slurm import client, presets, sbatch
 from jobs.backends.slurm.presets import Preset, load_preset
 from tests.jobs.test_submit import DANN, check_refused, command
 from trainer.config.document import Setting
+from trainer.config.schema import Resources
 from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
 
@@ -160,3 +162,42 @@ def test_python_of_the_nodes_or_of_the_container(tmp_path: Path) -> None:
 def test_no_sbatch_refuses_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     presets.check_options({"resources.slurm.partishun": Setting("x", "lab.yaml")})
+
+
+def test_only_the_connection_to_slurm_is_left_of_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SBATCH_PARTITION", "SLURM_JOB_ID", "SRUN_DEBUG", "SQUEUE_FORMAT", "SLURM_CONF", "SLURM_JWT"):
+        monkeypatch.setenv(name, "x")
+    before = dict(os.environ)
+    with client.clean_environment():
+        assert before.keys() - os.environ.keys() == {"SBATCH_PARTITION", "SLURM_JOB_ID", "SRUN_DEBUG", "SQUEUE_FORMAT"}
+    assert dict(os.environ) == before
+
+
+def test_elements_of_an_array_are_cancelled_in_one_request() -> None:
+    assert client.compress(["7_3", "7_0", "9", "7_1", "8_5", "7_2", "7_5"]) == ["7_[0-3,5]", "9", "8_[5]"]
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"slurm": {"export": "NONE"}}, "export is set by Turnout"),
+        ({"slurm": {"no-requeue": True}}, "no-requeue is set by Turnout; use resources.max_requeues instead"),
+        ({"slurm": {"wait": True}}, "wait cannot be used"),
+        ({"slurm": {"mem-per-gpu": "4G"}}, "mem_gb and slurm.mem-per-gpu exclude each other; set mem_gb: null"),
+    ],
+)
+def test_options_that_would_break_a_sweep_are_refused(resources: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Resources.model_validate(resources)
+    assert Resources.model_validate({"mem_gb": None, "slurm": {"mem-per-gpu": "4G"}}).mem_gb is None
+
+
+def test_a_report_gets_the_options_of_the_sweep_but_not_those_of_a_gpu(tmp_path: Path) -> None:
+    options = {"account": "vision", "mail-user": "a@b", "reservation": "x", "gres": "lscratch:1", "constraint": "a100"}
+    resources = Resources.model_validate({"slurm": options, "mem_gb": None})
+    chosen = [sbatch.parameters(tmp_path, stage, resources, {}, Preset()) for stage in ("train", "report")]
+    train, report = (parameters["additional_parameters"] for parameters in chosen)
+    assert set(options) <= train.keys()
+    assert report.keys() & options.keys() == {"account", "mail-user", "reservation"}
+    assert [parameters["mem"] for parameters in chosen] == [None, "4096M"]
+    assert all(parameters["wckey"] is None for parameters in chosen)

@@ -379,6 +379,9 @@ def test_any_unique_part_of_its_name_selects_a_trial(tmp_path: Path) -> None:
     for part, name in ((",seed=0-0", names[0]), ("gamma=10", names[1]), ("2a1b2c3d", names[2]), (names[2], names[2])):
         assert select_trials(tmp_path, [part]) == [runs[name]]
     assert select_trials(tmp_path, [f"{tmp_path}/{names[1]}/"]) == [runs[names[1]]]
+    assert select_trials(tmp_path, ["gamma=1,seed=0"]) == [runs[names[0]]], "gamma=10 is another value"
+    with pytest.raises(ConfigError, match="'gamma=1' is part of 2 names"):
+        select_trials(tmp_path, ["gamma=1"])
     with pytest.raises(ConfigError, match="'seed=0' is part of 2 names") as several:
         select_trials(tmp_path, ["2a1b2c3d", "seed=0"])
     assert names[0] in str(several.value)

@@ -76,8 +76,9 @@ class SlurmJob:
 
     @property
     def pending_reason(self) -> str:
-        """Return why a queued job waits, in Slurm's word."""
-        return self.waits or self.state
+        """Return why a queued job waits, in Slurm's word, and how to end that if only the user can."""
+        reason = self.waits or self.state
+        return f"{reason}: `scontrol release {self.id}`" if "held" in reason.lower() else reason
 
     def describe_end(self) -> str:
         """Return how its newest attempt ended, with user, signal or exit code; '' if well or not yet."""

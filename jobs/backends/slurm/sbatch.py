@@ -32,8 +32,10 @@ def submit_array(sweep: Path, array: Array, options: dict[str, str], preset: Pre
             jobs = [executor.submit(launcher(array, runs, preset)) for runs in array.jobs()]
     except submitit.core.utils.FailedJobError as error:
         reason = " ".join(str(error).split())[-400:]
+        is_gpu = "gres" in reason.lower() or "generic resource" in reason.lower()
+        remedy = "set gpus_per_node: 0 or the cluster's gres in" if is_gpu else "fix"
         raise ConfigError(
-            f"{sweep.name}: Slurm refused the {array.stage} job: {reason}; fix the `resources:` block"
+            f"{sweep.name}: Slurm refused the {array.stage} job: {reason}; {remedy} the `resources:` block"
         ) from None
     return str(jobs[0].job_id).partition("_")[0]
 
