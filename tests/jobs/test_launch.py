@@ -65,6 +65,7 @@ def new_run(folder: Path, data_root: str, steps: int = STEPS) -> Path:
     file.write_text(
         f"method: dann\ndata: {{source: mnist5k, target: mnistm5k, root: {data_root}}}\n"
         f"train: {{steps: {steps}, batch_size: 8, log_every: 1, checkpoint_every: 10}}\n"
+        "resources: {gpus_per_node: 0}\n"
     )
     return create_run_directories(folder / "one", load_trials(file, []))[0]
 

@@ -36,15 +36,15 @@ def svhn(tmp_path: Path) -> Path:
 
 def test_the_command_stages_the_datasets_of_all_trials_and_prints_where(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(DANN + "trials: [{method: dann}, {method: source_only, data: {source: digits}}]\n")
-    words = [str(tmp_path / "x.yaml"), "data.size=14", "data.channels=1"]
+    words = [str(tmp_path / "x.yaml"), "data.size=16", "data.channels=1"]
     first = command(str(tmp_path / "data"), *words, program="stage")
     assert first.returncode == 0, first.stderr
     assert sorted(path.name for path in (tmp_path / "data" / "cache").iterdir()) == [
-        "digits-14x14x1-v1",
-        "mnist5k-14x14x1-v1",
-        "mnistm5k-14x14x1-v1",
+        "digits-16x16x1-v1",
+        "mnist5k-16x16x1-v1",
+        "mnistm5k-16x16x1-v1",
     ]
-    assert len(cache.load("digits", "train", tmp_path / "data", 14, 1).images) == 1297
+    assert len(cache.load("digits", "train", tmp_path / "data", 16, 1).images) == 1297
     for dataset in stage.list_datasets(configs(tmp_path / "x.yaml", *words[1:], f"data.root={tmp_path / 'data'}")):
         assert dataset.is_staged()
         assert f"staging {dataset.name} into {dataset.root}\nstaged {dataset.name} in " in first.stdout
