@@ -18,12 +18,12 @@ def main() -> int:
     from models.base import DataSpec
 
     for document in json.load(sys.stdin):
-        config = resolve(document, "config")
         try:
+            config = resolve(document, "config")
             with torch.device("meta"):
                 models.load(config.method)(DataSpec(*config.data.shape()), **config.model_arguments()).updates()
         except (ConfigError, ValueError, TypeError, RuntimeError) as error:
-            print(f"model: {config.method} cannot be built: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"model: {document['method']} cannot be built: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
     return 0
 

@@ -1,0 +1,37 @@
+"""Before an array is queued, each new setting is built once in a process with torch."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+import models.checks
+from jobs.plan import Submission, build_methods
+from trainer.config.resolve import resolve
+from trainer.config.schema import Config
+from trainer.errors import ConfigError
+from trainer.runs.directory import RunDirectory
+
+
+def submission(folder: Path, *configs: Config) -> Submission:
+    """Return a submission that trains every config."""
+    runs = [RunDirectory(folder / str(number)) for number in range(len(configs))]
+    trials = [SimpleNamespace(config=config) for config in configs]
+    return cast(Submission, SimpleNamespace(trials=trials, runs=runs, to_train=[*range(len(configs))]))
+
+
+def config(method: str, **data: Any) -> Config:
+    return resolve({"name": "a", "method": method, "data": {"dataset": "mnist5k", **data}}, "a.yaml")
+
+
+def test_a_setting_that_a_constructor_refuses_is_not_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.checks.CHECKS, "doublings", lambda size, arguments: None)  # as if it were not declared
+    valid, invalid = config("dcgan"), config("dcgan", size=27)
+    build_methods(submission(tmp_path, valid, config("vae")), Path("a.yaml"))
+    with pytest.raises(ConfigError, match=r"^a\.yaml: model: dcgan cannot be built: .*27 must be .*nothing was queued"):
+        build_methods(submission(tmp_path, valid, invalid), Path("a.yaml"))
+    started = submission(tmp_path, invalid)
+    started.runs[0].path.mkdir()
+    started.runs[0].write_data({"classes": []})
+    build_methods(started, Path("a.yaml"))  # a trial that has started was built
