@@ -83,7 +83,7 @@ def test_at_a_small_weight_of_the_divergence_images_come_back(
 
 def test_the_weight_of_the_divergence_trades_it_for_reconstructions(tmp_path: Path, data_root: str) -> None:
     """From 1e-5 to .1 the divergence falls to a tenth, and the error rises by a third."""
-    found = []
+    measurements = []
     for weight in ("1e-5", "0.1"):
         train = "train={steps: 200, batch_size: 32, log_every: 100}"
         settings = ["method=vae", f"model={{width: 8, latent: 32, kl_weight: {weight}}}", train]
@@ -94,8 +94,8 @@ def test_the_weight_of_the_divergence_trades_it_for_reconstructions(tmp_path: Pa
             RunDirectory(path).metrics()[-1]["vae/kl"],
         )
         print(weight, error, kl)
-        found.append((error, kl))
-    (low_error, high_kl), (high_error, low_kl) = found
+        measurements.append((error, kl))
+    (low_error, high_kl), (high_error, low_kl) = measurements
     assert low_kl < 0.1 * high_kl
     assert high_error > 1.33 * low_error
 

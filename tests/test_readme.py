@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 def block(language: str, containing: str) -> str:
     """The fenced block of the README that contains a text."""
     blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (found,) = [b for b in blocks if containing in b]
-    return str(found)
+    (text,) = [b for b in blocks if containing in b]
+    return str(text)
 
 
 @pytest.fixture(scope="module")

@@ -59,11 +59,11 @@ def theirs(method: DDPM, noise: Tensor, labels: Tensor, steps: int, autocast: to
     x = noise
     for t in scheduler.timesteps:
         with autocast:
-            made = method.network(torch.cat([x] * halves), t.expand(halves * len(x)), labels).to(x.dtype)
+            prediction = method.network(torch.cat([x] * halves), t.expand(halves * len(x)), labels).to(x.dtype)
         if halves == 2:
-            free, known = made.chunk(2)
-            made = free + (1 + method.guidance) * (known - free)
-        x = scheduler.step(made, t, x, eta=0.0, use_clipped_model_output=True).prev_sample
+            free, known = prediction.chunk(2)
+            prediction = free + (1 + method.guidance) * (known - free)
+        x = scheduler.step(prediction, t, x, eta=0.0, use_clipped_model_output=True).prev_sample
     return x
 
 
@@ -120,7 +120,7 @@ def overhead(method: DDPM, n: int, steps: int, rounds: int, how: dict[str, Any])
 @torch.inference_mode()
 def compiled(method: DDPM, n: int, steps: int, how: dict[str, Any]) -> None:
     """Print how much faster a compiled network samples, and whether its images are the same."""
-    made = []
+    images = []
     for compile in (False, True):
         how = how | {"compile": compile, "eta": 0.0, "steps": steps}
 
@@ -128,8 +128,8 @@ def compiled(method: DDPM, n: int, steps: int, how: dict[str, Any]) -> None:
             seed_torch(0)
             return method.sample(n, **how)
 
-        made.append((work(), seconds(work)))
-    (plain, slow), (fused, fast) = made
+        images.append((work(), seconds(work)))
+    (plain, slow), (fused, fast) = images
     print(f"compiled: {slow / fast:.2f} times as fast; images apart by at most {(plain - fused).abs().max():.1e}")
 
 
@@ -167,10 +167,10 @@ def main() -> None:
     settings = {f"DDIM {steps}": {"steps": steps, "eta": 0.0} for steps in STEPS if steps <= whole}
     settings[f"DDPM {whole}"] = {"steps": whole, "eta": 1.0}
     for name, setting in settings.items():
-        made: list[Tensor] = []
-        took = seconds(lambda: made.extend(draw_samples(subject, len(labels), 0, "benchmark", labels, how | setting)))  # noqa: B023
+        parts: list[Tensor] = []
+        took = seconds(lambda: parts.extend(draw_samples(subject, len(labels), 0, "benchmark", labels, how | setting)))  # noqa: B023
         with torch.inference_mode():
-            named = torch.cat([classifier.logits(images).argmax(1).cpu() for images in made])
+            named = torch.cat([classifier.logits(images).argmax(1).cpu() for images in parts])
         correct = int((named == labels).sum())
         interval = binomtest(correct, len(labels)).proportion_ci(0.95, method="wilson")
         print(

@@ -52,9 +52,9 @@ def measure(sweep: Submitted, rounds: int) -> tuple[list[float], list[float]]:
         started = datetime.fromisoformat(re.findall(r" StartTime=(\S+)", said)[0]).timestamp()
         starts.append(stepped - started)
         time.sleep(random.uniform(0.5, 1.5))
-        told = time.time()
+        submitted_at = time.time()
         cluster.run("scancel", "--signal=USR2", job)
-        stops.append(cluster.wait(lambda attempt=attempt: last_byte(run.path, attempt), 60, "marker") - told)  # type: ignore[misc]
+        stops.append(cluster.wait(lambda attempt=attempt: last_byte(run.path, attempt), 60, "marker") - submitted_at)  # type: ignore[misc]
         cluster.wait(lambda turn=turn: restarts(cluster, job) > turn, 60, "another turn")  # type: ignore[misc]
     cluster.cancel_jobs()
     return starts, stops
@@ -73,8 +73,8 @@ def main() -> None:
         for name, shape in SHAPES.items():
             content = DANN | {"name": "timed", "train": train, "resources": DANN["resources"] | shape}
             place = Path(folder) / str(len(shape))
-            found = measure(Submitted(cluster, place, str(data_root(None)), content), options.rounds)
-            columns = [f"{statistics.median(v):6.2f} s (worst {max(v):6.2f} s)" for v in found]
+            measurements = measure(Submitted(cluster, place, str(data_root(None)), content), options.rounds)
+            columns = [f"{statistics.median(v):6.2f} s (worst {max(v):6.2f} s)" for v in measurements]
             print(f"{name:>20}  {columns[0]:>26}  {columns[1]:>26}", flush=True)
     print(f"{options.rounds} rounds each; median. Slurm's StartTime counts whole seconds: up to one too many.")
 

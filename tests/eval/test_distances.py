@@ -40,10 +40,10 @@ def cloud(n: int, width: int, seed: int = 0, shift: float = 0.0) -> torch.Tensor
 
 
 def moments(features: torch.Tensor, parts: int = 1) -> Moments:
-    found = Moments(features.shape[1])
+    moments_in_parts = Moments(features.shape[1])
     for part in features.chunk(parts):
-        found.add(part)
-    return found
+        moments_in_parts.add(part)
+    return moments_in_parts
 
 
 def network(width: int = 32) -> Extractor:
@@ -92,9 +92,9 @@ def pytorch_fid(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("parts", [1, 13])
 def test_mean_and_covariance_are_numpys_however_the_features_are_cut(parts: int) -> None:
     features = cloud(500, 24, shift=100.0)
-    found, expected = moments(features, parts).gaussian(), gaussian(features)
-    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
-    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-7, atol=1e-9)
+    actual, expected = moments(features, parts).gaussian(), gaussian(features)
+    np.testing.assert_allclose(actual.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(actual.covariance, expected.covariance, rtol=1e-7, atol=1e-9)
 
 
 def test_two_processes_find_what_one_finds_of_10_000_samples(tmp_path: Path) -> None:
@@ -132,23 +132,23 @@ def test_what_is_held_does_not_grow_with_the_number_of_images(monkeypatch: pytes
         return torch.from_numpy(array)
 
     monkeypatch.setattr(extractor, "KEPT", 250)
-    monkeypatch.setattr(Extractor, "features", lambda *given: noted("features", right(*given).numpy().copy()))
+    monkeypatch.setattr(Extractor, "features", lambda *arguments: noted("features", right(*arguments).numpy().copy()))
 
     def most(batches: int) -> dict[str, int]:
         """How many batches of images, and of features, are held at once."""
         held.update(images=[], features=[])
-        found = dict.fromkeys(held, 0)
+        counts = dict.fromkeys(held, 0)
 
         def images() -> Iterator[torch.Tensor]:
             for number in range(batches):
                 yield noted("images", np.full((100, 1, 4, 4), number % 256, np.uint8))
                 for kind, arrays in held.items():
-                    found[kind] = max(found[kind], sum(array() is not None for array in arrays))
+                    counts[kind] = max(counts[kind], sum(array() is not None for array in arrays))
 
         kept = extractor.collect(images(), network())
         assert kept.moments.count == 100 * batches
         assert len(kept.features) == 250
-        return found
+        return counts
 
     assert most(100) == most(10)
     assert most(100)["images"] <= 2
@@ -158,12 +158,12 @@ def test_what_is_held_does_not_grow_with_the_number_of_images(monkeypatch: pytes
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_feature_that_is_not_finite_is_refused_and_changes_nothing(value: float) -> None:
     features = cloud(10, 4)
-    found = moments(features)
-    before = found.sums.clone()
+    sums = moments(features)
+    before = sums.sums.clone()
     features[3, 2] = value
     with pytest.raises(ValueError, match="not finite"):
-        found.add(features)
-    assert torch.equal(found.sums, before)
+        sums.add(features)
+    assert torch.equal(sums.sums, before)
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -208,8 +208,8 @@ def test_with_fewer_images_than_features_it_is_what_the_images_say() -> None:
 def test_the_frechet_distance_of_independent_coordinates_has_a_formula() -> None:
     """Σ (m1 - m2)² + (s1 - s2)², for deviations s."""
     a, b = np.array([1.0, 2.0, 0.0]), np.array([3.0, 0.5, 0.0])
-    found = distances.frechet(Gaussian(np.zeros(3), np.diag(a**2)), Gaussian(np.array([1.0, 0, 2]), np.diag(b**2)))
-    assert found == pytest.approx(1 + 4 + ((a - b) ** 2).sum())
+    distance = distances.frechet(Gaussian(np.zeros(3), np.diag(a**2)), Gaussian(np.array([1.0, 0, 2]), np.diag(b**2)))
+    assert distance == pytest.approx(1 + 4 + ((a - b) ** 2).sum())
     none = np.zeros((3, 3))
     assert distances.frechet(Gaussian(a, none), Gaussian(b, none)) == pytest.approx(((a - b) ** 2).sum())
 
@@ -254,9 +254,9 @@ def test_kid_on_subsets_is_near_that_on_all_and_repeats(monkeypatch: pytest.Monk
 
 
 def test_kid_of_two_draws_of_the_same_is_zero_on_average() -> None:
-    found = [distances.kid(cloud(50, 6, seed), cloud(50, 6, 1000 + seed)) for seed in range(60)]
-    assert abs(np.mean(found)) < 3 * np.std(found) / 60**0.5
-    assert min(found) < 0 < max(found)
+    estimates = [distances.kid(cloud(50, 6, seed), cloud(50, 6, 1000 + seed)) for seed in range(60)]
+    assert abs(np.mean(estimates)) < 3 * np.std(estimates) / 60**0.5
+    assert min(estimates) < 0 < max(estimates)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])

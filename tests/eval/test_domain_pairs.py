@@ -16,8 +16,8 @@ def sweep(tmp_path: Path) -> Path:
     folder = tmp_path / "logs" / "pairs"
     reference = {"dann": [0.72, 0.92], "source_only": [0.52, 0.52], "target_only": [0.96, 0.96]}
     random = np.random.RandomState(0)
-    for method, found in (("dann", (0.8, 0.9)), ("source_only", (0.5, 0.6)), ("target_only", (0.97, 0.97))):
-        for seed, value in enumerate(found):
+    for method, accuracies in (("dann", (0.8, 0.9)), ("source_only", (0.5, 0.6)), ("target_only", (0.97, 0.97))):
+        for seed, value in enumerate(accuracies):
             path = trial(folder, f"{method},seed={seed}", method, seed, eval={"reference": reference})
             metrics = {"accuracy/target": value, "proxy_a_distance": 1.5 - seed}
             metrics |= {

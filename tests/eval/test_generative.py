@@ -339,12 +339,12 @@ def test_a_set_of_one_class_has_no_classifier(make: Callable[..., Path]) -> None
 
 def staging(run: Path, *words: str) -> int:
     """jobs/stage.py of a sweep of this run's method; its exit code."""
-    file, told = run.parent / "x.yaml", signal.getsignal(signal.SIGTERM)
+    file, handler = run.parent / "x.yaml", signal.getsignal(signal.SIGTERM)
     file.write_text(f"method: {yaml.safe_load((run / 'config.yaml').read_text())['method']}\n")
     try:
         return staging_command.main([str(file), *words])
     finally:
-        signal.signal(signal.SIGTERM, told)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_staging_makes_what_evaluations_compare_with(
@@ -361,14 +361,14 @@ def test_staging_makes_what_evaluations_compare_with(
 
     run = make("a")
     assert main.main([str(run), "--metrics", "fid", "fid_classifier"]) == 0
-    expected, made = found(run)["metrics"], kept()
-    assert len(made) == 5, "a classifier and, of each network's features, the statistics of two splits"
-    for path in made:
+    expected, files = found(run)["metrics"], kept()
+    assert len(files) == 5, "a classifier and, of each network's features, the statistics of two splits"
+    for path in files:
         path.unlink()
     words = ("data.dataset=tiny", f"data.root={root}", "eval.metrics=[samples, class_accuracy, fid, fid_classifier]")
     assert staging(run, *words) == 0
     staged = kept()
-    assert set(staged) == set(made)
+    assert set(staged) == set(files)
     monkeypatch.setattr(classifier, "train_classifier", None)
     assert staging(run, *words) == 0
     assert main.main([str(run), "--metrics", "fid", "fid_classifier", "--force"]) == 0
@@ -691,9 +691,9 @@ def test_classes_of_a_method_that_knows_none_are_refused(
 def test_samples_of_no_run_or_of_two_are_refused(
     make: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, wanted = str(make("a")), ["--samples", "3", "--out", str(tmp_path / "new")]
-    assert main.main([run, run, *wanted]) == 2
-    assert main.main([str(tmp_path), *wanted]) == 2
+    run, options = str(make("a")), ["--samples", "3", "--out", str(tmp_path / "new")]
+    assert main.main([run, run, *options]) == 2
+    assert main.main([str(tmp_path), *options]) == 2
     said = capsys.readouterr().err
     assert "one run directory" in said
     assert "is not a run directory" in said

@@ -34,39 +34,41 @@ ROOT = Path(report.__file__).parents[1]
 HOSTILE = """<script>alert('x')</script> & "quoted" | `code` ]]> </style>"""
 
 
-def trial(sweep: Path, name: str, method: str = "dann", seed: int = 0, **given: Any) -> Path:
+def trial(sweep: Path, name: str, method: str = "dann", seed: int = 0, **settings: Any) -> Path:
     """Write a finished run directory; `given`: model, data, eval, resources, accuracy, rows, state, error."""
     path = sweep / name
     (path / "eval").mkdir(parents=True)
     config = {
         "name": sweep.name,
         "method": method,
-        "model": given.get("model", {}),
-        "data": given.get("data", {"source": "mnist5k", "target": "mnistm5k"}),
+        "model": settings.get("model", {}),
+        "data": settings.get("data", {"source": "mnist5k", "target": "mnistm5k"}),
         "train": {"steps": 2000, "batch_size": 64, "seed": seed},
-        "eval": given.get("eval", {"metrics": ["accuracy"]}),
-        "resources": given.get("resources", {"nodes": 1}),
+        "eval": settings.get("eval", {"metrics": ["accuracy"]}),
+        "resources": settings.get("resources", {"nodes": 1}),
     }
     (path / "config.yaml").write_text(yaml.safe_dump(config))
-    rows = given.get("rows", [{"step": s, "time": 1.7e9 + s, "rate": 80.0, "joint/label": 1 / s} for s in (10, 20, 30)])
+    rows = settings.get(
+        "rows", [{"step": s, "time": 1.7e9 + s, "rate": 80.0, "joint/label": 1 / s} for s in (10, 20, 30)]
+    )
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    state = given.get("state", "done")
+    state = settings.get("state", "done")
     if state == "done":
         (path / "done").write_text("{}")
     elif state == "running":
         status = {"state": "running", "step": 500, "steps": 2000, "eta": 90.0, "time": time.time(), "host": "elsewhere"}
         (path / "status.json").write_text(json.dumps(status))
     elif state == "failed":
-        (path / "failed.1.json").write_text(json.dumps({"error": given["error"], "attempt": "1", "time": 0}))
-    if "accuracy" in given:
-        evaluate(path, {"accuracy/target": given["accuracy"]})
+        (path / "failed.1.json").write_text(json.dumps({"error": settings["error"], "attempt": "1", "time": 0}))
+    if "accuracy" in settings:
+        evaluate(path, {"accuracy/target": settings["accuracy"]})
     return path
 
 
 def evaluate(path: Path, metrics: dict[str, float], **more: Any) -> None:
     """Write eval/metrics.json."""
-    found = {"step": 2000, "metrics": metrics, "intervals": {}, "history": [], "provenance": {}, **more}
-    (path / "eval" / "metrics.json").write_text(json.dumps(found))
+    evaluation = {"step": 2000, "metrics": metrics, "intervals": {}, "history": [], "provenance": {}, **more}
+    (path / "eval" / "metrics.json").write_text(json.dumps(evaluation))
 
 
 def draw(settings: Sequence[tuple[curves.Style, Sequence[curves.Curve]]]) -> str:
@@ -404,9 +406,9 @@ def test_curves_leave_out_what_is_no_finite_number() -> None:
         {"a": 5},
     ]
     rows += [{"step": 3, "a": float("inf"), "time": 1.0, "rate": 2.0}]
-    found = curves.read_curves(rows)
-    assert list(found) == ["a"]
-    assert [values.tolist() for values in found["a"]] == [[1, 2], [1, 2]]
+    series = curves.read_curves(rows)
+    assert list(series) == ["a"]
+    assert [values.tolist() for values in series["a"]] == [[1, 2], [1, 2]]
 
 
 def test_a_setting_has_one_colour_in_all_figures(sweep: Path) -> None:
@@ -477,8 +479,8 @@ def test_pictures_of_the_lowest_seed_are_embedded_the_others_linked(sweep: Path)
     Image.new("P", (40, 30)).save(sweep / "dann,gamma=1,seed=0" / "eval" / "tsne.png")
     (sweep / "dann,gamma=10,seed=0" / "eval" / "tsne.png").write_bytes(b"\x89PNG\r\n half")
     page = Page(report.write_report(sweep))
-    found = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
-    pictures = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB") for uri in found]
+    sources = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB") for uri in sources]
     assert [picture.size for picture in pictures] == [(40, 30), (1200, 150)]
     assert pictures[1].getpixel((0, 0)) == (1, 0, 0)
     linked = [unquote(a) for a in page.addresses() if a.endswith("tsne.png")]
@@ -621,10 +623,10 @@ def test_in_a_browser_the_tables_sort_and_filter_and_nothing_is_requested(sweep:
 
     def column(number: int) -> list[str]:
         cells = f"#trials-table tbody tr:not([hidden]) > :nth-child({number})"
-        found: list[str] = browser.value(
+        rows: list[str] = browser.value(
             f"Array.from(document.querySelectorAll('{cells}'), c => c.dataset.value ?? c.innerText)"
         )
-        return found
+        return rows
 
     def head(number: int) -> str:
         return f"document.querySelector('#trials-table thead th:nth-child({number})')"

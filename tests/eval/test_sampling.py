@@ -97,12 +97,12 @@ def test_the_noise_to_start_from_may_be_a_file(make: Callable[..., Path], tmp_pa
         np.save(file, noise.numpy())
     else:
         torch.save(noise, file)
-    made = []
+    images = []
     for number in ("1", "2"):
         assert export(run, tmp_path / number, "--with", f"noise={file}", "--seed", number) == 0
-        made.append(pngs(tmp_path / number))
-    np.testing.assert_array_equal(made[0], made[1])
-    assert (made[0][:3] != made[0][3:]).any(), "the class differs"
+        images.append(pngs(tmp_path / number))
+    np.testing.assert_array_equal(images[0], images[1])
+    assert (images[0][:3] != images[0][3:]).any(), "the class differs"
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,10 @@ def test_what_is_commented_out_in_the_example_is_valid_too(tmp_path: Path) -> No
     keys = tuple(f"# {name}:" for name in Preset.model_fields)
     bare = [line[2:] if line.startswith((*keys, "#   - ")) else re.sub("^    # ", "    ", line) for line in lines]
     (tmp_path / "all.yaml").write_text("\n".join(bare))
-    found = load_preset(str(tmp_path / "all.yaml"))
-    assert found.model_fields_set == set(Preset.model_fields)
-    assert found.container[:2] == ["apptainer", "exec"]
-    assert found.resources.slurm["constraint"] == "a100&nvme"
+    loaded = load_preset(str(tmp_path / "all.yaml"))
+    assert loaded.model_fields_set == set(Preset.model_fields)
+    assert loaded.container[:2] == ["apptainer", "exec"]
+    assert loaded.resources.slurm["constraint"] == "a100&nvme"
 
 
 @pytest.mark.parametrize("name", [None, "local", "slurm"])
@@ -90,9 +90,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path, data_root: 
 def test_a_preset_may_build_on_another(tmp_path: Path) -> None:
     preset(tmp_path, resources={"mem_gb": 8, "slurm": {"partition": "gpu"}}, max_jobs=5)
     (tmp_path / "big.yaml").write_text("base: lab.yaml\nresources: {slurm: {account: vision}}\n")
-    found = load_preset(str(tmp_path / "big.yaml"))
-    assert found.resources.slurm == {"partition": "gpu", "account": "vision"}
-    assert found.max_jobs == 5
+    loaded = load_preset(str(tmp_path / "big.yaml"))
+    assert loaded.resources.slurm == {"partition": "gpu", "account": "vision"}
+    assert loaded.max_jobs == 5
 
 
 def test_a_file_wins_key_by_key_and_no_trial_becomes_another(tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_a_file_wins_key_by_key_and_no_trial_becomes_another(tmp_path: Path) -> 
     plain, trials = load_trials(file, []), load_trials(file, ["resources.slurm.qos=fast"], lab.defaults())
     assert [t.identity for t in trials] == [t.identity for t in plain]
     assert [t.name for t in trials] == [t.name for t in plain]
-    found = trials[0].config.resources
-    assert (found.mem_gb, found.cpus_per_gpu, found.gpus_per_node) == (1, 2, 1)
-    assert found.slurm == {"account": "own", "partition": "gpu", "qos": "fast"}
+    chosen = trials[0].config.resources
+    assert (chosen.mem_gb, chosen.cpus_per_gpu, chosen.gpus_per_node) == (1, 2, 1)
+    assert chosen.slurm == {"account": "own", "partition": "gpu", "qos": "fast"}
 
 
 def test_a_dry_run_shows_what_a_preset_makes_of_it(tmp_path: Path, data_root: str) -> None:

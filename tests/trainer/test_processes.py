@@ -155,17 +155,17 @@ def running(logs: Path) -> dict[str, Any]:
 
 
 def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"trainer/main.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in pids if b"trainer/main.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def wait_for(look: Any, process: "subprocess.Popen[str]") -> Any:
     deadline = time.monotonic() + 60
-    while not (found := look()):
+    while not (value := look()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return found
+    return value
 
 
 def losses(run: Path) -> list[dict[str, float]]:
