@@ -469,6 +469,20 @@ def test_the_folder_of_a_dead_process_is_continued_if_it_decoded_the_same(tmp_pa
 # What is left out is counted
 
 
+@pytest.mark.parametrize("kind", ["gif", "tiff", "webp", "png"])
+def test_of_several_pictures_in_a_file_the_first_is_taken_and_the_others_are_counted(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "set").mkdir()
+    frames = [Image.fromarray(np.full((SIDE, SIDE, 3), value, np.uint8)) for value in (40, 200, 90)]
+    for number in range(3):
+        options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
+        frames[0].save(tmp_path / "set" / f"{number}.{kind}", save_all=True, append_images=frames[1:], **options)
+    name, form = f"folder:{tmp_path}/set", Form(SIDE, 3)
+    images, _ = arrays(name, tmp_path, form)
+    assert (images == 40).all()
+    ignored = origin(folder(name, tmp_path, form=form))["found"]["ignored"]
+    assert ignored["pictures after the first of a file"]["count"] == 3
+
+
 def test_what_is_not_part_of_a_dataset_is_named_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

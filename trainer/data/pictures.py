@@ -54,13 +54,13 @@ def decode_pictures(pictures: Pictures, path: Path, form: Form, findings: Findin
     del array  # rows are written without the memory map, whose pages would count as this process's memory
     if not is_resumed:
         rows.write_bytes(bytes(len(pictures)))
-    done = rows.read_bytes()
+    done, several = rows.read_bytes(), list[str]()
     with path.open("r+b") as file, rows.open("r+b") as marks:
 
         def decode_chunk(first: int) -> list[tuple[int, str, tuple[int, int]]]:
             positions = [p for p in range(first, min(first + CHUNK, len(pictures))) if not done[p]]
             pixels = np.zeros((CHUNK, *shape[1:]), np.uint8)
-            outcomes = [decode_picture(pictures, p, form, background, pixels[p - first]) for p in positions]
+            outcomes = [decode_picture(pictures, p, form, background, pixels[p - first], several) for p in positions]
             for position, (problem, _) in zip(positions, outcomes, strict=True):
                 if len(positions) < CHUNK and not problem:  # some rows of the chunk are written already
                     os.pwrite(file.fileno(), pixels[position - first].tobytes(), start + position * row)
@@ -78,6 +78,7 @@ def decode_pictures(pictures: Pictures, path: Path, form: Form, findings: Findin
                 findings.sizes[size] = findings.sizes.get(size, 0) + 1
                 faults |= {position: problem} if problem else {}
         os.fsync(file.fileno())
+    findings.ignore("pictures after the first of a file", sorted(several))
     return faults
 
 
@@ -129,15 +130,25 @@ def show_progress(
 
 
 def decode_picture(
-    pictures: Pictures, position: int, form: Form, background: tuple[int, int, int], pixels: "np.ndarray"
+    pictures: Pictures,
+    position: int,
+    form: Form,
+    background: tuple[int, int, int],
+    pixels: "np.ndarray",
+    several: list[str],
 ) -> tuple[str, tuple[int, int]]:
-    """Decode a picture into `pixels` [size, size, channels]; return its problem or '', and its (width, height)."""
+    """Decode a picture into `pixels` [size, size, channels]; return its problem or '', and its (width, height).
+
+    The first of an animation or of several pages is taken, and the name added to `several`.
+    """
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
     size, shape = form.size or 0, (0, 0)
     try:
         with pictures.open(pictures.files[position]) as file, Image.open(file) as picture:
+            if getattr(picture, "n_frames", 1) > 1:
+                several.append(printable(pictures.files[position]))
             upright = to_rgb(picture, background)
             shape = upright.size
             if least_side(shape, form.crop) < size:

@@ -92,6 +92,8 @@ def fit_arrays(images: "np.ndarray", form: Form, findings: Findings) -> "np.ndar
     findings.sizes[shape] = findings.sizes.get(shape, 0) + len(images)
     if height == width and channels != 4:
         return images.transpose(0, 3, 1, 2)
+    if height != width:
+        findings.notes.append(f"images of {width} x {height} pixels are made square by data.crop: {form.crop}")
     background = parse_colour(form.background)
     size = form.size or height
     fitted = np.empty((len(images), size, size, 1 if channels == 1 else 3), np.uint8)
