@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from trainer.config.resolve import check_batch_size
 from trainer.config.schema import Config
+from trainer.environment import TRUE
 from trainer.errors import ConfigError
 from trainer.runs import checkpoints
 from trainer.runs.attempt import DIRECT, Attempt
@@ -75,15 +76,7 @@ def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> "Acce
     from accelerate import Accelerator
 
     if config.resources.gpus_per_node and not attempt.is_local:
-        try:
-            torch.cuda.init()
-        except (AssertionError, RuntimeError) as error:  # torch without CUDA, no driver or one that is too old
-            reason, devices = " ".join(str(error).split()), os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
-            raise ConfigError(
-                f"{run.path}: resources.gpus_per_node: {config.resources.gpus_per_node}: torch {torch.__version__} "
-                f"finds no GPU on {socket.gethostname()}: {reason} (CUDA_VISIBLE_DEVICES: {devices}); fix the node or "
-                "the preset's setup lines, or set gpus_per_node: 0 to train on CPUs"
-            ) from None
+        check_gpu(f"{run.path}: resources.gpus_per_node: {config.resources.gpus_per_node}")
     if config.train.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError(f"{run.path}: train.precision: 'fp16' needs a GPU; choose bf16 or no")
     accelerator = Accelerator(mixed_precision=config.train.precision, cpu=not torch.cuda.is_available())
@@ -92,6 +85,23 @@ def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> "Acce
     except ValueError as error:
         raise ConfigError(f"{run.path}: {error}") from None
     return accelerator
+
+
+def check_gpu(place: str) -> None:
+    """Check that torch can use a GPU, unless ACCELERATE_USE_CPU asks for the CPU; ConfigError with what torch says."""
+    import torch
+
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE:
+        return
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:  # torch without CUDA, no driver or one that is too old
+        reason, devices = " ".join(str(error).split()), os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+        raise ConfigError(
+            f"{place}: torch {torch.__version__} finds no GPU on {socket.gethostname()}: {reason} "
+            f"(CUDA_VISIBLE_DEVICES: {devices}); fix the node or the preset's setup lines, or set gpus_per_node: 0 to "
+            "train on CPUs"
+        ) from None
 
 
 def take_lock(run: RunDirectory, attempt: Attempt, accelerator: "Accelerator") -> Lock | None:

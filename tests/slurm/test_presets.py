@@ -91,7 +91,8 @@ def test_setup_container_and_srun_arguments(cluster: Cluster, tmp_path: Path, da
     box.chmod(0o755)
     preset = {
         "resources": SMALL | {"gres": "gpu"},
-        "setup": [f"export NOTES={notes}", 'export SEEN="set $SLURM_JOB_NAME"'],
+        # The GPU that Slurm allocates does not exist.
+        "setup": [f"export NOTES={notes}", 'export SEEN="set $SLURM_JOB_NAME"', "export ACCELERATE_USE_CPU=true"],
         "container": f"'{box}'",
         "python": sys.executable,
         "srun": ["--export=ALL,FROM_SRUN=by srun"],
