@@ -4,6 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
+
 from eval import distributed, metrics
 from eval.runner import collect_errors, update_evaluation
 from trainer.environment import prepare_environment, use_utf8

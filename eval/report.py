@@ -5,6 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
+
 from eval.reporting.domain_pairs import compare_methods
 from eval.reporting.page import render_page
 from eval.reporting.results import read_sweep

@@ -9,6 +9,9 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
+
 from jobs.backends.base import ActiveJob, Backend
 from jobs.backends.local import LocalBackend
 from jobs.backends.slurm.backend import SlurmBackend

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
+
 from jobs.backends.base import Backend
 from jobs.backends.local import LocalBackend
 from jobs.backends.slurm.backend import SlurmBackend

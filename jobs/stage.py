@@ -12,6 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
+
 from eval import metrics
 from jobs.command import create_parser, print_plain
 from jobs.plan import load_sweep

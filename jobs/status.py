@@ -11,6 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
+
 from jobs.backends.base import Job
 from jobs.backends.slurm.backend import SlurmBackend
 from jobs.command import create_parser, discard_output

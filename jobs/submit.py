@@ -16,6 +16,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
+
 import models
 from eval import metrics
 from jobs import snapshot

@@ -20,6 +20,9 @@ from typing import NoReturn
 
 import psutil
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
+
 from jobs.backends.base import IGNORE_SIGNALS, Allocation, ignore_signals
 from jobs.rendezvous import RendezvousError, torchrun
 from trainer.runs.directory import RunDirectory

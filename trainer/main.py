@@ -10,6 +10,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
+
 from trainer.config.resolve import load_config
 from trainer.config.schema import Config
 from trainer.config.sweep import load_single_trial

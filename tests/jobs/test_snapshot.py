@@ -244,3 +244,22 @@ def test_a_local_sweep_is_not_affected_by_later_edits(tmp_path: Path, data_root:
     assert (checkout / "logs/tiny" / line["code"] / "trainer/loop.py").read_text() == (
         snapshot.ROOT / "trainer/loop.py"
     ).read_text()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [f"jobs/{name}.py" for name in ("submit", "status", "logs", "cancel", "stage")]
+    + ["trainer/main.py", "eval/main.py", "eval/report.py"],
+)
+def test_a_command_runs_the_checkout_that_it_lies_in(command: str, tmp_path: Path) -> None:
+    """Even if another checkout is installed, or first on PYTHONPATH."""
+    for package in ("jobs", "eval", "trainer", "models"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('another checkout')\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(snapshot.ROOT / command), "--help"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
