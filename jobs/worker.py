@@ -31,7 +31,7 @@ from trainer.runs.lock import competitor, is_superseded
 ROOT = Path(__file__).resolve().parents[1]
 # A node without a network waits long for one, so nothing that a job runs looks for a network unless told to.
 OFFLINE = ("TURNOUT_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-PR_SET_CHILD_SUBREAPER = 36  # prctl: orphans become children of this process instead of init's
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl: signal when the parent dies; adopt orphans instead of init
 
 
 class TrialFailed(RuntimeError):
@@ -140,9 +140,13 @@ class Launcher:
             inside = [f"{name}={value}" for name, value in (variables | {"PYTHONPATH": str(ROOT)}).items()]
             python = [*self.container[:-1], *IGNORE_SIGNALS, *inside, self.container[-1]]
         with end_orphans():
-            child = subprocess.Popen([*python, *command], env=os.environ | variables, preexec_fn=ignore_signals)
-            passed_on = False
+            child = subprocess.Popen([*python, *command], env=os.environ | variables, preexec_fn=tie_to_parent)
+            passed_on, parent = False, os.getppid()
             while child.poll() is None:
+                if os.getppid() != parent and not allocation.attempt.is_local:
+                    child.kill()  # what Slurm supervises the job with is dead, so nothing else would end it
+                    child.wait()
+                    raise TrialFailed("slurmstepd, which supervises the job on this node, was killed")
                 if self.signals and not passed_on:
                     with contextlib.suppress(OSError):  # the disk may be full for a moment
                         # A file stays: workers that have not started yet will see it, too.
@@ -162,6 +166,13 @@ class Launcher:
         """Leave a failure marker, dated now or back to an earlier time."""
         with contextlib.suppress(OSError):  # on a full disk the error still reaches Slurm's log
             run.fail_launcher(allocation.attempt, allocation.node, error, since)
+
+
+def tie_to_parent() -> None:
+    """Prepare a child before exec: it ignores signals to stop, and is killed when the launcher is."""
+    ignore_signals()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 @contextlib.contextmanager

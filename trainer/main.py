@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from trainer.session import AlreadyTraining, train
 from trainer.stop import StopRequest
 
 BAD_INPUT = (ConfigError, DataError, CheckpointError)
+PARENT_INTERVAL = 2.0  # seconds between two looks at the parent process
 EXAMPLES = """examples:
   accelerate launch trainer/main.py sweeps/dann.yaml model.gamma=5 train.steps=500
   accelerate launch --num_processes 2 trainer/main.py sweeps/dann.yaml train.precision=bf16
@@ -56,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     attempt = Attempt(os.environ.get("TURNOUT_ATTEMPT", DIRECT))
+    if attempt != DIRECT:
+        threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         train(run, config, stop, attempt)
     except AlreadyTraining as error:
@@ -73,6 +77,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def exit_with_parent(parent: int) -> None:
+    """Exit when the launcher or torchrun was killed: nobody else would ask this training to stop, or see its end."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_INTERVAL)
+    print("the process that started this training was killed; exiting", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def report_thread_error(arguments: threading.ExceptHookArgs) -> None:

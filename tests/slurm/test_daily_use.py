@@ -12,7 +12,18 @@ import pytest
 import yaml
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.submitted import DANN, ROOT, Submitted, command
+from tests.slurm.submitted import (
+    DANN,
+    ROOT,
+    Submitted,
+    agents,
+    command,
+    is_alive,
+    launchers,
+    parent,
+    send,
+    workers,
+)
 
 TINY: dict[str, Any] = DANN | {"method": "source_only", "train": {"steps": 20, "batch_size": 8}}
 # Each of these would change what sbatch, srun or squeue does if it reached them.
@@ -162,3 +173,22 @@ def test_a_job_that_was_given_a_gpu_does_not_train_without_one(
     assert "CUDA_VISIBLE_DEVICES: 0" in error
     assert error.endswith("set gpus_per_node: 0 to train on CPUs")
     assert not sweep.runs()[0].status()
+
+
+@pytest.mark.parametrize("victim", ["launcher", "slurmstepd"])
+def test_nothing_goes_on_training_outside_its_job(
+    victim: str, cluster: Cluster, tmp_path: Path, data_root: str
+) -> None:
+    """Two processes under torchrun, whose supervisor is killed."""
+    resources = DANN["resources"] | {"processes_per_node": 2}
+    train = DANN["train"] | {"steps": 100000}
+    sweep = Submitted(cluster, tmp_path, data_root, DANN | {"name": victim, "resources": resources, "train": train})
+    sweep.submit()
+    (run,) = sweep.runs()
+    cluster.wait(lambda: run.status().get("step", 0) > 5, 120, "the training to start")
+    (launcher,) = launchers(sweep.folder)
+    pids = [launcher, *agents(run.path), *workers(run.path)]
+    assert len(pids) == 4
+    send([launcher if victim == "launcher" else parent(launcher)], signal.SIGKILL)
+    cluster.wait(lambda: not any(map(is_alive, pids)), 60, "all processes of the job to end")
+    cluster.cancel_jobs()
