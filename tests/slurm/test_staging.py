@@ -19,12 +19,12 @@ def test_a_sweep_without_staged_data_is_refused(cluster: Cluster, tmp_path: Path
 
 
 def test_submit_stages_bundled_datasets(cluster: Cluster, tmp_path: Path) -> None:
-    resources = DANN["resources"] | {"slurm": {"hold": True}}
-    content = DANN | {"name": "near", "data": {"source": "digits"}, "method": "source_only", "resources": resources}
+    content = DANN | {"name": "near", "data": {"source": "digits", "size": 16}, "method": "source_only"}
+    content["resources"] = DANN["resources"] | {"slurm": {"hold": True}}
     sweep = Submitted(cluster, tmp_path, str(tmp_path / "data"), content)
     try:
         assert f"staging digits into {tmp_path / 'data'}" in sweep.submit()
-        assert (tmp_path / "data/cache/digits-8x8x1-v1/origin.json").exists()
+        assert (tmp_path / "data/cache/digits-16x16x1-v1/origin.json").exists()
         assert sweep.jobs("train")
     finally:
         cluster.cancel_jobs()

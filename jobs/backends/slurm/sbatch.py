@@ -17,8 +17,8 @@ from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory
 
 REPORT_MEMORY_GB = 4.0
-# sbatch options of trials that a report, which needs one core, must not request.
-TRIAL_OPTIONS = re.compile(r"gres|gpu|mem-per|exclusive|licenses|constraint|core-spec|tmp")
+# sbatch options of trials that a report does not get: it needs one core, and waits for them in any case.
+TRIAL_OPTIONS = re.compile(r"gres|gpu|mem-per|exclusive|licenses|constraint|core-spec|tmp|hold|begin")
 
 
 def submit_array(sweep: Path, array: Array, options: dict[str, str], preset: Preset, code: Path) -> str:
