@@ -2,6 +2,7 @@
 
 from setuptools import find_packages, setup
 
+PYARROW = "pyarrow>=14"  # for datasets hf:<path>
 FACES = ["opencv-python-headless>=4.8,<5"]  # for eval/metrics/face_rate.py: OpenCV 5 ships no cascades
 
 setup(
@@ -36,11 +37,12 @@ setup(
     ],
     extras_require={
         "faces": FACES,
-        "huggingface": ["pyarrow>=14"],  # for datasets hf:<path>
+        "huggingface": [PYARROW],
         "test": [
             *FACES,
             "diffusers>=0.30",
             "mypy>=1.13",
+            PYARROW,
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.8",

@@ -26,6 +26,7 @@ from jobs.backends.base import Backend
 from jobs.backends.local import LocalBackend
 from jobs.backends.slurm import presets
 from jobs.backends.slurm.backend import SlurmBackend
+from jobs.backends.slurm.client import NO_CLUSTER
 from jobs.command import create_parser, discard_output, print_plain
 from jobs.plan import (
     Submission,
@@ -88,7 +89,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--cluster",
         metavar="NAME",
         help="local, slurm, or a preset: a name in sweeps/clusters/ or a path; "
-        f"default: ${presets.VARIABLE}, else slurm if its controller answers, else local",
+        f"default: ${presets.VARIABLE}, else the Slurm cluster of this machine, else local",
     )
     add("--max-parallel", type=int, metavar="K", help="trials at a time; default on this machine: GPUs, or cores / 2")
     add("--retry-failed", action="store_true", help="start only failed trials, not missing or stopped ones")
@@ -114,7 +115,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     reason = f"requested by {option}" if options.cluster == "local" else slurm.unavailable()
     required = options.cluster not in (None, "local")
     on_slurm = reason is None or (options.dry_run and required)
-    if options.cluster is None and reason and slurm.is_installed() and not options.dry_run:
+    if options.cluster is None and reason not in (None, *NO_CLUSTER) and not options.dry_run:
         raise ConfigError(f"Slurm: {reason}; try again later, or use --cluster local to train on this machine")
     if required and not on_slurm:
         source = f"command line: {option}" if option == "--cluster" else option

@@ -1,6 +1,6 @@
 """Which image sizes and widths the networks take, without torch, so that a sweep is refused before it is queued.
 
-A method names its check by the class attribute `check`; tests compare each with what the constructor accepts.
+A method names its check by the class attribute `check`. Networks call the same functions, or are compared by tests.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,13 +12,22 @@ LEAST_SIZES = {"lenet": 16, "slim": 8, "compact": 16, "svhn": 4, "usps": 4, "dee
 UNETS = {"context_unet": (128, 8), "attention_unet": (64, 4)}
 
 
+def factor_size(size: int) -> tuple[int, int]:
+    """Return the size of the smallest map and the number of doublings up to `size`: 64 -> (4, 4), 28 -> (7, 2).
+
+    ValueError unless `size` is 4 to 7 times a power of two.
+    """
+    base, doublings = size, 0
+    while base >= 8 and base % 2 == 0:
+        base, doublings = base // 2, doublings + 1
+    if not 4 <= base < 8 or not doublings:
+        raise ValueError(f"data.size: {size} must be 4, 5, 6 or 7 times 2, 4, 8, …: 28, 32, 48, 64, 128; set data.size")
+    return base, doublings
+
+
 def check_doublings(size: int, arguments: Mapping[str, Any]) -> None:
     """Check that repeated doubling leads from a map of 4 to 7 pixels to the image; ValueError."""
-    base = size
-    while base >= 8 and base % 2 == 0:
-        base //= 2
-    if size < 8 or not 4 <= base < 8:
-        raise ValueError(f"data.size: {size} must be 4, 5, 6 or 7 times 2, 4, 8, …: 28, 32, 48, 64, 128; set data.size")
+    factor_size(size)
 
 
 def check_unet(size: int, arguments: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import SGD, Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.nets.convolutional import Generator, discriminator, factor_size, init_weights
+from models.checks import factor_size
+from models.nets.convolutional import Generator, discriminator, init_weights
 from models.types import Share
 
 

@@ -11,6 +11,7 @@ from torch.optim import AdamW
 
 from models import optim, sampling
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.checks import UNETS
 from models.nets.attention_unet import AttentionUNet
 from models.nets.context_unet import ContextUNet
 from models.nets.diffusion import Diffusion
@@ -20,7 +21,6 @@ NETS: dict[str, type[ContextUNet] | type[AttentionUNet]] = {
     "context_unet": ContextUNet,
     "attention_unet": AttentionUNet,
 }
-PUBLISHED = {"context_unet": 128, "attention_unet": 64}  # width
 
 
 class DDPM(Method):
@@ -57,7 +57,7 @@ class DDPM(Method):
         super().__init__()
         self.classes = data.classes if self.conditional else 0
         self.shape = (data.channels, data.size, data.size)
-        width = width or PUBLISHED[net]
+        width = width or UNETS[net][0]
         self.network = NETS[net](data.channels, data.size, self.classes, timesteps, width)
         self.diffusion = Diffusion(timesteps, schedule, beta_start, beta_end)
         self.drop, self.predicts = drop, predicts

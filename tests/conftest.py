@@ -3,6 +3,7 @@
 import pytest
 
 from trainer.data.cache import stage
+from trainer.data.dataset import Form
 
 
 @pytest.fixture(scope="session")
@@ -10,5 +11,5 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A data root in which the embedded sets are staged once for all tests."""
     root = tmp_path_factory.mktemp("data")
     for name in ("mnist5k", "mnistm5k"):
-        stage(name, root, 28, 3)
+        stage(name, root, Form(28, 3))
     return str(root)

@@ -1,4 +1,4 @@
-"""Build the method of each config on the meta device, which needs no memory: `python trainer/construct.py < configs`.
+"""Build the method of each config on the meta device, which needs no memory: `python -m trainer.construct < configs`.
 
 jobs/submit.py runs this before it queues an array, in a process of its own because importing torch takes seconds.
 """

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nets.layers import check_divisible
+from models.checks import check_unet
 
 EMBEDDING = 256  # dimensions of the embedding of time and class
 
@@ -20,8 +20,7 @@ class AttentionUNet(nn.Module):
 
     def __init__(self, channels: int, size: int, classes: int, timesteps: int, width: int = 64) -> None:
         super().__init__()
-        check_divisible("data.size", size, 4, "attention_unet halves images twice")
-        check_divisible("model.width", width, 4, "attention_unet has 4 attention heads")
+        check_unet(size, {"net": "attention_unet", "width": width})
         self.classes = classes
         if classes:
             self.context = nn.Embedding(classes, EMBEDDING)

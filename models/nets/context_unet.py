@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.nets.layers import check_divisible
+from models.checks import check_unet
 
 
 class ContextUNet(nn.Module):
@@ -15,8 +15,7 @@ class ContextUNet(nn.Module):
 
     def __init__(self, channels: int, size: int, classes: int, timesteps: int, width: int = 128) -> None:
         super().__init__()
-        check_divisible("data.size", size, 4, "context_unet halves images twice")
-        check_divisible("model.width", width, 8, "context_unet normalises channels in 8 groups")
+        check_unet(size, {"net": "context_unet", "width": width})
         self.timesteps, self.classes = timesteps, classes
         self.start = Residual(channels, width)
         self.down1 = nn.Sequential(Residual(width, width), nn.MaxPool2d(2))

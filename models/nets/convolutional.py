@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from models.checks import factor_size
+
 convolution = partial(nn.Conv2d, kernel_size=4, stride=2, padding=1, bias=False)
 transposed = partial(nn.ConvTranspose2d, kernel_size=4, stride=2, padding=1, bias=False)
 
@@ -24,21 +26,6 @@ class Generator(nn.Sequential):
         """Return images [n, channels, size, size] from fresh normal noise."""
         weight = next(self.parameters())
         return self(to_maps(torch.randn(n, self.latent, device=weight.device, dtype=weight.dtype)))
-
-
-def factor_size(size: int) -> tuple[int, int]:
-    """Return the size of the smallest map and the number of doublings up to `size`: 64 -> (4, 4), 28 -> (7, 2).
-
-    ValueError unless `size` is 4 to 7 times a power of two.
-    """
-    base, doublings = size, 0
-    while base >= 8 and base % 2 == 0:
-        base, doublings = base // 2, doublings + 1
-    if not 4 <= base < 8 or not doublings:
-        raise ValueError(
-            f"data.size: {size} is not 4, 5, 6 or 7 times 2, 4, 8, …; use 28, 32, 48, 64 or 128, for example"
-        )
-    return base, doublings
 
 
 def generator(latent: int, channels: int, size: int, width: int) -> Generator:

@@ -1,4 +1,4 @@
-"""Layers and checks that several networks share."""
+"""Layers that several networks share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,9 +41,3 @@ def frozen_running_stats(*networks: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-
-
-def check_divisible(key: str, value: int, divisor: int, reason: str) -> None:
-    """Raise ValueError unless a setting's value is divisible."""
-    if value % divisor:
-        raise ValueError(f"{key}: {value} is not divisible by {divisor} ({reason}); use a multiple of {divisor}")

@@ -20,6 +20,7 @@ from models.dann import DANN
 from trainer.config.schema import Train
 from trainer.data.batches import Batches, prefetch
 from trainer.data.cache import data_root, load, stage
+from trainer.data.dataset import Form
 from trainer.loop import Trainer
 
 SPEC = DataSpec(channels=3, size=28, classes=10)
@@ -77,8 +78,8 @@ def main() -> None:
     device, root = accelerator.device, data_root(None)
     arrays = {}
     for domain, name in (("source", "mnist5k"), ("target", "mnistm5k")):
-        stage(name, Path(root), 28, 3)
-        arrays[domain] = load(name, "train", Path(root), 28, 3)
+        stage(name, Path(root), Form(28, 3))
+        arrays[domain] = load(name, "train", Path(root), Form(28, 3))
 
     def batches() -> Iterator[dict[str, Tensor]]:
         return prefetch(Batches(arrays, DANN.reads, options.batch_size, 0, 0, 1, device), 0, HORIZON)

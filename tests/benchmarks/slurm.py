@@ -17,6 +17,7 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.steps import recorded
 from tests.slurm.submitted import DANN, Submitted, restarts
 from trainer.data.cache import data_root, stage
+from trainer.data.dataset import Form
 
 SHAPES = {"1 process": {}, "2 nodes × 1 process": {"nodes": 2}}
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     for name in ("mnist5k", "mnistm5k"):
-        stage(name, data_root(None), 28, 3)
+        stage(name, data_root(None), Form(28, 3))
     train = DANN["train"] | {"steps": 100_000, "batch_size": 64, "log_every": 50, "checkpoint_every": 100_000}
     print(f"{'':>20}  {'job start to first step':>26}  {'signal to last byte saved':>26}")
     with tempfile.TemporaryDirectory() as folder, Cluster(accounting=False, kill_wait=30) as cluster:

@@ -21,6 +21,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from trainer.data.cache import stage
+from trainer.data.dataset import Form
 
 EXAMPLE = "example:\n  python tests/benchmarks/staging.py --pictures 20000 --side 64 --size 64 --rounds 3"
 
@@ -52,7 +53,7 @@ def load_all(folder: Path, size: int, workers: int) -> float:
 def stage_all(folder: Path, size: int, root: Path) -> float:
     """Return the seconds that staging takes: decoding, writing, hashing and flushing to the disk."""
     started = time.perf_counter()
-    stage(f"folder:{folder}", root, size, 3)
+    stage(f"folder:{folder}", root, Form(size, 3))
     return time.perf_counter() - started
 
 

@@ -32,6 +32,7 @@ from eval.trial import TrainedTrial
 from models.base import DataSpec, Method
 from trainer.config.resolve import load_config, resolve
 from trainer.data.cache import Arrays, load, stage
+from trainer.data.dataset import Form
 from trainer.runs.atomic import read_json
 from trainer.runs.directory import RunDirectory
 
@@ -91,7 +92,7 @@ def plugin(
     folder.mkdir()
     monkeypatch.setattr(models, "FOLDER", folder)
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder)])
-    stage("digits", Path(data_root), 8, 1)
+    stage("digits", Path(data_root), Form(8, 1))
 
     def make(*capabilities: str, steps: tuple[int, ...] = (10,)) -> Path:
         name = "stub_" + hashlib.sha256(repr((request.node.name, capabilities)).encode()).hexdigest()[:8]
@@ -126,7 +127,7 @@ def _predicted(weights: bytes, text: str, domain: str, split: str) -> np.ndarray
     config = yaml.safe_load(text)
     method = models.load(config["method"])(DataSpec(3, 28, 10), **config["model"])
     method.load_state_dict(load_weights(weights))
-    images = np.array(load(config["data"][domain], split, Path(config["data"]["root"]), 28, 3).images)
+    images = np.array(load(config["data"][domain], split, Path(config["data"]["root"]), Form(28, 3)).images)
     with torch.no_grad():
         logits: torch.Tensor = getattr(method.eval(), "predict")(torch.from_numpy(images) / 127.5 - 1)  # noqa: B009
     return logits.argmax(1).numpy()

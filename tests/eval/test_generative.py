@@ -773,7 +773,7 @@ def in_two(run: Path, data_root: str, *arguments: str) -> "subprocess.CompletedP
 
 def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data_root = str(tmp_path / "data")  # of its own: the classifier is less trained than others expect
-    stage("mnistm5k", Path(data_root), 28, 3)
+    stage("mnistm5k", Path(data_root), Form(28, 3))
     monkeypatch.setattr(classifier, "STEPS", 20)
     run = tmp_path / "sweep" / "run"
     (run / "weights").mkdir(parents=True)

@@ -201,3 +201,32 @@ def test_a_report_gets_the_options_of_the_sweep_but_not_those_of_a_gpu(tmp_path:
     assert report.keys() & options.keys() == {"account", "mail-user", "reservation"}
     assert [parameters["mem"] for parameters in chosen] == [None, "4096M"]
     assert all(parameters["wckey"] is None for parameters in chosen)
+
+
+@pytest.mark.parametrize(
+    ("answer", "place", "error"),
+    [
+        (
+            "echo 'scontrol: fatal: Could not establish a configuration source' >&2; exit 1",
+            "on this machine (sbatch is installed here, but no cluster is configured)",
+            "command line: this starts 60 trials; add --yes to confirm",
+        ),
+        (
+            "echo 'Slurmctld(primary) at head is DOWN'; echo '*****'; exit 1",
+            "",
+            "Slurm: no controller answers: Slurmctld(primary) at head is DOWN; try again later, or use --cluster local",
+        ),
+    ],
+)
+def test_only_a_cluster_that_does_not_answer_keeps_a_sweep_from_this_machine(
+    answer: str, place: str, error: str, tmp_path: Path, data_root: str
+) -> None:
+    """Packages of Slurm alone, without a configuration, are no cluster."""
+    (tmp_path / "x.yaml").write_text(DANN + f"grid: {{train.seed: {[*range(60)]}}}\n")
+    for name, text in (("sbatch", "exit 1"), ("scontrol", answer)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    words = [str(tmp_path / "x.yaml"), "--runs", str(tmp_path / "logs")]
+    result = command(data_root, *words, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    check_refused(result, error)
+    assert place in result.stdout

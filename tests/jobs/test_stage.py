@@ -16,6 +16,7 @@ from tests.trainer.test_data import write_svhn
 from trainer.config.schema import Config
 from trainer.config.sweep import load_trials
 from trainer.data import cache, raw, registry
+from trainer.data.dataset import Form
 from trainer.errors import ConfigError, DataError
 from trainer.runs.attempt import Attempt
 
@@ -44,7 +45,7 @@ def test_the_command_stages_the_datasets_of_all_trials_and_prints_where(tmp_path
         "mnist5k-16x16x1-v1",
         "mnistm5k-16x16x1-v1",
     ]
-    assert len(cache.load("digits", "train", tmp_path / "data", 16, 1).images) == 1297
+    assert len(cache.load("digits", "train", tmp_path / "data", Form(16, 1)).images) == 1297
     for dataset in stage.list_datasets(configs(tmp_path / "x.yaml", *words[1:], f"data.root={tmp_path / 'data'}")):
         assert dataset.is_staged()
         assert f"staging {dataset.name} into {dataset.root}\nstaged {dataset.name} in " in first.stdout

@@ -17,9 +17,9 @@ from torch.optim import SGD, Adam, Optimizer
 import models
 from models.acgan import ACGAN
 from models.base import Batch, DataSpec, Method
+from models.checks import factor_size
 from models.dcgan import DCGAN
 from models.dcgan_resize import DCGANResize, noisy_cross_entropy
-from models.nets.convolutional import factor_size
 from models.wgan_gp import WGANGP, gradient_penalty
 from tests.models.test_methods import build_trainer
 from trainer.config.schema import Train

@@ -27,7 +27,7 @@ from PIL import Image
 from trainer.data import cache, decode, patches, raw
 from trainer.data.batches import Batches, prefetch
 from trainer.data.cache import Arrays, data_root, load, stage, staged
-from trainer.data.dataset import SPLITS, Splits
+from trainer.data.dataset import SPLITS, Form, Splits
 from trainer.data.registry import DATASETS, get
 from trainer.data.splits import SEED
 from trainer.errors import DataError
@@ -451,9 +451,9 @@ def test_without_a_network_the_missing_file_is_named(tmp_path: Path, monkeypatch
 def test_size_and_channels_are_converted_as_pil_does(tmp_path: Path) -> None:
     parts = write_svhn(tmp_path)
     for size, channels in ((None, None), (28, 3), (None, 1), (20, 1), (40, 3)):
-        assert stage("svhn", tmp_path, size, channels, download=False)
-        assert staged("svhn", tmp_path, size, channels)
-        arrays = load("svhn", "test", tmp_path, size, channels)
+        assert stage("svhn", tmp_path, Form(size, channels), download=False)
+        assert staged("svhn", tmp_path, Form(size, channels))
+        arrays = load("svhn", "test", tmp_path, Form(size, channels))
         side, mode = size or 32, "L" if channels == 1 else "RGB"
         assert arrays.images.shape == (12, channels or 3, side, side)
         for mine, original in zip(arrays.images, parts["test"][0], strict=True):
@@ -465,11 +465,11 @@ def test_size_and_channels_are_converted_as_pil_does(tmp_path: Path) -> None:
 
 def test_grey_becomes_rgb_by_repetition(tmp_path: Path) -> None:
     parts = write_mnist(tmp_path)
-    stage("mnist", tmp_path, channels=3, download=False)
-    arrays = load("mnist", "test", tmp_path, channels=3)
+    stage("mnist", tmp_path, Form(channels=3), download=False)
+    arrays = load("mnist", "test", tmp_path, Form(channels=3))
     np.testing.assert_array_equal(arrays.images, parts["t10k"][0].repeat(3, axis=1))
     assert not staged("mnist", tmp_path)
-    assert staged("mnist", tmp_path, 28, 3)
+    assert staged("mnist", tmp_path, Form(28, 3))
 
 
 @pytest.mark.parametrize(
@@ -489,7 +489,7 @@ def test_an_unavailable_split_or_dataset_is_explained(
 ) -> None:
     name, split, size, channels = arguments
     with pytest.raises(DataError, match=message):
-        load(name, split, tmp_path, size, channels)
+        load(name, split, tmp_path, Form(size, channels))
 
 
 def test_a_root_that_cannot_be_written_is_reported_before_decoding(

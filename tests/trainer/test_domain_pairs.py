@@ -8,7 +8,7 @@ import pytest
 from trainer.config.resolve import resolve
 from trainer.data import registry
 from trainer.data.cache import load, stage
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, Form
 from trainer.errors import ConfigError, DataError
 
 PAIR = {"source": "mnist5k", "target": "mnistm5k"}
@@ -43,13 +43,13 @@ def test_datasets_of_different_size_need_a_common_size() -> None:
 def test_a_missing_domain_split_or_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data: dann reads 'target_images': give data\.target"):
         config(target=None)
-    stage("digits", tmp_path, 8, 1)
+    stage("digits", tmp_path, Form(8, 1))
     with pytest.raises(DataError, match="digits has no split 'valid'; splits: train, validation, test"):
-        load("digits", "valid", tmp_path, 8, 1)
+        load("digits", "valid", tmp_path, Form(8, 1))
     (file,) = tmp_path.glob("cache/digits-*/test_images.npy")
     file.unlink()
     with pytest.raises(DataError, match=r"digits is not staged: .* is incomplete"):
-        load("digits", "train", tmp_path, 8, 1)
+        load("digits", "train", tmp_path, Form(8, 1))
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_the_background_can_be_chosen(tmp_path: Path, text: str, colour: tuple[i
     images, _ = arrays(name, tmp_path, Form(SIDE, 3, background=text))
     for image in images:
         np.testing.assert_array_equal(image, over(RGB, ALPHA, colour))
-    assert folder(name, tmp_path, SIDE, 3) != folder(name, tmp_path, form=Form(SIDE, 3, background=text))
+    assert folder(name, tmp_path, Form(SIDE, 3)) != folder(name, tmp_path, form=Form(SIDE, 3, background=text))
 
 
 @pytest.mark.parametrize("crop", ["center", "pad", "stretch"])

@@ -18,6 +18,7 @@ from trainer.config.schema import Data
 from trainer.data import cache, decode
 from trainer.data.batches import Batches
 from trainer.data.cache import Arrays, load, stage, staged
+from trainer.data.dataset import Form
 from trainer.data.registry import get
 from trainer.errors import DataError
 
@@ -47,7 +48,7 @@ def keys(images: np.ndarray) -> list[bytes]:
 
 def everything(name: str, root: Path, size: int | None = None) -> tuple[list[bytes], list[int]]:
     """Return the images [H, W, C] and labels of all splits."""
-    splits = [load(name, split, root, size) for split in ("train", "validation", "test")]
+    splits = [load(name, split, root, Form(size)) for split in ("train", "validation", "test")]
     images = [key for split in splits for key in keys(split.images.transpose(0, 2, 3, 1))]
     return images, [int(label) for split in splits for label in split.labels]
 
@@ -96,12 +97,12 @@ def test_a_folder_of_subfolders(tmp_path: Path) -> None:
     (folder / ".hidden.png").write_bytes(b"no picture")
     name = f"folder:{folder}"
     assert (get(name).size, get(name).classes) == (None, 2)
-    stage(name, tmp_path, size=12)
+    stage(name, tmp_path, Form(12))
     actual, labels = everything(name, tmp_path, 12)
     squares = images[:, :, 2:14]  # cut to the centre, and not resized
     assert dict(zip(actual, labels, strict=True)) == dict(zip(keys(squares), [0] * 10 + [1] * 10, strict=True))
-    stage(name, tmp_path, size=6)
-    assert load(name, "train", tmp_path, 6).images.shape == (17, 3, 6, 6)
+    stage(name, tmp_path, Form(6))
+    assert load(name, "train", tmp_path, Form(6)).images.shape == (17, 3, 6, 6)
 
 
 def test_a_folder_with_splits_and_a_table(tmp_path: Path) -> None:
@@ -110,14 +111,14 @@ def test_a_folder_with_splits_and_a_table(tmp_path: Path) -> None:
     fill(folder, names)
     rows = [f"{name},{i % 2},{'yes' if i % 3 else 'no'}" for i, name in enumerate(names)]
     (folder / "attributes.csv").write_text("\n".join(["file,male,glasses", *rows]))
-    stage(f"folder:{folder}#glasses", tmp_path, size=12)
-    test = load(f"folder:{folder}#glasses", "test", tmp_path, 12)
+    stage(f"folder:{folder}#glasses", tmp_path, Form(12))
+    test = load(f"folder:{folder}#glasses", "test", tmp_path, Form(12))
     assert [int(label) for label in test.labels] == [int(bool(i % 3)) for i in range(8, 16)]
     with pytest.raises(DataError, match=r"attributes\.csv: has no column 'hat'; it has: male, glasses"):
         get(f"folder:{folder}#hat")
     (folder / "attributes.csv").write_text("\n".join(["file,male,glasses", *rows[:-1]]))
     with pytest.raises(DataError, match=r"says nothing of test/7\.png and 0 more"):
-        stage(f"folder:{folder}#male", tmp_path, size=12)
+        stage(f"folder:{folder}#male", tmp_path, Form(12))
 
 
 @pytest.mark.parametrize(
@@ -133,9 +134,9 @@ def test_common_names_of_splits_are_recognised(tmp_path: Path, train: str, valid
     np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
     for name, size in ((f"folder:{tmp_path}/photos", 12), (f"npz:{tmp_path}/a.npz", None)):
         assert get(name).classes == 2
-        stage(name, tmp_path, size)
+        stage(name, tmp_path, Form(size))
         for split in names:
-            actual = load(name, split, tmp_path, size)
+            actual = load(name, split, tmp_path, Form(size))
             assert keys(actual.images.transpose(0, 2, 3, 1)) == keys(images[split])
             assert [int(label) for label in actual.labels] == [0, 0, 0, 1, 1, 1]
 
@@ -214,8 +215,8 @@ def test_labels_may_be_a_column(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **images, **{f"{split}_labels": np.arange(n)[:, None] for split, n in splits.items()})  # type: ignore[arg-type]
     name = f"npz:{tmp_path}/a.npz"
     assert get(name).classes == 4
-    stage(name, tmp_path, size=8)
-    actual = {split: load(name, split, tmp_path, 8).labels.tolist() for split in ("train", "validation", "test")}
+    stage(name, tmp_path, Form(8))
+    actual = {split: load(name, split, tmp_path, Form(8)).labels.tolist() for split in ("train", "validation", "test")}
     assert actual == {"train": [0, 1, 2, 3], "validation": [0, 1, 2], "test": [0, 1]}
 
 
@@ -230,19 +231,19 @@ def test_unusable_pictures_are_named_and_left_out_only_on_request(
     with pytest.raises(
         DataError, match=r"2 of 20 pictures cannot be used, such as 07\.png: .*<sweep>\.yaml --skip-unreadable"
     ):
-        stage(name, tmp_path, size=12)
-    assert not staged(name, tmp_path, 12)
+        stage(name, tmp_path, Form(12))
+    assert not staged(name, tmp_path, Form(12))
     said = capsys.readouterr().err
     assert "07.png" in said
     assert "11.png: 40 x 5 pixels are less than 12" in said
-    assert stage(name, tmp_path, size=12, skip=True)
+    assert stage(name, tmp_path, Form(12), skip=True)
     assert "left out 2 of 20" in capsys.readouterr().err
     assert len(everything(name, tmp_path, 12)[0]) == 18
     # origin.json records it, and a later process warns once.
-    place = cache.folder(name, tmp_path, 12)
+    place = cache.folder(name, tmp_path, Form(12))
     assert json.loads((place / "origin.json").read_text())["left_out"] == {"count": 2, "first": ["07.png", "11.png"]}
-    assert staged(name, tmp_path, 12)
-    assert not stage(name, tmp_path, size=12)
+    assert staged(name, tmp_path, Form(12))
+    assert not stage(name, tmp_path, Form(12))
     assert re.findall("2 pictures .* were left out .* such as 07.png", capsys.readouterr().err) == [
         "2 pictures that could not be used were left out when it was staged, such as 07.png"
     ]
@@ -252,15 +253,15 @@ def test_a_folder_without_any_usable_picture_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "photos", ["0.png", "1.png", "2.png"])
     for skip in (False, True):
         with pytest.raises(DataError, match=r"3 of 3 pictures cannot be used, such as 0\.png: .*data\.size below 13$"):
-            stage(f"folder:{tmp_path}/photos", tmp_path, size=13, skip=skip)
+            stage(f"folder:{tmp_path}/photos", tmp_path, Form(13), skip=skip)
 
 
 def test_a_dataset_that_has_changed_since_it_was_staged_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     fill(folder, [f"{i}.png" for i in range(5)])
     name = f"folder:{folder}"
-    stage(name, tmp_path, size=12)
-    assert staged(name, tmp_path, 12)
+    stage(name, tmp_path, Form(12))
+    assert staged(name, tmp_path, Form(12))
     fill(folder, ["new.png"])
     file = tmp_path / "a.npz"
     np.savez(file, images=draw(8), labels=np.arange(8) % 2)
@@ -269,7 +270,7 @@ def test_a_dataset_that_has_changed_since_it_was_staged_is_refused(tmp_path: Pat
     for changed, size in ((name, 12), (f"npz:{file}", None)):
         for look in (staged, stage):  # a submission looks, and the job once more when it starts
             with pytest.raises(DataError, match=r"has changed since it was staged in .*remove that folder"):
-                look(changed, tmp_path, size)
+                look(changed, tmp_path, Form(size))
 
 
 def test_a_change_during_staging_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,9 +283,9 @@ def test_a_change_during_staging_is_noticed(tmp_path: Path, monkeypatch: pytest.
         return actual
 
     monkeypatch.setattr(cache, "decode", slow)
-    stage(f"folder:{folder}", tmp_path, size=12)
+    stage(f"folder:{folder}", tmp_path, Form(12))
     with pytest.raises(DataError, match="has changed since it was staged"):
-        staged(f"folder:{folder}", tmp_path, 12)
+        staged(f"folder:{folder}", tmp_path, Form(12))
 
 
 def test_an_unusable_dataset_is_refused(tmp_path: Path) -> None:
@@ -336,21 +337,21 @@ def write_celeba(root: Path, zipped: bool) -> tuple[list[str], dict[str, bytes]]
 @pytest.mark.parametrize("zipped", [True, False])
 def test_celeba_as_it_is_downloaded(tmp_path: Path, zipped: bool) -> None:
     names, contents = write_celeba(tmp_path, zipped)
-    stage("celeba#Smiling", tmp_path, size=24)
+    stage("celeba#Smiling", tmp_path, Form(24))
     for number, split in enumerate(("train", "validation", "test")):
-        actual = load("celeba#Smiling", split, tmp_path, 24)
+        actual = load("celeba#Smiling", split, tmp_path, Form(24))
         assert [int(label) for label in actual.labels] == [int(bool(i % 3)) for i in range(3 * number, 3 * number + 3)]
         for picture, name in zip(actual.images, names[3 * number :], strict=False):
             decoded = np.asarray(Image.open(io.BytesIO(contents[name])))[3:27]
             np.testing.assert_array_equal(picture.transpose(1, 2, 0), decoded)
     with pytest.raises(DataError, match="celeba#Hat: there is no such attribute; it has: Male, Smiling"):
-        stage("celeba#Hat", tmp_path, size=24)
+        stage("celeba#Hat", tmp_path, Form(24))
 
 
 def test_missing_files_of_celeba_are_named_together_with_their_source(tmp_path: Path) -> None:
     tables = ("list_attr_celeba.txt", "list_eval_partition.txt")
     with pytest.raises(DataError) as caught:
-        stage("celeba", tmp_path, size=16)
+        stage("celeba", tmp_path, Form(16))
     assert all(f"{tmp_path}/celeba/{file}" in str(caught.value) for file in (*tables, "img_align_celeba.zip"))
     assert "Nothing is fetched" in str(caught.value)
     assert "Eval/list_eval_partition.txt" in str(caught.value)
@@ -359,7 +360,7 @@ def test_missing_files_of_celeba_are_named_together_with_their_source(tmp_path: 
     (tmp_path / "celeba" / "img_align_celeba.zip").unlink()
     for skip in (False, True):
         with pytest.raises(DataError, match=r"^celeba: missing: \S*/img_align_celeba\.zip \(or the folder [^)]*\)\. "):
-            stage("celeba", tmp_path, size=16, skip=skip)
+            stage("celeba", tmp_path, Form(16), skip=skip)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +386,7 @@ def test_a_damaged_file_of_celeba_is_named(
     path = tmp_path / "celeba" / file
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(DataError, match=rf"^{path}: {message}.*; take .* of the CelebA download"):
-        stage("celeba", tmp_path, size=24)
+        stage("celeba", tmp_path, Form(24))
 
 
 def test_flips_do_not_depend_on_the_number_of_processes() -> None:

@@ -22,6 +22,7 @@ from trainer.data.sources.paths import expand_path
 from trainer.errors import DataError
 
 LARGEST = 1024  # pixels
+OWN_FORM = Form()  # the dataset's own
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,26 +39,16 @@ def data_root(configured: str | None = None) -> Path:
     return expand_path(root, "data.root" if configured else "TURNOUT_DATA")
 
 
-def stage(
-    name: str,
-    root: Path,
-    size: int | None = None,
-    channels: int | None = None,
-    download: bool = True,
-    skip: bool = False,
-    form: Form | None = None,
-) -> bool:
+def stage(name: str, root: Path, form: Form = OWN_FORM, download: bool = True, skip: bool = False) -> bool:
     """Decode and convert the dataset `name` into the cache below `root`; return whether this call wrote it.
 
-    `size` resizes (antialiased), `channels` replicates grey or takes the luminance; None keeps the dataset's own;
-    `form` replaces both and also has crop and background. If several processes stage the same dataset at once, the
-    first result is kept. `skip` leaves out pictures that cannot be read or are too small, and counts them in
-    origin.json. Raises DataError on bad arguments, missing or damaged raw files, a root that cannot be written, and
-    files of the user's own that have changed since they were staged.
+    Images are resized with antialiasing; grey is replicated to RGB, and RGB reduced to its luminance. If several
+    processes stage the same dataset at once, the first result is kept. `skip` leaves out pictures that cannot be read
+    or are too small, and counts them in origin.json. Raises DataError on bad arguments, missing or damaged raw files, a
+    root that cannot be written, and files of the user's own that have changed since they were staged.
     """
-    form = form or Form(size, channels)
-    target = folder(name, root, form=form)
-    if staged(name, root, form=form):
+    target = folder(name, root, form)
+    if staged(name, root, form):
         return False
     dataset, findings = get(name), Findings(skip)
     fingerprint = find_source(name).fingerprint()  # before decoding, so that a change meanwhile is noticed later
@@ -80,14 +71,12 @@ def stage(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def staged(
-    name: str, root: Path, size: int | None = None, channels: int | None = None, form: Form | None = None
-) -> bool:
+def staged(name: str, root: Path, form: Form = OWN_FORM) -> bool:
     """Return whether the dataset is completely in the cache, from a few file sizes.
 
     Warn on stderr if pictures were left out. DataError if files of the user's own have changed since.
     """
-    path = folder(name, root, size, channels, form)
+    path = folder(name, root, form)
     if not _is_complete(path):
         return False
     if origin(path).get("fingerprint") != find_source(name).fingerprint():
@@ -111,24 +100,16 @@ def _warn_left_out(path: Path) -> None:
         )
 
 
-def load(
-    name: str,
-    split: str,
-    root: Path,
-    size: int | None = None,
-    channels: int | None = None,
-    form: Form | None = None,
-    order: Sequence[int] | None = None,
-) -> Arrays:
+def load(name: str, split: str, root: Path, form: Form = OWN_FORM, order: Sequence[int] | None = None) -> Arrays:
     """Load a split (train, validation or test) of a staged dataset, see `read`; DataError if it does not exist."""
     if split not in SPLITS:
         raise DataError(f"{name} has no split {split!r}; splits: {', '.join(SPLITS)}")
-    return read(find(name, root, size, channels, form), split, order)
+    return read(find(name, root, form), split, order)
 
 
-def find(name: str, root: Path, size: int | None = None, channels: int | None = None, form: Form | None = None) -> Path:
+def find(name: str, root: Path, form: Form = OWN_FORM) -> Path:
     """Return the folder of a staged dataset in the cache; DataError if it is not staged."""
-    path = folder(name, root, size, channels, form)
+    path = folder(name, root, form)
     if not _is_complete(path):
         state = "is incomplete" if os.path.exists(path) else "does not exist"
         raise DataError(
@@ -156,12 +137,9 @@ def origin(path: Path) -> dict[str, Any]:
     return record
 
 
-def folder(
-    name: str, root: Path, size: int | None = None, channels: int | None = None, form: Form | None = None
-) -> Path:
+def folder(name: str, root: Path, form: Form = OWN_FORM) -> Path:
     """Return the folder of a dataset in the cache, staged or not; its name contains all that its bytes depend on."""
-    dataset, form = get(name), form or Form(size, channels)
-    size, channels = form.size, form.channels
+    dataset, size, channels = get(name), form.size, form.channels
     if size is not None and not 1 <= size <= LARGEST:
         raise DataError(f"{name}: size {size} is not between 1 and {LARGEST} pixels")
     if channels not in (None, 1, 3):

@@ -60,6 +60,22 @@ def check_spelling(names: Mapping[str, str], where: str) -> None:
         spelt[key] = name
 
 
+def check_train(splits: Mapping[str, Mapping[str, str | None]], where: str, remedy: str) -> None:
+    """Check that train has every class of the other splits; DataError.
+
+    `splits` maps a split to position -> class; nothing is checked if train is unlabelled.
+    """
+    train = set(splits.get("train", {}).values())
+    for split, labels in splits.items():
+        for position, name in labels.items():
+            if split in ("validation", "test") and name is not None and None not in train and name not in train:
+                names = sort_names(other for other in train if other is not None)
+                raise DataError(
+                    f"{where}: {position}: class {name!r} is in {split} but not in train, which has: "
+                    f"{list_names(names)}; {remedy}"
+                )
+
+
 def match_classes(datasets: Mapping[str, Dataset], mapped: Mapped) -> tuple[tuple[str, ...], dict[str, list[int]]]:
     """Return the shared names of classes, and for each domain the shared class of each of its own classes.
 

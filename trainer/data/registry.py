@@ -11,8 +11,8 @@ from trainer.data.sources.huggingface import HuggingFace
 from trainer.data.sources.idx import Idx
 from trainer.data.sources.mnistm import MnistM
 from trainer.data.sources.npz import Npz
-from trainer.data.sources.svhn import Svhn
-from trainer.data.sources.usps import Usps
+from trainer.data.sources.svhn import SVHN
+from trainer.data.sources.usps import USPS
 from trainer.data.sources.webdataset import WebDataset
 from trainer.errors import DataError
 
@@ -22,7 +22,7 @@ FASHION_MNIST = Idx("fashion_mnist", "FashionMNIST", "Fashion-MNIST, 60,000 + 10
 SOURCES: dict[str, Source] = {
     source.describe().name: source
     for source in (
-        Mnist5k(), MnistM5k(), Digits(), MNIST, FASHION_MNIST, Usps(), Svhn(), MnistM(MNIST), CelebA("celeba")
+        Mnist5k(), MnistM5k(), Digits(), MNIST, FASHION_MNIST, USPS, SVHN, MnistM(MNIST), CelebA("celeba")
     )
 }  # fmt: skip
 DATASETS: dict[str, Dataset] = {name: source.describe() for name, source in SOURCES.items()}

@@ -21,9 +21,9 @@ from trainer.data.dataset import UNLABELLED, Dataset, Findings, Form, Splits
 from trainer.data.pictures import Pictures, decode_pictures, drop_faults, report_faults
 from trainer.data.splits import SEED
 from trainer.errors import DataError
+from trainer.runs.atomic import hash_file, synchronise
 
 LISTED = 10  # files of a kind that origin.json names
-BLOCK = 1 << 20  # bytes read at a time
 SAMPLES, SAMPLE = 16, 1 << 14  # blocks of a file that are checked at the start of a trial, and their size in bytes
 KEY = "key.json"  # in a temporary folder: what its rows were decoded from
 
@@ -93,7 +93,9 @@ def write_origin(
         "recipe": dataset.recipe,
         "seed": SEED,
         "splits": {split: len(part) for split, part in labels.items()},
-        "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names},
+        "files": {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)} for name in names
+        },
         "fingerprint": fingerprint,
         "left_out": {"count": len(findings.left_out), "first": findings.left_out[:LISTED]},
     }
@@ -102,11 +104,9 @@ def write_origin(
         origin["found"] = describe_findings(findings)
         origin["samples"] = {name: hash_sample(folder / name) for name in names if name.endswith("_images.npy")}
     (folder / KEY).unlink(missing_ok=True)
-    with (folder / "origin.json").open("w") as file:
-        file.write(json.dumps(origin, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(folder)
+    (folder / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
+    synchronise(folder / "origin.json")
+    synchronise(folder)
 
 
 def describe_findings(findings: Findings) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def publish(temporary: Path, target: Path, is_complete: Callable[[Path], bool]) 
     while True:
         try:
             temporary.rename(target)
-            sync_folder(target.parent)
+            synchronise(target.parent)
             return True
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -148,7 +148,7 @@ def check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     """Check size and sha256 of every file of a dataset in the cache; DataError for the first that differs."""
     for name, expected in files.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
+        if not path.is_file() or path.stat().st_size != expected["bytes"] or hash_file(path) != expected["sha256"]:
             raise DataError(f"{path}: differs from what was staged; remove {folder} and stage it again")
 
 
@@ -158,7 +158,7 @@ def check_sample(folder: Path, origin: dict[str, Any]) -> None:
     This takes milliseconds, so every trial does it before it starts.
     """
     labels = {name: facts["sha256"] for name, facts in origin["files"].items() if name.endswith("_labels.npy")}
-    for hashes, compute in ((labels, sha256), (origin.get("samples", {}), hash_sample)):
+    for hashes, compute in ((labels, hash_file), (origin.get("samples", {}), hash_sample)):
         for name, expected in hashes.items():
             if compute(folder / name) != expected:
                 raise DataError(f"{folder / name}: differs from what was staged; remove {folder} and stage it again")
@@ -174,26 +174,6 @@ def hash_sample(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file, in constant memory."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sync_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk, so that they survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _write_array(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
+    np.save(path, array, allow_pickle=False)
+    synchronise(path)

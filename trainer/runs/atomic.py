@@ -1,5 +1,6 @@
 """Files and directories that are replaced as a whole: readers see the old content or the new one, never half of it."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+BLOCK = 1 << 20  # bytes read at a time
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -87,6 +90,15 @@ def synchronise(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file, in constant memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

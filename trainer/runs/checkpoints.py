@@ -1,6 +1,5 @@
 """Checkpoints: written to a temporary directory, described by a manifest, fsynced, and renamed into place."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import CheckpointError
-from trainer.runs.atomic import read_json, replace_directory, write_text
+from trainer.runs.atomic import hash_file, read_json, replace_directory, write_text
 from trainer.runs.directory import RunDirectory
 from trainer.runs.disk import disk_error, persist
 
@@ -110,11 +109,7 @@ def damage(path: Path) -> str:
 
 def describe(path: Path) -> dict[str, Any]:
     """Return size in bytes and sha256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"size": path.stat().st_size, "sha256": hash_file(path)}
 
 
 @contextmanager

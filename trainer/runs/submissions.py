@@ -22,9 +22,10 @@ def is_unfinished(sweep: Path) -> bool:
     return (sweep / UNFINISHED).exists()
 
 
-def finish(sweep: Path, submission: dict[str, Any]) -> None:
-    """Append a submission, which `read` has returned as unfinished until now, unless nothing was submitted."""
-    if submission["arrays"] and submission["time"] not in [line.get("time") for line in read_lines(sweep)]:
+def finish(sweep: Path, submission: dict[str, Any] | None) -> None:
+    """Append a submission, which `read` has returned as unfinished until now; None or one without jobs is dropped."""
+    times = [line.get("time") for line in read_lines(sweep)]
+    if submission and submission["arrays"] and submission["time"] not in times:
         append(sweep, submission)
     (sweep / UNFINISHED).unlink(missing_ok=True)
 

@@ -23,10 +23,6 @@ class SlurmBackend:
     preset: Preset = field(default_factory=Preset)
     name: str = "slurm"
 
-    def is_installed(self) -> bool:
-        """Return whether this machine can submit to a Slurm cluster."""
-        return client.is_installed()
-
     def unavailable(self) -> str | None:
         """Return why Slurm cannot take jobs here; None if it can."""
         return client.unavailable()
@@ -72,7 +68,7 @@ class SlurmBackend:
         except BaseException:
             # Interrupted while sbatch was running, it may have been accepted without an id here.
             client.cancel(accounting.submitted_ids(accounting.adopt(sweep, record)))
-            submissions.finish(sweep, {"arrays": []})
+            submissions.finish(sweep, None)
             raise
         submissions.finish(sweep, record)
         return record

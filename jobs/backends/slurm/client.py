@@ -13,6 +13,7 @@ from jobs.backends.base import ignore_signals
 from trainer.errors import ConfigError
 
 TIMEOUT = 60.0  # seconds
+NO_CLUSTER = ("there is no sbatch here", "sbatch is installed here, but no cluster is configured")
 MAX_IDS = 5000  # on a command line: the kernel takes 128 KiB
 # Variables that options of Slurm's commands are read from. Those of a job in which the user works would reach the jobs
 # that are submitted there, and a user's own would silently win over a sweep file.
@@ -70,18 +71,15 @@ def ask(*command: str, in_job: bool = False, timeout: float = TIMEOUT) -> Answer
     return Answer(done.stdout, lines[-1].removeprefix(f"{command[0]}: error: "), done.stderr)
 
 
-def is_installed() -> bool:
-    """Return whether this machine can submit to a Slurm cluster."""
-    return shutil.which("sbatch") is not None
-
-
 def unavailable() -> str | None:
-    """Return why Slurm cannot take jobs here; None if it can."""
-    if not is_installed():
-        return "there is no sbatch here"
+    """Return why Slurm cannot take jobs here, one of NO_CLUSTER if this machine belongs to none; None if it can."""
+    if shutil.which("sbatch") is None:
+        return NO_CLUSTER[0]
     ping = ask("scontrol", "ping", timeout=20)
     if " UP" in ping.output:
         return None
+    if re.search("configuration (source|file)", ping.stderr):
+        return NO_CLUSTER[1]
     # scontrol frames its answer with asterisks.
     lines = [line.strip(" *") for line in ping.output.splitlines() if line.strip(" *")]
     return f"no controller answers: {lines[0] if lines else ping.error or 'scontrol ping prints nothing'}"

@@ -92,15 +92,15 @@ def parameters(
         # A node that fails ends the job step on the others. srun does not inherit -c from sbatch.
         # A site that sets SLURM_EXPORT_ENV in jobs would hide their environment from srun's processes.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--export=ALL", *preset.srun],
-        "setup": [check_setup_line(line) for line in preset.setup] or None,
+        "setup": [end_job_on_error(line) for line in preset.setup] or None,
         "wckey": None,  # submitit's own is refused where wckeys are enforced
         "additional_parameters": {"requeue": True, **additional, **options},
     }
     return request | ({"gpus_per_node": gpus} if gpus and not resources.gres else {})
 
 
-def check_setup_line(line: str) -> str:
-    """Return the shell command that ends a job if a `setup:` line fails: training without it would be another one."""
+def end_job_on_error(line: str) -> str:
+    """Return the shell commands of a `setup:` line that end the job if it fails: it would train in another setup."""
     message = shlex.quote(f"error: setup line failed: {line}")
     return f"{{\n{line}\n}} || {{ printf '%s (exit code %s)\\n' {message} $? >&2; exit 1; }}"
 

@@ -1,22 +1,22 @@
 """What sources of labelled pictures share: a description from the labels, splits, and checks of the classes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from trainer.data.classes import check_spelling, list_names, sort_names
+from trainer.data.classes import check_spelling, check_train, sort_names
 from trainer.data.dataset import RECIPE_OWN, UNLABELLED, Dataset, Findings, Form, Splits
 from trainer.data.pictures import Pictures, printable
 from trainer.data.sources.paths import hash_facts, name_cache, parse_path
 from trainer.data.splits import split_own
-from trainer.errors import DataError
 
 Labels = dict[str, str | None]  # picture -> its class, None without one
 Parts = dict[str, Labels]  # split -> labels of its pictures; '' for the only part of a dataset that is not split
 
 
-class LabelledPictures:
+class LabelledPictures(ABC):
     """Pictures of the user's own in `<kind>:<path>`, or `<kind>:<path>#<label>` if they have several labels."""
 
     def __init__(self, name: str) -> None:
@@ -43,7 +43,7 @@ class LabelledPictures:
             unlabelled=tuple(split for split, labels in parts.items() if None in labels.values()),
         )
 
-    def fetch(self, root: Path, download: bool) -> None:
+    def fetch(self, root: Path, download: bool) -> None:  # noqa: B027 - the same for every kind
         """Do nothing: the pictures are the user's own."""
 
     def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
@@ -62,35 +62,26 @@ class LabelledPictures:
         """Return a hash of the names, sizes and modification times of the files."""
         return hash_facts((str(path), path) for path in self.list_files())
 
+    @abstractmethod
     def check_path(self, name: str) -> None:
         """Check that there is something at the path; DataError, which begins with the dataset's name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def list_files(self) -> Iterable[Path]:
         """Return every file that the dataset is read from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_parts(self, findings: Findings) -> Parts:
         """Return the class of each picture, and add what is ignored to `findings`; DataError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open(self, file: str) -> IO[bytes]:
         """Open a picture."""
-        raise NotImplementedError
 
 
 def check_parts(where: str, parts: Parts) -> None:
     """Check that the training split has every class, spelt in one way; DataError, which names a picture."""
-    spellings = {
-        label: f"picture {printable(file)}" for labels in parts.values() for file, label in labels.items() if label
-    }
+    positions = {split: {printable(file): label for file, label in labels.items()} for split, labels in parts.items()}
+    spellings = {name: f"picture {file}" for part in positions.values() for file, name in part.items() if name}
     check_spelling(spellings, where)
-    train = set(parts.get("train", {}).values())
-    for split, labels in parts.items():
-        for file, label in labels.items():
-            if split in ("validation", "test") and label is not None and None not in train and label not in train:
-                raise DataError(
-                    f"{where}: {printable(file)}: class {label!r} is in {split} but not in train, which has: "
-                    f"{list_names(sort_names(name for name in train if name is not None))}; "
-                    "move, rename or remove its pictures"
-                )
+    check_train(positions, where, "move, rename or remove its pictures")

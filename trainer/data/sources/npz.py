@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.data.classes import check_missing, check_spelling, clean_labels, list_names, sort_names
+from trainer.data.classes import check_missing, check_spelling, check_train, clean_labels, sort_names
 from trainer.data.dataset import RECIPE_OWN, SPLIT_NAMES, UNLABELLED, Dataset, Findings, Form, Splits
 from trainer.data.sources.arrays import find_axes, fit_arrays, to_bytes
 from trainer.data.sources.paths import hash_facts, name_cache, parse_path
@@ -109,20 +109,14 @@ def npz_labels(path: Path, arrays: Any, label: str, prefixes: Mapping[str, str],
             texts[prefix] = [""] * npz_shape(path, arrays, f"{prefix}images")[0]
     flat = iter(clean_labels([text for part in texts.values() for text in part]))
     labels = {prefix: [next(flat) for _ in part] for prefix, part in texts.items()}
-    spellings: dict[str, str] = {}
+    positions: dict[str, dict[str, str | None]] = {}  # split -> element of an array -> class
     for prefix, part in labels.items():
-        key = f"{prefix}{label}"
-        check_missing(part, [f"{key}[{number}]" for number in range(len(part))], str(path))
-        spellings |= {name: f"{key}[{number}]" for number, name in enumerate(part) if name is not None}
+        elements = [f"{prefix}{label}[{number}]" for number in range(len(part))]
+        check_missing(part, elements, str(path))
+        positions[prefixes[prefix]] = dict(zip(elements, part, strict=True))
+    spellings = {name: element for part in positions.values() for element, name in part.items() if name is not None}
     check_spelling(spellings, str(path))
-    train = {*labels.get(next((p for p, split in prefixes.items() if split == "train"), ""), [])}
-    for prefix, part in labels.items():
-        for number, name in enumerate(part):
-            if name is not None and None not in train and name not in train:
-                raise DataError(
-                    f"{path}: {prefix}{label}[{number}]: class {name!r} is in {prefixes[prefix]} but not in train, "
-                    f"which has: {list_names(sort_names(other for other in train if other is not None))}; correct it"
-                )
+    check_train(positions, str(path), "correct it")
     return labels
 
 

@@ -2,37 +2,10 @@
 
 from pathlib import Path
 
-from trainer.data.dataset import Dataset, Findings, Form, Labelled, Splits
-from trainer.data.raw import fetch_files, find_files, reading
-from trainer.data.splits import TENTH, split_official
-
-DATASET = Dataset(
-    name="svhn",
-    size=32,
-    channels=3,
-    classes=10,
-    origin=f"SVHN, 73,257 + 26,032 cropped photographs of house numbers; {TENTH}",
-    files=("SVHN/train_32x32.mat", "SVHN/test_32x32.mat"),
-)
-
-
-class Svhn:
-    """SVHN in the files that torchvision downloads."""
-
-    def describe(self) -> Dataset:
-        """Return the dataset."""
-        return DATASET
-
-    def fetch(self, root: Path, download: bool) -> None:
-        """Check both files, and download missing ones if `download`; DataError."""
-        fetch_files(DATASET, root, download_svhn if download else None)
-
-    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
-        """Return the splits; DataError for a damaged file."""
-        return split_official("svhn", *(read_matlab(file) for file in find_files(DATASET, root)))
-
-    def fingerprint(self) -> None:
-        """Return None: the files are official."""
+from trainer.data.dataset import Dataset, Labelled
+from trainer.data.raw import reading
+from trainer.data.sources.official import Official
+from trainer.data.splits import TENTH
 
 
 def download_svhn(folder: Path) -> None:
@@ -52,3 +25,17 @@ def read_matlab(path: Path) -> Labelled:
         content = loadmat(str(path), variable_names=("X", "y"))
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
         return images, content["y"].astype(np.int64).reshape(len(images)) % 10
+
+
+SVHN = Official(
+    Dataset(
+        name="svhn",
+        size=32,
+        channels=3,
+        classes=10,
+        origin=f"SVHN, 73,257 + 26,032 cropped photographs of house numbers; {TENTH}",
+        files=("SVHN/train_32x32.mat", "SVHN/test_32x32.mat"),
+    ),
+    download_svhn,
+    read_matlab,
+)

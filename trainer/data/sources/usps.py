@@ -2,37 +2,10 @@
 
 from pathlib import Path
 
-from trainer.data.dataset import Dataset, Findings, Form, Labelled, Splits
-from trainer.data.raw import fetch_files, find_files, reading
-from trainer.data.splits import TENTH, split_official
-
-DATASET = Dataset(
-    name="usps",
-    size=16,
-    channels=1,
-    classes=10,
-    origin=f"USPS, 7,291 + 2,007 handwritten digits of postal codes; {TENTH}",
-    files=("USPS/usps.bz2", "USPS/usps.t.bz2"),
-)
-
-
-class Usps:
-    """USPS in the files that torchvision downloads."""
-
-    def describe(self) -> Dataset:
-        """Return the dataset."""
-        return DATASET
-
-    def fetch(self, root: Path, download: bool) -> None:
-        """Check both files, and download missing ones if `download`; DataError."""
-        fetch_files(DATASET, root, download_usps if download else None)
-
-    def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
-        """Return the splits; DataError for a damaged file."""
-        return split_official("usps", *(read_libsvm(file) for file in find_files(DATASET, root)))
-
-    def fingerprint(self) -> None:
-        """Return None: the files are official."""
+from trainer.data.dataset import Dataset, Labelled
+from trainer.data.raw import reading
+from trainer.data.sources.official import Official
+from trainer.data.splits import TENTH
 
 
 def download_usps(folder: Path) -> None:
@@ -52,3 +25,17 @@ def read_libsvm(path: Path) -> Labelled:
         values, labels = load_svmlight_file(str(path), n_features=256, dtype=np.float32)
         images = ((values.toarray() + 1) / 2 * 255).astype(np.uint8)
         return images.reshape(-1, 1, 16, 16), labels.astype(np.int64) - 1
+
+
+USPS = Official(
+    Dataset(
+        name="usps",
+        size=16,
+        channels=1,
+        classes=10,
+        origin=f"USPS, 7,291 + 2,007 handwritten digits of postal codes; {TENTH}",
+        files=("USPS/usps.bz2", "USPS/usps.t.bz2"),
+    ),
+    download_usps,
+    read_libsvm,
+)
