@@ -1,4 +1,4 @@
-"""Print a fingerprint of what each method trains: `python tests/fingerprints.py > before`, change the code, compare.
+"""Print a fingerprint of what each method trains: `python -m tests.fingerprints > before`, change the code, compare.
 
 Every method trains for a few steps on fixed random batches, on one thread of the CPU, in float32 and with bfloat16
 autocast. Two versions of the code that print the same lines on one machine train the same weights, bit for bit.

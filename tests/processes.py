@@ -1,4 +1,4 @@
-"""Trains every method for a few steps in each process of a group: `torchrun … tests/processes.py OUT`."""
+"""Trains every method for a few steps in each process of a group: `torchrun … -m tests.processes OUT`."""
 
 import os
 import sys

@@ -113,7 +113,7 @@ def plugin(
 
 def arrays(run: Path, domain: str, split: str) -> Arrays:
     data = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    return load(data[domain], split, Path(data["root"]), data["size"], data["channels"])
+    return load(data[domain], split, Path(data["root"]), Form(data["size"], data["channels"]))
 
 
 def predicted(run: Path, step: int, domain: str, split: str = "test") -> np.ndarray:

@@ -78,7 +78,7 @@ def test_factor_size(size: int, expected: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [4, 7, 27, 30, 36])
 def test_unsupported_image_sizes_are_rejected(size: int) -> None:
-    with pytest.raises(ValueError, match=rf"data\.size: {size} is not"):
+    with pytest.raises(ValueError, match=rf"data\.size: {size} must be"):
         DCGAN(DataSpec(3, size, 10))
 
 

@@ -131,7 +131,7 @@ def test_both_ranks_of_two_nodes_have_the_same_weights(cluster: Cluster, tmp_pat
         free.bind(("", 0))
         port = free.getsockname()[1]
     command = f"{sys.executable} -m torch.distributed.run --nnodes 2 --nproc-per-node 1 --node-rank $SLURM_NODEID"
-    command += f" --master-addr n1 --master-port {port} tests/processes.py {tmp_path}"
+    command += f" --master-addr n1 --master-port {port} -m tests.processes {tmp_path}"
     cluster.run("srun", "--nodes=2", "--ntasks-per-node=1", "sh", "-c", f"OMP_NUM_THREADS=1 {command}", cwd=ROOT)
     for name in models.names():
         zero, one = (load_file(tmp_path / f"{name}.whole.2.{rank}.raw") for rank in (0, 1))

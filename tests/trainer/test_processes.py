@@ -42,7 +42,7 @@ def finish(process: "subprocess.Popen[str]") -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every method, trained by one process and by two."""
     out = tmp_path_factory.mktemp("trained")
-    groups = [torchrun(processes, "tests/processes.py", str(out)) for processes in (1, 2)]
+    groups = [torchrun(processes, "-m", "tests.processes", str(out)) for processes in (1, 2)]
     for group in groups:
         finish(group)
     return out
