@@ -1,6 +1,7 @@
 """The training loop: the only place that steps an optimizer. It knows no method."""
 
 import ctypes
+import inspect
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -37,6 +38,7 @@ class Trainer:
             keep_freed_memory()
         # Convolutions are fastest in the channels-last layout, on CPU and GPU alike.
         self.method = method.to(accelerator.device).to(memory_format=torch.channels_last).train().requires_grad_(False)
+        spare_compiler_import()
         broadcast(accelerator, self.method)
         self.averages = nn.ModuleDict({name: deepcopy(getattr(method, name)) for name in method.averaged})
         self.updates = method.updates()
@@ -80,7 +82,7 @@ class Trainer:
             scaler.step(optimizer)
             scaler.update()
         else:
-            optimizer.step()
+            take_step(optimizer)
         optimizer.zero_grad()
         self.recent.append((self.step, [f"{update.name}/{name}" for name in losses], total / self.train.micro_batches))
 
@@ -191,6 +193,26 @@ def keep_freed_memory() -> None:
     if hasattr(library, "mallopt"):
         library.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD, bytes
         library.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, bytes: the largest that glibc accepts
+
+
+def spare_compiler_import() -> None:
+    """Keep optimizers from importing torch.compile's compiler, 1,000 modules that nothing here uses; with `take_step`.
+
+    Methods marked with torch's internal `_disable_dynamo` import it at their first call, unless they find this
+    attribute. A version of torch that looks for another name is slower to start, and trains the same.
+    """
+    for function in vars(torch.optim.Optimizer).values():
+        if inner := getattr(function, "__wrapped__", None):
+            setattr(inner, "__dynamo_disable", inner)
+
+
+def take_step(optimizer: torch.optim.Optimizer) -> None:
+    """Take an optimizer's step, of torch's own optimizers without the wrapper that imports the compiler."""
+    if not type(optimizer).__module__.startswith("torch.optim."):
+        optimizer.step()
+        return
+    with torch.no_grad():
+        inspect.unwrap(type(optimizer).step)(optimizer)
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
+from trainer.loop import take_step
 from trainer.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +74,42 @@ def test_a_run_leaves_what_its_anatomy_says(whole: Path) -> None:
     status = RunDirectory(whole).status()
     assert (status["state"], status["step"], status["steps"]) == ("done", STEPS, STEPS)
     assert set(status["losses"]) == {"joint/label", "joint/source_domain", "joint/target_domain"}
+
+
+def test_training_does_not_import_the_compiler(tmp_path: Path, data_root: str) -> None:
+    """It is not used, and takes longer to import than this whole training."""
+    arguments = ["sweeps/dann.yaml", "train.steps=3", "train.batch_size=8", f"data.root={data_root}"]
+    program = (
+        "import sys, trainer.main; code = trainer.main.main(sys.argv[1:]); print(code, 'torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, *arguments, "--runs", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
+    assert result.stdout.split() == ["0", "False"]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda params: torch.optim.Adam(params, lr=0.1),
+        lambda params: torch.optim.AdamW(params, lr=0.1, amsgrad=True),
+        lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+        lambda params: torch.optim.RMSprop(params, lr=0.1),
+    ],
+)
+def test_a_step_is_that_of_the_optimizer(build: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> None:
+    def step(take: Callable[[torch.optim.Optimizer], Any]) -> tuple[torch.Tensor, Any]:
+        weight = nn.Parameter(torch.linspace(-1, 1, 7))
+        optimizer = build([weight])
+        for factor in (1.0, 0.3, 2.0):
+            (factor * weight**3).sum().backward()
+            take(optimizer)
+            optimizer.zero_grad()
+        assert torch.is_grad_enabled()
+        return weight.detach(), optimizer.state_dict()
+
+    (weight, state), (expected, expected_state) = step(take_step), step(lambda optimizer: optimizer.step())
+    assert torch.equal(weight, expected)
+    assert repr(state) == repr(expected_state)
 
 
 def test_a_finished_run_exits_at_once(whole: Path, data_root: str) -> None:
