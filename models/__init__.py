@@ -7,7 +7,7 @@ and a login node should check a sweep of a thousand trials at once.
 import ast
 import io
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +23,9 @@ NO_METHODS = ("__init__", "base", "checks", "optim", "sampling", "types")
 # Modules whose names the annotation of a hyperparameter may use; none of them imports torch.
 TYPE_MODULES = ("typing", "pydantic", "models.types")
 # Class attributes of a method that are read from its source, with their values in models.base.Method.
-DEFAULTS: dict[str, Any] = {"reads": ("images", "labels"), "conditional": False, "role": "", "check": ""}
+DEFAULTS: dict[str, Any] = {
+    "reads": ("images", "labels"), "conditional": False, "role": "", "check": "", "revisions": {},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Signature:
     conditional: bool  # whether `sample` takes class labels
     check: str  # of models/checks.py, which refuses sizes and widths; else empty
     role: str  # "lower_bound" or "upper_bound" of domain adaptation, else empty
+    revisions: dict[str, int]  # net -> revision of its layers, where they were corrected
     hyperparameters: tuple[Hyperparameter, ...] = field(default=())
 
 
@@ -96,6 +99,16 @@ def signature(name: str) -> Signature:
             arguments = tuple(_arguments(name, tree, node, _comments(source)))
     summary = (ast.get_docstring(tree) or "").split("\n")[0]
     return Signature(name, summary, hyperparameters=arguments, **attributes)
+
+
+def revision(name: str, arguments: Mapping[str, Any]) -> int:
+    """Return the revision of the network that a method builds from its arguments; 0 if it was never corrected."""
+    try:
+        described = signature(name)
+    except (OSError, TypeError):  # no method of that name
+        return 0
+    default = next((h.default for h in described.hyperparameters if h.name == "net"), "")
+    return described.revisions.get(arguments.get("net", default), 0)
 
 
 def _arguments(

@@ -45,6 +45,9 @@ class Method(nn.Module):
     conditional: ClassVar[bool] = False  # whether `sample` takes class labels
     check: ClassVar[str] = ""  # of models/checks.py: sizes and widths that the constructor refuses
     role: ClassVar[str] = ""  # "lower_bound" or "upper_bound" of domain adaptation, for baselines
+    # Net (value of the hyperparameter `net`; "" without one) -> revision, part of the identity of its trials. Raise it
+    # when a network is corrected, so that its earlier trials are neither resumed nor averaged with new ones.
+    revisions: ClassVar[Mapping[str, int]] = MappingProxyType({})
     averaged: Mapping[str, float] = MappingProxyType({})  # network -> EMA decay; the average is what is exported
 
     def updates(self) -> list[Update]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 # Net of models/nets/digits.py -> smallest image, pixels, of which its convolutions and poolings leave something.
-LEAST_SIZES = {"lenet": 16, "slim": 8, "compact": 16, "svhn": 4, "usps": 4, "deep": 32}
+LEAST_SIZES = {"lenet": 16, "slim": 8, "compact": 16, "svhn": 4, "usps": 4, "deep": 32, "gta": 1}
 # Net of models/ddpm.py -> its published width, and the divisor of a width.
 UNETS = {"context_unet": (128, 8), "attention_unet": (64, 4)}
 

@@ -22,14 +22,14 @@ class DANN(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: DigitNet = "lenet",  # lenet, slim, compact, svhn, usps or deep (models/nets/digits.py)
+        net: DigitNet = "lenet",  # lenet, slim, compact, svhn, usps, deep or gta (models/nets/digits.py)
         strength: Literal["ramp", "constant"] = "ramp",  # λ schedule: ramp from 0 to weight (sec. 5.2.2) or constant
         gamma: PositiveFloat = 10.0,  # γ: steepness of the λ schedule (eq. in sec. 5.2.2)
         weight: NonNegativeFloat = 1.0,  # λ at the end of its schedule
         batch_norm: Literal["each", "both"] = "each",  # statistics of each domain, or of both as one batch
         optimizer: OptimizerName = "sgd",  # sgd or adam
         lr: PositiveFloat = 0.01,  # learning rate at the start, μ_0
-        schedule: ClassifierSchedule = "inverse",  # learning rate: inverse ((1 + 10 p)^-0.75), cosine or constant
+        schedule: ClassifierSchedule = "inverse",  # inverse ((1 + 10 p)^-0.75), cosine, constant or multistep
         momentum: Share = 0.9,  # momentum of SGD, or β1 of Adam
         weight_decay: NonNegativeFloat = 0.0,  # L2 penalty
     ) -> None:

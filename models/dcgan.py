@@ -1,6 +1,7 @@
 """DCGAN (Radford et al., ICLR 2016): a GAN of strided convolutions with the non-saturating loss."""
 
 from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,35 +10,41 @@ from torch import Tensor
 from torch.optim import Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.nets.convolutional import discriminator, generator
+from models.nets.convolutional import discriminator, generator, init_norms, patch_discriminator
 from models.types import Share
 
 
 class DCGAN(Method):
     reads = ("images",)
     check = "doublings"
+    revisions: ClassVar[dict[str, int]] = {"paper": 1}  # weights of batch norm start from N(1, 0.02²), not at 1
 
     def __init__(
         self,
         data: DataSpec,
+        net: Literal["paper", "leaky"] = "paper",  # leaky: leaky ReLU in both, last convolution of stride 4
         latent: PositiveInt = 100,  # dimensions of the latent noise
         width: PositiveInt = 64,  # channels of the layer next to the image; doubled at each halving of its size
+        disc_iters: PositiveInt = 1,  # discriminator updates per generator update
         lr: PositiveFloat = 2e-4,  # learning rate of Adam
         beta1: Share = 0.5,  # β1 of Adam
         smoothing: Share = 0.0,  # real images are labelled 1 - smoothing (Salimans et al., 2016, sec. 3.4)
         ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: no average
     ) -> None:
         super().__init__()
-        self.generator = generator(latent, data.channels, data.size, width)
-        self.discriminator = discriminator(data.channels, data.size, width)
-        self.smoothing = smoothing
+        leaky = net == "leaky"
+        self.generator = generator(latent, data.channels, data.size, width, slope=0.2 if leaky else 0.0)
+        build_discriminator = patch_discriminator if leaky else discriminator
+        self.discriminator = build_discriminator(data.channels, data.size, width)
+        init_norms(self)
+        self.smoothing, self.disc_iters = smoothing, disc_iters
         self.averaged = {"generator": ema} if ema else {}
         self.adam = partial(Adam, lr=lr, betas=(beta1, 0.999))
 
     def updates(self) -> list[Update]:
         return [
             Update("discriminator", ("discriminator",), self.discriminator_loss, self.adam),
-            Update("generator", ("generator",), self.generator_loss, self.adam),
+            Update("generator", ("generator",), self.generator_loss, self.adam, every=self.disc_iters),
         ]
 
     def discriminator_loss(self, batch: Batch, progress: float) -> Losses:
@@ -57,5 +64,5 @@ class DCGAN(Method):
 
 
 def cross_entropy(logits: Tensor, label: float) -> Tensor:
-    """Return the binary cross-entropy of logits [n, 1] with one label for all."""
+    """Return the binary cross-entropy of logits [n, …] with one label for all."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))

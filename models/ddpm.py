@@ -33,6 +33,9 @@ class DDPM(Method):
     reads: ClassVar[tuple[str, ...]] = ("images", "labels")
     check = "unet"
     conditional = True
+    revisions: ClassVar[dict[str, int]] = {
+        "attention_unet": 1
+    }  # the second block of each upward stage has a middle of half the width
 
     def __init__(
         self,
@@ -40,6 +43,9 @@ class DDPM(Method):
         timesteps: PositiveInt = 400,  # T: noise levels in training; sampling may take fewer steps
         net: Literal["context_unet", "attention_unet"] = "context_unet",  # context_unet or attention_unet (in nets/)
         width: PositiveInt | None = None,  # channels of the first block; default: as published, 128 or 64
+        residual: Literal[
+            "all", "first"
+        ] = "all",  # residual blocks of context_unet: all, or only the first as published
         drop: Share = 0.1,  # probability of dropping the class label (classifier-free guidance)
         schedule: Literal["linear", "cosine"] = "linear",  # noise schedule: linear or cosine
         beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4,  # linear schedule: noise variance added at time 0
@@ -58,7 +64,8 @@ class DDPM(Method):
         self.classes = data.classes if self.conditional else 0
         self.shape = (data.channels, data.size, data.size)
         width = width or UNETS[net][0]
-        self.network = NETS[net](data.channels, data.size, self.classes, timesteps, width)
+        options = {"residual": residual} if net == "context_unet" else {}
+        self.network = NETS[net](data.channels, data.size, self.classes, timesteps, width, **options)
         self.diffusion = Diffusion(timesteps, schedule, beta_start, beta_end)
         self.drop, self.predicts = drop, predicts
         self.sampling_steps, self.eta, self.guidance = sampling_steps, eta, guidance

@@ -1,6 +1,7 @@
 """Generate-To-Adapt (Sankaranarayanan et al., CVPR 2018): features from which a GAN generates source images."""
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ class GTA(Method):
     """
 
     reads = ("source_images", "source_labels", "target_images")
+    revisions: ClassVar[dict[str, int]] = {"": 1}  # the convolutions of D have biases
 
     def __init__(
         self,

@@ -18,11 +18,11 @@ class MCD(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: DigitNet = "lenet",  # lenet, slim, compact, svhn, usps or deep (models/nets/digits.py)
+        net: DigitNet = "lenet",  # lenet, slim, compact, svhn, usps, deep or gta (models/nets/digits.py)
         rounds: PositiveInt = 4,  # n: updates of the extractor per step (step C)
         optimizer: OptimizerName = "adam",  # sgd or adam
         lr: PositiveFloat = 2e-4,  # learning rate at the start
-        schedule: ClassifierSchedule = "constant",  # learning rate: inverse ((1 + 10 p)^-0.75), cosine or constant
+        schedule: ClassifierSchedule = "constant",  # inverse ((1 + 10 p)^-0.75), cosine, constant or multistep
         momentum: Share = 0.9,  # momentum of SGD, or β1 of Adam
         weight_decay: NonNegativeFloat = 5e-4,  # L2 penalty
     ) -> None:

@@ -27,4 +27,5 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda p: (1 + cos(pi * p)) / 2,  # from 1 to 0 (Loshchilov & Hutter, ICLR 2017, without restarts)
     "cooldown": lambda p: min(1.0, 5 * (1 - p)),  # 1, and from 0.8 on to 0 (Hägele et al., NeurIPS 2024)
     "constant": lambda p: 1.0,
+    "multistep": lambda p: 1.0 if p < 0.5 else 0.1 if p < 0.75 else 0.01,  # as in He et al., CVPR 2016, sec. 4.2
 }

@@ -18,10 +18,10 @@ class SourceOnly(Method):
     def __init__(
         self,
         data: DataSpec,
-        net: DigitNet = "lenet",  # lenet, slim, compact, svhn, usps or deep (models/nets/digits.py)
+        net: DigitNet = "lenet",  # lenet, slim, compact, svhn, usps, deep or gta (models/nets/digits.py)
         optimizer: OptimizerName = "sgd",  # sgd or adam
         lr: PositiveFloat = 0.01,  # learning rate at the start
-        schedule: ClassifierSchedule = "inverse",  # learning rate: inverse ((1 + 10 p)^-0.75), cosine or constant
+        schedule: ClassifierSchedule = "inverse",  # inverse ((1 + 10 p)^-0.75), cosine, constant or multistep
         momentum: Share = 0.9,  # momentum of SGD, or β1 of Adam
         weight_decay: NonNegativeFloat = 0.0,  # L2 penalty
     ) -> None:

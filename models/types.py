@@ -5,10 +5,10 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field, ValidationInfo
 
 Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
-DigitNet: TypeAlias = Literal["lenet", "slim", "compact", "svhn", "usps", "deep"]  # in models/nets/digits.py
+DigitNet: TypeAlias = Literal["lenet", "slim", "compact", "svhn", "usps", "deep", "gta"]  # in models/nets/digits.py
 OptimizerName: TypeAlias = Literal["sgd", "adam"]
 # Learning-rate schedules of models/optim.py.
-ClassifierSchedule: TypeAlias = Literal["inverse", "cosine", "constant"]
+ClassifierSchedule: TypeAlias = Literal["inverse", "cosine", "constant", "multistep"]
 CooldownSchedule: TypeAlias = Literal["cooldown", "cosine", "constant"]
 
 

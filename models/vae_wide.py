@@ -2,6 +2,7 @@
 
 from functools import partial
 from math import ceil
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from models.vae import kl_divergence
 
 class VAEWide(Method):
     reads = ("images",)
+    revisions: ClassVar[dict[str, int]] = {"": 1}  # the third stage is 5×5, and the decoder keeps its width
 
     def __init__(
         self,
@@ -31,14 +33,14 @@ class VAEWide(Method):
         base = ceil(data.size / 8)
         flat = 4 * width * base**2
         self.encoder = nn.Sequential(
-            *stage(data.channels, width, 3), *stage(width, 2 * width, 5), *stage(2 * width, 4 * width, 3), nn.Flatten()
+            *stage(data.channels, width, 3), *stage(width, 2 * width, 5), *stage(2 * width, 4 * width, 5), nn.Flatten()
         )
         self.mean, self.log_variance = nn.Linear(flat, latent), nn.Linear(flat, latent)
         double = partial(nn.ConvTranspose2d, kernel_size=4, stride=2, padding=1)
         self.decoder = nn.Sequential(
             *(nn.Linear(latent, flat), nn.Unflatten(1, (4 * width, base, base))),
-            *(double(4 * width, 2 * width), nn.ReLU(), double(2 * width, width), nn.ReLU()),
-            *(double(width, data.channels), nn.Sigmoid()),
+            *(double(4 * width, 4 * width), nn.ReLU(), double(4 * width, 4 * width), nn.ReLU()),
+            *(double(4 * width, data.channels), nn.Sigmoid()),
         )
         self.kl_weight, self.latent, self.size = kl_weight, latent, data.size
         self.adamax, self.schedule = partial(Adamax, lr=lr), optim.schedule(decay)

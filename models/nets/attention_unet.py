@@ -29,8 +29,8 @@ class AttentionUNet(nn.Module):
         self.down1, self.attention1 = Stage(width, wide), Attention(wide)
         self.down2, self.attention2 = Stage(wide, wide), Attention(wide)
         self.middle = nn.Sequential(Block(wide, 2 * wide), Block(2 * wide, wide))
-        self.up1, self.attention3 = Stage(2 * wide, width), Attention(width)
-        self.up2, self.attention4 = Stage(wide, width), Attention(width)
+        self.up1, self.attention3 = Stage(2 * wide, width, wide), Attention(width)
+        self.up2, self.attention4 = Stage(wide, width, width), Attention(width)
         self.out = nn.Conv2d(width, channels, 1)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -48,13 +48,17 @@ class AttentionUNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions without bias, each with a norm over the whole image; residual if the width is kept."""
+    """Two 3×3 convolutions without bias, each with a norm over the whole image; residual if the width is kept.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    `middle` channels lie between the convolutions, by default as many as they return.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, middle: int | None = None) -> None:
         super().__init__()
+        middle = middle or out_channels
         self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.GroupNorm(1, out_channels), nn.GELU(),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), nn.GroupNorm(1, out_channels),
+            nn.Conv2d(in_channels, middle, 3, padding=1, bias=False), nn.GroupNorm(1, middle), nn.GELU(),
+            nn.Conv2d(middle, out_channels, 3, padding=1, bias=False), nn.GroupNorm(1, out_channels),
         )  # fmt: skip
         self.same_width = in_channels == out_channels
 
@@ -66,9 +70,9 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Two blocks, the second of which changes the width; then the condition [n, 256] shifts each channel."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, middle: int | None = None) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(Block(in_channels, in_channels), Block(in_channels, out_channels))
+        self.blocks = nn.Sequential(Block(in_channels, in_channels), Block(in_channels, out_channels, middle))
         self.move = nn.Sequential(nn.SiLU(), nn.Linear(EMBEDDING, out_channels))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

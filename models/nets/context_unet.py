@@ -10,16 +10,20 @@ class ContextUNet(nn.Module):
     """Halve the image twice, pool it to one vector, and expand it again; 128 channels as published.
 
     Maps x_t [n, channels, size, size], times int64 [n] in 0 … timesteps - 1 and labels int64 [n] (`classes` itself: no
-    class) to the shape of x_t. With `classes` 0 the labels are ignored.
+    class) to the shape of x_t. With `classes` 0 the labels are ignored. With `residual` "first" only the first block is
+    residual, as in the code that the reports cite (github.com/TeaPearce/Conditional_Diffusion_MNIST).
     """
 
-    def __init__(self, channels: int, size: int, classes: int, timesteps: int, width: int = 128) -> None:
+    def __init__(
+        self, channels: int, size: int, classes: int, timesteps: int, width: int = 128, residual: str = "all"
+    ) -> None:
         super().__init__()
         check_unet(size, {"net": "context_unet", "width": width})
         self.timesteps, self.classes = timesteps, classes
-        self.start = Residual(channels, width)
-        self.down1 = nn.Sequential(Residual(width, width), nn.MaxPool2d(2))
-        self.down2 = nn.Sequential(Residual(width, 2 * width), nn.MaxPool2d(2))
+        every = residual == "all"
+        self.start = Block(channels, width)
+        self.down1 = nn.Sequential(Block(width, width, every), nn.MaxPool2d(2))
+        self.down2 = nn.Sequential(Block(width, 2 * width, every), nn.MaxPool2d(2))
         self.to_vector = nn.Sequential(nn.AvgPool2d(size // 4), nn.GELU())
         self.time1, self.time2 = embedding(1, 2 * width), embedding(1, width)
         if classes:
@@ -27,7 +31,7 @@ class ContextUNet(nn.Module):
         self.up0 = nn.Sequential(
             nn.ConvTranspose2d(2 * width, 2 * width, size // 4, size // 4), nn.GroupNorm(8, 2 * width), nn.ReLU()
         )
-        self.up1, self.up2 = up(4 * width, width), up(2 * width, width)
+        self.up1, self.up2 = up(4 * width, width, every), up(2 * width, width, every)
         self.out = nn.Sequential(
             nn.Conv2d(2 * width, width, 3, padding=1), nn.GroupNorm(8, width), nn.ReLU(),
             nn.Conv2d(width, channels, 3, padding=1),
@@ -50,29 +54,32 @@ class ContextUNet(nn.Module):
         return self.out(torch.cat([hidden, start], 1))
 
 
-class Residual(nn.Module):
-    """Two 3×3 convolutions; the residual is the block's input, or that of the second convolution if widths differ."""
+class Block(nn.Module):
+    """Two 3×3 convolutions; a residual is the block's input, or that of the second convolution if widths differ."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, residual: bool = True) -> None:
         super().__init__()
         self.first, self.second = convolution(in_channels, out_channels), convolution(out_channels, out_channels)
-        self.same_width = in_channels == out_channels
+        self.residual, self.same_width = residual, in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.first(x)
-        return ((x if self.same_width else first) + self.second(first)) * 0.5**0.5  # keeps the variance of one term
+        second: Tensor = self.second(first)
+        if not self.residual:
+            return second
+        return ((x if self.same_width else first) + second) * 0.5**0.5  # keeps the variance of one term
 
 
 def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.GELU())
 
 
-def up(in_channels: int, out_channels: int) -> nn.Sequential:
+def up(in_channels: int, out_channels: int, residual: bool) -> nn.Sequential:
     """Return layers that double the size of a map."""
     return nn.Sequential(
         nn.ConvTranspose2d(in_channels, out_channels, 2, 2),
-        Residual(out_channels, out_channels),
-        Residual(out_channels, out_channels),
+        Block(out_channels, out_channels, residual),
+        Block(out_channels, out_channels, residual),
     )
 
 

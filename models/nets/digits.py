@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from models.nets import translation
+
 
 class Parts(NamedTuple):
     """The three networks of domain adaptation; `features` is the number of features between them."""
@@ -107,7 +109,18 @@ def deep(channels: int, size: int, classes: int) -> Parts:
     return Parts(extractor, classifier, domain, features)
 
 
-NETS = {"lenet": lenet, "slim": slim, "compact": compact, "svhn": svhn, "usps": usps, "deep": deep}
+def gta(channels: int, size: int, classes: int) -> Parts:
+    """Return the embedding and the classifier of Generate-To-Adapt, for its bounds; 128 features of any image."""
+    features = 128
+    extractor, classifier = (
+        translation.Embedding(channels, features // 2),
+        translation.classifier(classes, features // 2),
+    )
+    domain = nn.Sequential(nn.Linear(features, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2))
+    return Parts(extractor, classifier, domain, features)
+
+
+NETS = {"lenet": lenet, "slim": slim, "compact": compact, "svhn": svhn, "usps": usps, "deep": deep, "gta": gta}
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int) -> tuple[nn.Module, nn.Module]:

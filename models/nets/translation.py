@@ -50,7 +50,7 @@ class Discriminator(nn.Module):
         widths = (channels, width, 2 * width, 4 * width, 2 * width)
         layers: list[nn.Module] = []
         for (a, b), pool in zip(pairwise(widths), (2, 2, 2, 4), strict=True):
-            layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
+            layers += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
             layers += [nn.MaxPool2d(pool)]
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.label, self.real = nn.Linear(2 * width, classes), nn.Linear(2 * width, 1)

@@ -120,6 +120,7 @@ def test_constant_lambda_and_learning_rate() -> None:
 def test_schedules_match_their_formulae(method: Any) -> None:
     """Compare the beginning, the middle and the end."""
     formulae = {"inverse": (1.0, 1 / 6**0.75, 1 / 11**0.75), "cosine": (1.0, 0.5, 0.0), "constant": (1.0, 1.0, 1.0)}
+    formulae["multistep"] = (1.0, 0.1, 0.01)  # divided by ten at a half and at three quarters
     for name, expected in formulae.items():
         multipliers = [method(SPEC, schedule=name).updates()[0].schedule(p) for p in (0.0, 0.5, 1.0)]
         assert multipliers == pytest.approx(expected), name

@@ -18,7 +18,7 @@ from models.classifier import Classifier
 from models.ddpm import DDPM
 from models.ddpm_unconditional import DDPMUnconditional
 from models.nets.attention_unet import Attention, AttentionUNet, sinusoids
-from models.nets.context_unet import ContextUNet
+from models.nets.context_unet import Block, ContextUNet
 from models.nets.diffusion import Diffusion
 from models.sampling import lerp, slerp, spaced_times
 from trainer.data.batches import Batches
@@ -64,16 +64,33 @@ def test_context_unet_has_the_published_number_of_parameters() -> None:
 
 
 def test_attention_unet_has_the_published_number_of_parameters() -> None:
-    block = lambda a, b: conv(a, b, bias=False) + conv(b, b, bias=False)  # noqa: E731
-    stage = lambda a, b: block(a, a) + block(a, b) + linear(256, b)  # noqa: E731
+    block = lambda a, b, middle=None: conv(a, middle or b, bias=False) + conv(middle or b, b, bias=False)  # noqa: E731
+    stage = lambda a, b, middle=None: block(a, a) + block(a, b, middle) + linear(256, b)  # noqa: E731
 
     def attention(n: int) -> int:
         return count_parameters(nn.MultiheadAttention(n, 4)) + 2 * count_parameters(nn.LayerNorm(n)) + 2 * linear(n, n)
 
     down = block(3, 64) + stage(64, 128) + attention(128) + stage(128, 128) + attention(128)
     middle = block(128, 256) + block(256, 128)
-    up = stage(256, 64) + attention(64) + stage(128, 64) + attention(64)
-    assert count_parameters(AttentionUNet(3, 28, 10, 1000)) == 10 * 256 + down + middle + up + linear(64, 3)
+    up = stage(256, 64, middle=128) + attention(64) + stage(128, 64, middle=64) + attention(64)
+    expected = 10 * 256 + down + middle + up + linear(64, 3)
+    assert expected == 4_561_027  # as printed in the report
+    assert count_parameters(AttentionUNet(3, 28, 10, 1000)) == expected
+
+
+def test_only_the_first_block_is_residual_as_in_the_cited_code() -> None:
+    """Zero convolutions leave the input of a residual block, and nothing of another one."""
+    for residual, expected in (("first", [True, False, False]), ("all", [True, True, True])):
+        network = ContextUNet(3, 28, 10, 400, 8, residual).eval()
+        blocks = [m for m in network.modules() if isinstance(m, Block)]
+        assert len(blocks) == 7
+        for block in blocks:
+            for weights in block.second.parameters():
+                nn.init.zeros_(weights)
+        x = torch.randn(2, 3, 8, 8)
+        first = network.start(x)
+        inner, last = network.down1[0](first), network.up2[2](first)
+        assert [out.abs().sum().item() > 0 for out in (first, inner, last)] == expected
 
 
 def test_attention_matches_torch() -> None:

@@ -82,8 +82,24 @@ def test_unsupported_image_sizes_are_rejected(size: int) -> None:
         DCGAN(DataSpec(3, size, 10))
 
 
+def test_the_leaky_net_has_the_published_layers() -> None:
+    method = DCGAN(FACES, net="leaky", latent=128)
+    generator = GENERATOR + conv(28, 512, 4) + norms(512, 256, 128, 64)
+    assert count_parameters(method.generator) == generator
+    assert {layer.negative_slope for layer in method.generator if isinstance(layer, nn.LeakyReLU)} == {0.2}
+    assert not any(isinstance(layer, nn.ReLU) for layer in method.generator)
+    convolutions = [layer for layer in method.discriminator if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [64, 128, 256, 1]
+    assert [layer.stride[0] for layer in convolutions] == [2, 2, 2, 4]
+    assert method.discriminator(create_images(2, FACES)).shape == (2, 4)
+
+
 def test_weights_are_initialised_as_published() -> None:
-    for network in DCGAN(FACES).children():
+    method = DCGAN(FACES)
+    scales = torch.cat([layer.weight for layer in method.modules() if isinstance(layer, nn.BatchNorm2d)])
+    assert scales.mean().item() == pytest.approx(1, abs=0.002)
+    assert scales.std().item() == pytest.approx(0.02, rel=0.05)
+    for network in method.children():
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
@@ -241,6 +257,8 @@ ADAM = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
     ("by_hand", "build", "optimizers", "every"),
     [
         (dcgan, partial(DCGAN, smoothing=0.1), (ADAM, ADAM), 1),
+        (dcgan, partial(DCGAN, smoothing=0.1, disc_iters=3), (ADAM, ADAM), 3),
+        (dcgan, partial(DCGAN, smoothing=0.1, net="leaky"), (ADAM, ADAM), 1),
         (dcgan_resize, DCGANResize, (partial(SGD, lr=1e-3, momentum=0.5), partial(ADAM, lr=1e-4)), 1),
         (wgan_gp, WGANGP, [partial(Adam, lr=1e-4, betas=(0.0, 0.9))] * 2, 5),
         (acgan, partial(ACGAN, class_weight=0.5), (ADAM, ADAM), 1),

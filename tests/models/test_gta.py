@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from models.base import Batch, DataSpec
 from models.gta import GTA
+from models.source_only import SourceOnly
 from tests.models.test_adaptation import conv, count_parameters, linear, norm
 from tests.models.test_methods import build_trainer, copy_state
 from trainer.seeds import seed_torch
@@ -45,8 +46,24 @@ def test_networks_have_the_published_number_of_parameters(method: GTA) -> None:
     generator = transposed(128 + 11 + 512, 512, 2) + sum(transposed(*p) for p in pairs) + norm(512 + 256 + 128 + 64)
     assert count_parameters(method.generator) == generator
     widths = [(3, 64), (64, 128), (128, 256), (256, 128)]
-    plain = sum(a * b * 9 + norm(b) for a, b in widths)
-    assert count_parameters(method.discriminator) == plain + linear(128, 10) + linear(128, 1)
+    trunk = sum(conv(a, b, 3) + norm(b) for a, b in widths)
+    assert count_parameters(method.discriminator) == trunk + linear(128, 10) + linear(128, 1)
+
+
+def test_the_net_of_its_bounds_is_its_embedding_and_classifier(method: GTA) -> None:
+    bound = SourceOnly(SPEC, net="gta").double()
+    bound.extractor.load_state_dict(method.embedding.state_dict())
+    bound.classifier.load_state_dict(method.classifier.state_dict())
+    images = torch.rand(4, 3, 32, 32).double()
+    assert torch.equal(bound.predict(images), method.predict(images))
+
+
+def test_grey_images_are_embedded_and_generated(batch: Batch) -> None:
+    grey = {key: value.mean(1, keepdim=True) if "images" in key else value for key, value in batch.items()}
+    method = GTA(DataSpec(channels=1, size=32, classes=CLASSES), width=8).double()
+    for update in method.updates():
+        assert all(term.isfinite() for term in update.loss(grey, 0.5).values())
+    assert method.generate_from_source(grey).shape == (N, 1, 32, 32)
 
 
 def test_generator_doubles_its_maps_up_to_32_pixels(method: GTA) -> None:

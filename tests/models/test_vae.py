@@ -44,12 +44,13 @@ def test_vae_has_the_published_number_of_parameters() -> None:
 
 def test_vae_wide_has_the_published_number_of_parameters() -> None:
     method = VAEWide(FACES)
-    sizes = [(3, 128, 3), (128, 128, 3), (128, 256, 5), (256, 256, 5), (256, 512, 3), (512, 512, 3)]
+    sizes = [(3, 128, 3), (128, 128, 3), (128, 256, 5), (256, 256, 5), (256, 512, 5), (512, 512, 5)]
     assert count_parameters(method.encoder) == sum(conv(*size, norm=False) for size in sizes)
-    up = [(512, 256, 4), (256, 128, 4), (128, 3, 4)]
+    up = [(512, 512, 4), (512, 512, 4), (512, 3, 4)]
     flat = 512 * 8 * 8
     assert count_parameters(method.decoder) == (128 * flat + flat) + sum(conv(*size, norm=False) for size in up)
     assert count_parameters(method.mean) == flat * 128 + 128
+    assert count_parameters(method) == pytest.approx(33.5e6, rel=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,10 @@ from trainer.data.dataset import Form
 from trainer.errors import check_known
 
 # Settings that were added later: not part of the identity at these defaults, which keep the earlier behaviour.
-ADDED_LATER: dict[str, Any] = {"data.classes": None, "data.crop": "center", "data.background": "white"}
+ADDED_LATER: dict[str, Any] = {
+    "data.classes": None, "data.crop": "center", "data.background": "white",
+    "model.residual": "all", "model.net": "paper", "model.disc_iters": 1,
+}  # fmt: skip
 # Settings that cannot change the trained weights: whole blocks (True), or keys of a block.
 NOT_IN_IDENTITY: dict[str, Any] = {
     "name": True,
@@ -205,7 +208,7 @@ class Config(Section):
         document = self.model_dump(mode="json")
         for key, default in ADDED_LATER.items():
             block, _, name = key.partition(".")
-            if document[block][name] == default:
+            if document[block].get(name, ...) == default:
                 del document[block][name]
         return dump_yaml(document)
 
@@ -219,7 +222,7 @@ def is_in_identity(key: str) -> bool:
 
 def select_identity(document: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that can change the trained weights."""
-    return {
+    content = {
         block: {
             name: v
             for name, v in value.items()
@@ -230,6 +233,9 @@ def select_identity(document: dict[str, Any]) -> dict[str, Any]:
         for block, value in document.items()
         if is_in_identity(block)
     }
+    arguments = document.get("model")
+    revision = models.revision(document.get("method", ""), arguments if isinstance(arguments, dict) else {})
+    return content | ({"revision": revision} if revision else {})
 
 
 def compute_identity(document: dict[str, Any]) -> str:
