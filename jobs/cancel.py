@@ -104,7 +104,7 @@ def wait_for_end(
             return names
         if time.monotonic() - cancelled_at > REPEAT_INTERVAL:
             for backend, own in remaining:
-                # A second SIGTERM would end local launchers before their trials have saved.
+                # A second SIGTERM would end local workers before their trials have saved.
                 if own and not (backend.name == "local" and local_signalled):
                     backend.cancel(own, whole)
             cancelled_at, local_signalled = time.monotonic(), True

@@ -91,7 +91,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="local, slurm, or a preset: a name in sweeps/clusters/ or a path; "
         f"default: ${presets.VARIABLE}, else the Slurm cluster of this machine, else local",
     )
-    add("--max-parallel", type=int, metavar="K", help="trials at a time; default on this machine: GPUs, or cores / 2")
+    add("--max-parallel", type=int, metavar="K", help="trials at a time; default on this machine: its GPUs, or cores")
     add("--retry-failed", action="store_true", help="start only failed trials, not missing or stopped ones")
     add("--prune", action="store_true", help="cancel queued and running trials that are not in the file")
     add("--yes", action="store_true", help=f"do not ask for confirmation above {CONFIRM_ABOVE} trials")

@@ -1,37 +1,41 @@
-"""The launcher: runs the trials of a job on one node, one after the other, and starts and supervises their processes.
+"""The worker: runs the trials of a job on one node in its slots, and starts and supervises their processes.
 
-Slurm signals every process of a job step. The trainers ignore the signals; the launcher turns them into a stop file;
-the trainers save at a step that all ranks agree on, and leave a marker. Only that marker, never an exit code, tells a
-stop from a crash. After a stop the launcher asks the backend for a requeue.
+Slurm signals every process of a job step. The trainers ignore the signals; the worker turns them into stop files; the
+trainers save at a step that all ranks agree on, and leave a marker. Only that marker, never an exit code, tells a stop
+from a crash. After a stop the worker asks the backend for one requeue, whatever the number of its slots.
 """
 
 import contextlib
-import ctypes
+import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import psutil
-
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
 
-from jobs.backends.base import IGNORE_SIGNALS, Allocation, ignore_signals
+from jobs import processes
+from jobs.backends.base import Allocation
+from jobs.processes import Task
 from jobs.rendezvous import RendezvousError, torchrun
+from jobs.tracking.local_work import write_local_work
+from trainer.environment import use_utf8
 from trainer.runs.directory import RunDirectory
 from trainer.runs.lock import competitor, is_superseded
 
-ROOT = Path(__file__).resolve().parents[1]
 # A node without a network waits long for one, so nothing that a job runs looks for a network unless told to.
 OFFLINE = ("TURNOUT_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl: signal when the parent dies; adopt orphans instead of init
+
+Steps = Generator[
+    None, None, bool
+]  # one stage of a trial: runs until its process has to be waited for, again and again
 
 
 class TrialFailed(RuntimeError):
@@ -39,37 +43,35 @@ class TrialFailed(RuntimeError):
 
 
 @dataclass
-class Launcher:
-    """A job: trains, evaluates or reports a list of run directories. submitit pickles it and calls it on every node."""
+class Worker:
+    """A job: runs tasks in slots. submitit pickles it and calls it on every node.
 
-    stage: str  # train, eval or report
-    runs: list[str]  # run directories; for a report, the sweep's
-    processes: int = 1  # per node
+    A slot takes a task, runs it in processes of its own and takes the next one. What fails in one leaves the others
+    alone. With several nodes there is one slot, so that all nodes run the same task.
+    """
+
+    tasks: list[Task]
+    slots: int = 1
+    devices: list[str] = field(default_factory=list)  # CUDA_VISIBLE_DEVICES of each slot; empty: those of the job
+    own_logs: bool = False  # whether each stage of a trial writes its output to its run directory, not to the job's
     signal_delay: int = 0  # seconds before the time limit at which Slurm signals
     max_requeues: int = 0  # attempts that may end at the time limit and be followed by another one
     directory: str = ""  # the user's working directory, which relative paths start from
     container: list[str] = field(default_factory=list)  # command that starts a Python in a container; empty: none
     signals: list[int] = field(default_factory=list)  # received
-    end_time: float = 0.0  # when the last command ended
+    pids: dict[int, int] = field(default_factory=dict)  # slot → its process
+    warm: bool = False  # whether single processes are forked from this one
+    end_time: float = 0.0  # when the last process ended
+    watch: Callable[[dict[int, Task]], None] | None = None  # is told which tasks run in which slots
 
     def __call__(self, allocation: Allocation) -> None:
-        """Run all trials. SystemExit with the reasons if every one failed; does not return after a stop."""
-        with contextlib.suppress(OSError):  # on a node without it, relative paths fail where they are used
-            os.chdir(self.directory or ".")
-        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.receive)
-        signal.signal(signal.SIGCONT, signal.SIG_IGN)  # Slurm sends it with every signal
-        failures: list[str] = []
-        for position, run in enumerate(RunDirectory(Path(path)) for path in self.runs):
-            try:
-                # A job that is stopped before its first trial starts it all the same: its processes then agree to stop.
-                finished = not (self.signals and position) and self.run_stage(run, allocation)
-                if self.signals and not finished:
-                    self.requeue(run, allocation)
-                    exit_silently()
-            except (TrialFailed, RendezvousError) as error:
-                failures.append(f"{run.name}: {error}")
-        if len(failures) == len(self.runs):
+        """Run all tasks. SystemExit with the reasons if every one failed; does not return after a stop."""
+        failures, unfinished = self.work(allocation)
+        if unfinished:
+            if not (reason := self.requeue(unfinished, allocation)):
+                exit_silently()
+            failures += [f"{run.name}: {reason}" for run in unfinished]
+        if len(failures) == len(self.tasks):
             sys.exit(f"error: {'; '.join(failures)}")
         # Exit code 0, so that the other trials of this job are evaluated.
         print(*failures, sep="\n", flush=True)
@@ -80,24 +82,66 @@ class Launcher:
         """Only remember the signal."""
         self.signals.append(number)
 
-    def run_stage(self, run: RunDirectory, allocation: Allocation) -> bool:
-        """Run the stage of one trial; return whether it finished. TrialFailed."""
-        if len(self.runs) > 1:  # with one trial, a requeue means that Slurm or the user wants it tried again
-            if run.has_failed(allocation.job):
-                raise TrialFailed(run.error())
-            if self.stage == "eval" and not run.is_done():
+    def work(self, allocation: Allocation) -> tuple[list[str], list[RunDirectory]]:
+        """Run tasks until none is left, or all have stopped; return the failures, and what a stop left unfinished."""
+        with contextlib.suppress(OSError):  # on a node without it, relative paths fail where they are used
+            os.chdir(self.directory or ".")
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.receive)
+        signal.signal(signal.SIGCONT, signal.SIG_IGN)  # Slurm sends it with every signal
+        self.warm = not self.container and processes.import_for(self.tasks)
+        waiting, running = deque(self.tasks), dict[int, tuple[Task, Steps]]()
+        failures: list[str] = []
+        unfinished: list[RunDirectory] = []
+        with processes.adopt_orphans():
+            # A job that is stopped before its first task starts it all the same: its processes then agree to stop.
+            self.fill(waiting, running, allocation)
+            while running:
+                for slot, (task, steps) in [*running.items()]:
+                    try:
+                        next(steps)
+                        continue
+                    except StopIteration as end:
+                        if end.value and task.evaluate and not self.signals:
+                            waiting.appendleft(Task("eval", task.path))
+                        elif not end.value and self.signals:
+                            unfinished.append(task.run)
+                    except (TrialFailed, RendezvousError) as error:
+                        failures.append(f"{task.run.name}: {error}")
+                        self.note(task, str(error))
+                    del running[slot]
+                    self.pids.pop(slot, None)
+                if not self.signals:
+                    self.fill(waiting, running, allocation)
+                if self.watch:
+                    self.watch({slot: task for slot, (task, _) in running.items()})
+                time.sleep(0.05)
+        return failures, unfinished + [task.run for task in waiting]
+
+    def fill(self, waiting: deque[Task], running: dict[int, tuple[Task, Steps]], allocation: Allocation) -> None:
+        """Give every free slot the next task."""
+        for slot in range(self.slots):
+            if waiting and slot not in running:
+                task = waiting.popleft()
+                running[slot] = task, self.run_task(task, slot, allocation)
+
+    def run_task(self, task: Task, slot: int, allocation: Allocation) -> Steps:
+        """Run one task; return whether it finished. TrialFailed."""
+        if len(self.tasks) > 1:  # with one trial, a requeue means that Slurm or the user wants it tried again
+            if task.run.has_failed(allocation.job):
+                raise TrialFailed(task.run.error())
+            if task.stage == "eval" and not task.run.is_done():
                 raise TrialFailed("not evaluated: its training has not finished")
         stages = {"train": self.train, "eval": self.evaluate, "report": self.report}
-        return stages[self.stage](run, allocation)
+        return (yield from stages[task.stage](task, slot, allocation))
 
-    def train(self, run: RunDirectory, allocation: Allocation) -> bool:
+    def train(self, task: Task, slot: int, allocation: Allocation) -> Steps:
         """Train a trial with this node's share of processes; return whether it finished. TrialFailed with its error."""
+        run, attempt = task.run, allocation.attempt
         if run.is_done():
             return True
-        attempt = allocation.attempt
-        with torchrun(run, allocation, self.processes) as prefix:
-            command = [*prefix, str(ROOT / "trainer" / "main.py"), str(run.path)]
-            code = self.supervise(command, allocation, stop_file=run.stop_file(attempt))
+        with torchrun(run, allocation, task.processes) as prefix:
+            code = yield from self.supervise(task, slot, allocation, prefix, stop_file=run.stop_file(attempt))
         if is_superseded(run, attempt):
             exit_silently()  # Slurm had lost this node, and the job continues elsewhere
         failed = run.has_failed(attempt)
@@ -115,86 +159,81 @@ class Launcher:
             self.fail(run, allocation, error, self.end_time)
         raise TrialFailed(run.error())
 
-    def evaluate(self, run: RunDirectory, allocation: Allocation) -> bool:
+    def evaluate(self, task: Task, slot: int, allocation: Allocation) -> Steps:
         """Evaluate a trial; return whether that finished. TrialFailed."""
-        code = self.supervise([str(ROOT / "eval" / "main.py"), str(run.path)], allocation)
+        code = yield from self.supervise(task, slot, allocation)
         if code and not self.signals:
-            raise TrialFailed(run.evaluation_error() or f"exit code {code}; see the log")
+            raise TrialFailed(task.run.evaluation_error() or f"exit code {code}; see the log")
         return code == 0
 
-    def report(self, sweep: RunDirectory, allocation: Allocation) -> bool:
+    def report(self, task: Task, slot: int, allocation: Allocation) -> Steps:
         """Write the report of a sweep; return whether that finished. TrialFailed."""
-        allocation.record_statuses(sweep.path)
-        code = self.supervise([str(ROOT / "eval" / "report.py"), str(sweep.path)], allocation)
+        allocation.record_statuses(task.run.path)
+        code = yield from self.supervise(task, slot, allocation)
         if code and not self.signals:
             raise TrialFailed(f"the report was not written (exit code {code}); see the log")
         return code == 0
 
-    def supervise(self, command: list[str], allocation: Allocation, stop_file: Path | None = None) -> int:
-        """Run a Python command to its end, passing on a request to stop; return its exit code."""
-        variables, python = {"TURNOUT_ATTEMPT": str(allocation.attempt)}, [sys.executable]
+    def supervise(
+        self,
+        task: Task,
+        slot: int,
+        allocation: Allocation,
+        prefix: Sequence[str] = (),
+        stop_file: Path | None = None,
+    ) -> Generator[None, None, int]:
+        """Run the processes of a task to their end, passing on a request to stop; return the exit code.
+
+        `prefix`: arguments of Python that start several processes; without them the process may be forked.
+        """
+        child = self.start(task, slot, allocation, [*prefix])
+        self.pids[slot] = child.pid
+        passed_on, parent = False, os.getppid()
+        while child.poll() is None:
+            if os.getppid() != parent and not allocation.attempt.is_local:
+                child.kill()  # what Slurm supervises the job with is dead, so nothing else would end it
+                child.wait()
+                raise TrialFailed("slurmstepd, which supervises the job on this node, was killed")
+            if self.signals and not passed_on:
+                with contextlib.suppress(OSError):  # the disk may be full for a moment
+                    # A file stays: processes that have not started yet will see it, too.
+                    stop_file.touch() if stop_file else child.kill()
+                    passed_on = True
+            yield
+        self.end_time = time.time()
+        processes.kill_orphans({pid for other, pid in self.pids.items() if other != slot})
+        code: int = child.wait()
+        return code
+
+    def start(self, task: Task, slot: int, allocation: Allocation, prefix: list[str]) -> processes.Child:
+        """Start the process of a task, or torchrun for several of them."""
+        variables = {"TURNOUT_ATTEMPT": str(allocation.attempt)}
         if allocation.offline:
             variables |= {name: os.environ.get(name, "1") for name in OFFLINE}
-        if self.container:
-            # The container's own start-up may restore signal handlers, and drop the environment or PYTHONPATH.
-            inside = [f"{name}={value}" for name, value in (variables | {"PYTHONPATH": str(ROOT)}).items()]
-            python = [*self.container[:-1], *IGNORE_SIGNALS, *inside, self.container[-1]]
-        with end_orphans():
-            child = subprocess.Popen([*python, *command], env=os.environ | variables, preexec_fn=tie_to_parent)
-            passed_on, parent = False, os.getppid()
-            while child.poll() is None:
-                if os.getppid() != parent and not allocation.attempt.is_local:
-                    child.kill()  # what Slurm supervises the job with is dead, so nothing else would end it
-                    child.wait()
-                    raise TrialFailed("slurmstepd, which supervises the job on this node, was killed")
-                if self.signals and not passed_on:
-                    with contextlib.suppress(OSError):  # the disk may be full for a moment
-                        # A file stays: workers that have not started yet will see it, too.
-                        stop_file.touch() if stop_file else child.kill()
-                        passed_on = True
-                time.sleep(0.05)
-            self.end_time = time.time()
-        return child.returncode
+        if self.devices:
+            variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
+        log = task.run.log_file(task.stage) if self.own_logs else None
+        if self.warm and not prefix:
+            return processes.fork(task, variables, log)
+        return processes.start(task, variables, log, prefix, self.container)
 
-    def requeue(self, run: RunDirectory, allocation: Allocation) -> None:
-        """Ask for another attempt at the rest of this job; TrialFailed if there will be none."""
-        if reason := allocation.requeue(run, self.signal_delay, self.max_requeues):
+    def requeue(self, runs: Sequence[RunDirectory], allocation: Allocation) -> str:
+        """Ask for another attempt at the rest of this job; return why there will be none, after marking its trials."""
+        reason = allocation.requeue(runs, self.signal_delay, self.max_requeues)
+        for run in runs if reason else ():
             self.fail(run, allocation, reason)
-            raise TrialFailed(reason)
+        return reason
 
     def fail(self, run: RunDirectory, allocation: Allocation, error: str, since: float | None = None) -> None:
         """Leave a failure marker, dated now or back to an earlier time."""
-        with contextlib.suppress(OSError):  # on a full disk the error still reaches Slurm's log
-            run.fail_launcher(allocation.attempt, allocation.node, error, since)
+        with contextlib.suppress(OSError):  # on a full disk the error still reaches the job's log
+            run.fail_worker(allocation.attempt, allocation.node, error, since)
 
-
-def tie_to_parent() -> None:
-    """Prepare a child before exec: it ignores signals to stop, and is killed when the launcher is."""
-    ignore_signals()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-@contextlib.contextmanager
-def end_orphans() -> Iterator[None]:
-    """Kill what processes that were started inside leave behind: workers of a killed torchrun would continue training.
-
-    Orphans become children of this process, which starts no others meanwhile.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    this, prctl = psutil.Process(), ctypes.CDLL(None).prctl
-    before = {child.pid for child in this.children()}
-    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    try:
-        yield
-        while orphans := {child.pid for child in this.children()} - before:
-            for pid in orphans:
-                os.kill(pid, signal.SIGKILL)  # whatever it saved is complete
-                os.waitpid(pid, 0)
-    finally:
-        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    def note(self, task: Task, error: str) -> None:
+        """Write why a task failed to the end of its own log, if it has one."""
+        if self.own_logs:
+            with contextlib.suppress(OSError), task.run.log_file(task.stage).open("a") as log:
+                log.write(f"{task.run.name}: {error}\n")
 
 
 def exit_silently() -> NoReturn:
@@ -203,11 +242,19 @@ def exit_silently() -> NoReturn:
     os._exit(0)
 
 
-def main(arguments: list[str]) -> None:
-    """`worker.py train|eval PROCESSES RUN…`: how the local backend starts what Slurm would start elsewhere."""
-    stage, processes, *runs = arguments
-    Launcher(stage, runs, int(processes))(Allocation.local())
+def main() -> int:
+    """Read a worker of this machine from stdin, as the local backend writes it, and run it; return the exit code."""
+    document = json.load(sys.stdin)
+    sweep = Path(document.pop("sweep"))
+    worker = Worker(**document | {"tasks": [Task(**task) for task in document["tasks"]]}, own_logs=True)
+    worker.watch = lambda running: write_local_work(
+        sweep, {worker.pids[slot]: (task.stage, task.run.name) for slot, task in running.items() if slot in worker.pids}
+    )
+    failures, _ = worker.work(Allocation.local())
+    print(*failures, sep="\n", flush=True)
+    return 130 if worker.signals else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    use_utf8()
+    sys.exit(main())

@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def exit_with_parent(parent: int) -> None:
-    """Exit when the launcher or torchrun was killed: nobody else would ask this training to stop, or see its end."""
+    """Exit when the worker or torchrun was killed: nobody else would ask this training to stop, or see its end."""
     while os.getppid() == parent:
         time.sleep(PARENT_INTERVAL)
     print("the process that started this training was killed; exiting", file=sys.stderr, flush=True)

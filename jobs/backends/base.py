@@ -143,13 +143,13 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a launcher runs on: this machine, or the nodes of a job."""
+    """What a worker runs on: this machine, or the nodes of a job."""
 
     job: str
     attempt: Attempt  # of the job; its number grows with every requeue
     nodes: int = 1
     node: int = 0
-    step: str = "0"  # tells apart launchers that run side by side in one attempt
+    step: str = "0"  # tells apart workers that run side by side in one attempt
     offline: bool = False  # whether its processes must not look for a network
 
     @staticmethod
@@ -164,6 +164,6 @@ class Allocation:
     def record_statuses(self, sweep: Path) -> None:
         """Write what the backend knows of a sweep's trials to its directory, for the report."""
 
-    def requeue(self, run: RunDirectory, signal_delay: int, max_requeues: int) -> str:
+    def requeue(self, runs: Sequence[RunDirectory], signal_delay: int, max_requeues: int) -> str:
         """Ask for another attempt after a stop; return why there will be none, '' if there will or none is due."""
         return ""

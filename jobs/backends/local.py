@@ -1,5 +1,6 @@
-"""This machine as a backend: some trials at a time, one evaluation beside them, a live table, and Ctrl-C that saves."""
+"""This machine as a backend: one worker, whose progress is shown, and Ctrl-C that saves."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
@@ -18,22 +18,27 @@ from rich.console import Console
 from rich.live import Live
 
 from jobs.backends.base import ActiveJob, Job, Plan
-from jobs.snapshot import ROOT, import_environment
+from jobs.snapshot import import_environment
+from jobs.tracking.local_work import read_local_work
 from jobs.tracking.table import render_local, summarize_progress
 from trainer.config.document import Settings
 from trainer.config.resolve import load_config
 from trainer.config.schema import Config
+from trainer.errors import ConfigError
 from trainer.runs import submissions
 from trainer.runs.directory import RunDirectory
 
 SUMMARY_INTERVAL = 15.0  # seconds between two lines of progress without a terminal
+TRIAL_MEMORY = 2 << 30  # bytes that a small trial on the CPU may need
+WORKER_LOG = "worker.log"  # in the sweep's directory
+STOPPED = 130  # exit code of a worker that was asked to stop
 
 
 @dataclass(frozen=True)
 class LocalBackend:
-    """This machine alone. Its jobs are the launchers that a pool has started."""
+    """This machine alone. Its jobs are the processes that a worker has started."""
 
-    parallel: int | None = None  # trainings at a time; default: one per GPU, or per two cores
+    parallel: int | None = None  # trials at a time; default: one per GPU, or per core
     console: Console = field(default_factory=Console)
     shown: tuple[RunDirectory, ...] = ()  # trials in the live table
     name: str = "local"
@@ -55,136 +60,105 @@ class LocalBackend:
         to_evaluate = [run for plan in plans for run in plan.evaluate_now]
         record = {"trials": [run.name for run in to_train], "evaluate": [run.name for run in to_evaluate]}
         submissions.append(sweep, {"cluster": self.name, **record, **notes})
-        gpus, cores = visible_gpus(), len(os.sched_getaffinity(0))
-        processes = {run.name: count_processes(load_config(run.config_file), gpus) for run in to_train}
-        pool = Pool(
-            to_train=to_train,
-            to_evaluate=to_evaluate,
-            evaluate_after={run.name for plan in plans for run in plan.evaluate_after},
-            processes=processes,
-            parallel=self.parallel or max(1, (len(gpus) or cores // 2) // max(processes.values(), default=1)),
-            gpus=gpus,
-            code=code,
-        )
-        return {**record, "completed": pool.run(list(self.shown), self.console)}
+        gpus, after = visible_gpus(), {run.path for plan in plans for run in plan.evaluate_after}
+        tasks = [
+            {
+                "stage": "train",
+                "path": str(run.path),
+                "processes": count_processes(load_config(run.config_file), gpus),
+                "evaluate": run.path in after,
+            }
+            for run in to_train
+        ]
+        tasks += [{"stage": "eval", "path": str(run.path)} for run in to_evaluate]
+        return {**record, "completed": self.run_worker(sweep, tasks, gpus, code)}
+
+    def run_worker(self, sweep: Path, tasks: list[dict[str, Any]], gpus: list[str], code: Path) -> bool:
+        """Run a worker on tasks to its end, with progress; return whether it was not stopped."""
+        largest = max((task.get("processes", 1) for task in tasks), default=1)
+        slots = min(self.parallel or count_slots(len(gpus), largest), max(1, len(tasks)))
+        devices = share_devices(gpus, slots, largest)
+        variables = import_environment(code)
+        # Threads that wait for each other spin, and are slow where cores are short.
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // (slots * largest))))
+        work = {"sweep": str(sweep), "tasks": tasks, "slots": slots, "devices": devices}
+        with (sweep / WORKER_LOG).open("ab") as log:
+            # In a session of its own, so that Ctrl-C reaches only this process.
+            worker = subprocess.Popen(
+                [sys.executable, str(code / "jobs" / "worker.py")],
+                env=variables, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        try:
+            if worker.stdin:
+                worker.stdin.write(json.dumps(work).encode())
+                worker.stdin.close()
+            return self.follow(worker, sweep)
+        finally:
+            if worker.poll() is None:  # only after an error in this process itself
+                worker.terminate()
+
+    def follow(self, worker: "subprocess.Popen[bytes]", sweep: Path) -> bool:
+        """Show the progress of a worker until it ends; Ctrl-C lets every trial save. Return whether it did all."""
+        # A counter, not an exception: a second Ctrl-C means more than the first.
+        interrupts: list[int] = []
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        handlers = {number: signal.signal(number, lambda number, _: interrupts.append(number)) for number in numbers}
+        handled, next_look = 0, 0.0
+        try:
+            with Live(console=self.console, auto_refresh=False, transient=True) as live:
+                while worker.poll() is None:
+                    started = time.monotonic()
+                    if started > next_look and self.console.is_terminal:
+                        live.update(render_local(self.shown), refresh=True)
+                        next_look = time.monotonic() + max(0.5, 20 * (time.monotonic() - started))
+                    elif started > next_look:
+                        if next_look:
+                            self.console.print(summarize_progress(self.shown), highlight=False)
+                        next_look = started + SUMMARY_INTERVAL
+                    if len(interrupts) > handled:
+                        self.stop(worker, first=not handled)
+                        handled = len(interrupts)
+                    time.sleep(0.1)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if worker.returncode not in (0, STOPPED) and not interrupts:
+            cause = f"killed by {signal.Signals(-worker.returncode).name}" if worker.returncode < 0 else "failed"
+            raise ConfigError(
+                f"{sweep}: its worker was {cause}; see {sweep / WORKER_LOG}; run the same command to resume"
+            )
+        return worker.returncode == 0 and not interrupts
+
+    def stop(self, worker: "subprocess.Popen[bytes]", first: bool) -> None:
+        """Let every trial save and exit at its next step; after a second Ctrl-C kill them at once."""
+        message = "stopping: every trial saves at its next step" if first else "killing every trial now"
+        self.console.print(message, highlight=False)
+        if first:
+            worker.terminate()
+        else:
+            kill_tree(worker.pid)
 
     def jobs(self, sweep: Path) -> tuple[dict[str, list[Job]], list[str]]:
         """Return nothing: the run directories tell all of trials on this machine."""
         return {}, []
 
     def active(self, sweep: Path) -> list[ActiveJob]:
-        """Return the launchers at work on trials of a sweep; their ids are process ids."""
-        folder = sweep.absolute()
-        return [
-            ActiveJob(str(pid), stage, "RUNNING", (run.name,))
-            for pid, (stage, run) in find_launchers().items()
-            if run.parent == folder
-        ]
+        """Return what a worker runs of a sweep; the ids are process ids."""
+        work = read_local_work(sweep)
+        tasks = work.tasks if work else {}
+        return [ActiveJob(str(pid), stage, "RUNNING", (trial,)) for pid, (stage, trial) in tasks.items()]
 
     def cancel(self, jobs: Sequence[ActiveJob], whole: bool) -> None:
-        """Send launchers SIGTERM, upon which trials save; with `whole` instead the jobs/submit.py that started them."""
-        pids = {int(job.id) for job in jobs}
-        for pid in {find_submitter(pid) for pid in pids} if whole else pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-
-
-@dataclass
-class Task:
-    """A running launcher."""
-
-    stage: str  # train or eval
-    run: RunDirectory
-    process: subprocess.Popen[bytes]
-    slot: int  # of `parallel`; decides which GPUs it uses
-
-
-@dataclass
-class Pool:
-    """Run trainings, `parallel` at a time, and evaluations, one at a time, through launchers."""
-
-    to_train: list[RunDirectory]
-    to_evaluate: list[RunDirectory]
-    evaluate_after: set[str]  # names of trials to evaluate once they are trained
-    processes: dict[str, int]  # trial → processes of its training
-    parallel: int
-    gpus: list[str]  # devices to share; empty if there are none
-    code: Path = ROOT  # the checkout or code copy that the processes run
-    tasks: list[Task] = field(default_factory=list)
-    interrupts: int = 0  # Ctrl-C received
-    handled_interrupts: int = 0
-
-    def run(self, shown: list[RunDirectory], console: Console) -> bool:
-        """Work until nothing is left, or until Ctrl-C; return whether nothing was interrupted."""
-        # A counter, not an exception: nothing may interrupt between starting a process and remembering it.
-        handlers = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with Live(console=console, refresh_per_second=2, transient=True) as live:
-                printed = 0.0
-                while self.step():
-                    if console.is_terminal:
-                        live.update(render_local(shown))
-                    elif time.monotonic() - printed > SUMMARY_INTERVAL:
-                        console.print(summarize_progress(shown), highlight=False)
-                        printed = time.monotonic()
-                    if self.interrupts > self.handled_interrupts:
-                        self.stop(console)
-                    time.sleep(0.2)
-        finally:
-            for task in self.tasks:  # some are left only after an error in this process itself
-                task.process.terminate()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        return not self.interrupts
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """Only count the signal."""
-        self.interrupts += 1
-
-    def step(self) -> bool:
-        """Remove tasks that ended and start what fits; return whether anything runs."""
-        for task in [task for task in self.tasks if task.process.poll() is not None]:
-            self.tasks.remove(task)
-            if task.stage == "train" and task.run.is_done() and task.run.name in self.evaluate_after:
-                self.to_evaluate.append(task.run)
-        if not self.interrupts:
-            while self.to_train and sum(task.stage == "train" for task in self.tasks) < self.parallel:
-                self.start("train", self.to_train.pop(0))
-            if self.to_evaluate and not any(task.stage == "eval" for task in self.tasks):
-                self.start("eval", self.to_evaluate.pop(0))
-        return bool(self.tasks)
-
-    def start(self, stage: str, run: RunDirectory) -> None:
-        """Start a launcher in a session of its own, so that Ctrl-C reaches only this process."""
-        variables = import_environment(self.code)
-        taken = {task.slot for task in self.tasks if task.stage == "train"}
-        # An evaluation is small: it shares the GPU of a training.
-        slot = min(set(range(self.parallel)) - taken) if stage == "train" else 0
-        count = self.processes[run.name] if stage == "train" else 1
-        if self.gpus:
-            first = slot * max(self.processes.values(), default=1)
-            devices = [self.gpus[(first + i) % len(self.gpus)] for i in range(min(count, len(self.gpus)))]
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-        # One core is left to the evaluation: threads that wait for each other spin, and are slow where cores are short.
-        threads = (len(os.sched_getaffinity(0)) - 1) // (self.parallel * count) if stage == "train" else 1
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
-        command = [sys.executable, str(self.code / "jobs" / "worker.py"), stage, str(count), str(run.path)]
-        with run.log_file(stage).open("ab") as log:
-            process = subprocess.Popen(
-                command, env=variables, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        self.tasks.append(Task(stage, run, process, slot))
-
-    def stop(self, console: Console) -> None:
-        """Let every trial save and exit at its next step; after a second Ctrl-C kill them at once."""
-        first, self.handled_interrupts = not self.handled_interrupts, self.interrupts
-        message = "stopping: every trial saves at its next step" if first else "killing every trial now"
-        console.print(message, highlight=False)
-        for task in self.tasks:
-            if first:
-                task.process.terminate()
-            else:
-                kill_tree(task.process.pid)
+        """Ask trainings to save and stop, and end evaluations; with `whole` the worker, which then starts no others."""
+        signalled: set[psutil.Process] = set()
+        for job in jobs:
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(int(job.id))
+                # Not torchrun itself, which would kill its processes before they have saved.
+                targets = {process.parent() or process} if whole else {*process.children()} or {process}
+                for target in targets - signalled:
+                    target.send_signal(signal.SIGTERM if whole or job.stage == "train" else signal.SIGKILL)
+                signalled |= targets
 
 
 def kill_tree(pid: int) -> None:
@@ -196,24 +170,19 @@ def kill_tree(pid: int) -> None:
                 member.kill()
 
 
-def find_launchers() -> dict[int, tuple[str, Path]]:
-    """Return process id → stage and absolute run directory of every launcher that a pool of this machine runs."""
-    launchers = {}
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):  # it has just ended, or belongs to another user
-            words = process.cmdline()
-            if len(words) == 5 and words[1].endswith("/jobs/worker.py"):  # of the checkout, or of a code copy
-                launchers[process.pid] = words[2], Path(process.cwd()) / words[4]
-    return launchers
+def count_slots(gpus: int, processes: int) -> int:
+    """Return how many trials of some processes each run at a time by default: one per GPU, or per core with memory."""
+    if gpus:
+        return max(1, gpus // processes)
+    room = psutil.virtual_memory().available // (processes * TRIAL_MEMORY)
+    return max(1, min(len(os.sched_getaffinity(0)) // processes, room))
 
 
-def find_submitter(launcher: int) -> int:
-    """Return the process id of the jobs/submit.py that started a launcher; the launcher's own if there is none."""
-    with suppress(psutil.Error):
-        parent = psutil.Process(launcher).parent()
-        if parent and any("submit.py" in word for word in parent.cmdline()):
-            return parent.pid
-    return launcher
+def share_devices(gpus: list[str], slots: int, processes: int) -> list[str]:
+    """Return CUDA_VISIBLE_DEVICES of each slot, whose trials have up to some processes; [] without GPUs."""
+    each = min(processes, len(gpus))
+    parts = [[gpus[(slot * processes + i) % len(gpus)] for i in range(each)] for slot in range(slots if gpus else 0)]
+    return [",".join(part) for part in parts]
 
 
 def visible_gpus() -> list[str]:

@@ -133,7 +133,7 @@ def read_disk_state(run: RunDirectory, status: dict[str, Any]) -> DiskState:
         marker = run.failure()
         attempt = str(marker.get("attempt", attempt))
         saved = run.has_stopped(attempt)
-        # A trainer records its rank; the launcher's marker, for processes that left none themselves, has no rank.
+        # A trainer records its rank; the worker's marker, for processes that left none themselves, has no rank.
         cause = "exception" if "rank" in marker else "" if saved else "killed"
         if run.interrupted_attempts().get(attempt) == "time limit":
             cause = "time limit"
@@ -173,7 +173,7 @@ def combine_states(disk: DiskState, job: Job | None) -> tuple[str, str]:
 def find_interruptions(run: RunDirectory, training: Sequence[Job]) -> dict[str, str]:
     """Return attempt -> cause for the interrupted attempts that another one followed, oldest first.
 
-    Slurm reports REQUEUED for a job that asked for it; the launcher has then recorded the reason in the run directory.
+    Slurm reports REQUEUED for a job that asked for it; the worker has then recorded the reason in the run directory.
     """
     recorded, ended = run.interrupted_attempts(), dict[str, str]()
     for job in training:

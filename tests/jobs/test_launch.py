@@ -1,4 +1,4 @@
-"""The launcher and the lock of a run, without Slurm; what needs one is in tests/slurm."""
+"""The worker and the lock of a run, without Slurm; what needs one is in tests/slurm."""
 
 import contextlib
 import json
@@ -31,8 +31,20 @@ STEPS = 60
 def start(*command: str, **environment: str) -> "subprocess.Popen[str]":
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        [sys.executable, *command], cwd=ROOT, env=env, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def start_worker(run: Path, processes: int, **environment: str) -> "subprocess.Popen[str]":
+    """The worker of this machine on one training."""
+    worker = start("jobs/worker.py", **environment)
+    assert worker.stdin
+    task = {"stage": "train", "path": str(run), "processes": processes}
+    worker.stdin.write(json.dumps({"sweep": str(run.parent), "tasks": [task]}))
+    worker.stdin.close()
+    worker.stdin = None
+    return worker
 
 
 def finish(process: "subprocess.Popen[str]", code: int = 0) -> str:
@@ -170,8 +182,8 @@ def test_a_run_that_another_job_trains_is_left_in_peace(tmp_path: Path, data_roo
     run = new_run(tmp_path / "busy", data_root, steps=100000)
     other = start("trainer/main.py", str(run), TURNOUT_ATTEMPT="7.0")
     until(lambda: losses(run), other)
-    assert "already being trained by 7.0" in finish(start("jobs/worker.py", "train", "1", str(run)), code=1)
-    assert "already being trained by 7.0" in finish(start("jobs/worker.py", "train", "2", str(run)), code=1)
+    assert "already being trained by 7.0" in finish(start_worker(run, 1))
+    assert "already being trained by 7.0" in finish(start_worker(run, 2))
     assert not list(run.glob("failed.*"))
     other.terminate()
     assert "stopped at step" in finish(other)
@@ -181,18 +193,18 @@ def test_a_run_that_another_job_trains_is_left_in_peace(tmp_path: Path, data_roo
 def test_workers_end_with_their_torchrun(tmp_path: Path, data_root: str) -> None:
     """Nobody would tell them to stop any more, and they would train what has failed, and what is started again."""
     run = new_run(tmp_path / "orphans", data_root, steps=100000)
-    launcher = start("jobs/worker.py", "train", "2", str(run))
-    until(lambda: losses(run), launcher)
-    (torchrun,) = children(launcher.pid)
+    worker = start_worker(run, 2)
+    until(lambda: losses(run), worker)
+    (torchrun,) = children(worker.pid)
     held = children(torchrun)
     assert len(held) == 2
     os.kill(torchrun, signal.SIGKILL)
-    assert "killed by SIGKILL" in finish(launcher, code=1)
+    assert "killed by SIGKILL" in finish(worker)
     assert not any(Path(f"/proc/{pid}").exists() for pid in held)
     assert (RunDirectory(run).state(), "killed by SIGKILL" in RunDirectory(run).error()) == ("failed", True)
 
 
-def test_the_launcher_of_this_machine_is_not_that_of_the_job_around_it(tmp_path: Path, data_root: str) -> None:
+def test_the_worker_of_this_machine_is_not_that_of_the_job_around_it(tmp_path: Path, data_root: str) -> None:
     """Somebody's interactive job of two nodes: it is neither spread over them nor requeued."""
     run = new_run(tmp_path / "inside", data_root, steps=100000)
     tools = tmp_path / "bin"
@@ -201,16 +213,16 @@ def test_the_launcher_of_this_machine_is_not_that_of_the_job_around_it(tmp_path:
         (tools / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\necho RUNNING 10:00\n")
         (tools / name).chmod(0o755)
     environment = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "PATH": f"{tools}:{os.environ['PATH']}"}
-    launcher = start("jobs/worker.py", "train", "1", str(run), **environment)
-    until(lambda: losses(run), launcher)
-    launcher.terminate()
-    finish(launcher)
+    worker = start_worker(run, 1, **environment)
+    until(lambda: losses(run), worker)
+    worker.terminate()
+    finish(worker, code=130)
     (marker,) = run.glob("stopped.*")
     assert json.loads(marker.read_text())["attempt"].startswith("local-")
     assert not (tmp_path / "asked").exists()
 
 
-def test_launchers_of_one_node_never_share_a_rendezvous(tmp_path: Path) -> None:
+def test_workers_of_one_node_never_share_a_rendezvous(tmp_path: Path) -> None:
     with contextlib.ExitStack() as all_at_once:
         places = []
         for job in range(200):

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from jobs import stage
 from jobs.backends.base import Allocation
-from jobs.worker import Launcher
+from jobs.processes import Task
+from jobs.worker import Worker
 from tests.jobs.test_submit import DANN, check_refused, command
 from tests.trainer.test_data import write_svhn
 from trainer.config.schema import Config
@@ -125,8 +126,9 @@ def test_jobs_on_slurm_are_offline(slurm: bool, tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "0")
     names = ("TURNOUT_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    output = tmp_path / "output"
-    code = f"import os, pathlib; pathlib.Path({str(output)!r}).write_text(str([os.environ.get(n) for n in {names}]))"
-    assert Launcher("train", []).supervise(["-c", code], Allocation("7", Attempt("7.0"), offline=slurm)) == 0
-    assert output.read_text() == str(["1", "1", "0"] if slurm else [None, None, "0"])
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr("jobs.processes.start", lambda task, variables, *_: started.append(variables))
+    task = Task("train", str(tmp_path))
+    Worker([task]).start(task, 0, Allocation("7", Attempt("7.0"), offline=slurm), [])
+    assert [(os.environ | started[0]).get(n) for n in names] == (["1", "1", "0"] if slurm else [None, None, "0"])
     assert os.environ.get("TURNOUT_OFFLINE") is None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Timer
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import yaml
@@ -23,7 +23,7 @@ from jobs.backends import local
 from jobs.plan import lock_sweep
 from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
-from trainer.runs.directory import RunDirectory, find_runs
+from trainer.runs.directory import find_runs
 from trainer.runs.placement import create_run_directories
 from trainer.stop import POLL_INTERVAL
 
@@ -217,11 +217,9 @@ def test_cluster_slurm_is_refused_without_slurm(tmp_path: Path, data_root: str) 
 def test_unavailable_data_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("method: source_only\ndata: {source: svhn}\n")
     unreachable = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "ftp")}
-    began = time.monotonic()
     words = [str(tmp_path / "x.yaml"), "--runs", str(tmp_path / "logs"), "--cluster", "local"]
     result = command(str(tmp_path / "empty"), *words, **unreachable)
     check_refused(result, "x.yaml", "data.source", "train_32x32.mat is missing", "TURNOUT_DATA")
-    assert time.monotonic() - began < 30
     assert not (tmp_path / "logs").exists()
 
 
@@ -428,47 +426,6 @@ def test_a_metric_added_later_is_evaluated_without_training(again: Again, tmp_pa
     assert 0 <= float(row["accuracy/target"]) <= 1
     assert "0 to train, 0 to evaluate" in again(**changed).stdout
     assert products() == before
-
-
-# Sharing the machine
-
-
-def test_trials_share_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Launcher:
-        """Stand in for a process that runs until its exit code is set."""
-
-        started: ClassVar[list[str]] = []
-        code: int | None = None
-
-        def __init__(self, command: list[str], env: dict[str, str], **rest: Any) -> None:
-            self.started.append(f"{Path(command[-1]).name} {command[-2]} on {env['CUDA_VISIBLE_DEVICES']}")
-
-        def poll(self) -> int | None:
-            return self.code
-
-    trials = {name: RunDirectory(tmp_path / name) for name in "abcd"}
-    for run in trials.values():
-        run.path.mkdir()
-    processes = {"a": 2, "b": 2, "c": 1, "d": 2}
-    pool = local.Pool(list(trials.values()), [], set(), processes, parallel=2, gpus=["4", "5", "6", "7"])
-    monkeypatch.setattr("subprocess.Popen", Launcher)
-    assert pool.step()
-    assert Launcher.started == ["a 2 on 4,5", "b 2 on 6,7"]
-    monkeypatch.setattr(pool.tasks[1].process, "code", 0, raising=False)
-    assert pool.step()
-    assert Launcher.started[2:] == ["c 1 on 6"]
-    for task in pool.tasks:
-        monkeypatch.setattr(task.process, "code", 0, raising=False)
-    assert pool.step()
-    assert Launcher.started[3:] == ["d 2 on 4,5"]
-
-
-@pytest.mark.parametrize(("visible", "devices"), [("", []), ("-1", []), ("3, 1", ["3", "1"])])
-def test_visible_gpus_are_those_of_cuda_visible_devices(
-    visible: str, devices: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert local.visible_gpus() == devices
 
 
 # Status

@@ -222,8 +222,8 @@ class RunDirectory:
         content = {"error": error, "attempt": attempt, "rank": rank, "time": time.time()}
         write_json(self.path / f"failed.{attempt}{source}.json", content)
 
-    def fail_launcher(self, attempt: Attempt, node: int, error: str, since: float | None = None) -> None:
-        """Mark that an attempt failed as its launcher on a node saw it, now or at an earlier time."""
+    def fail_worker(self, attempt: Attempt, node: int, error: str, since: float | None = None) -> None:
+        """Mark that an attempt failed as its worker on a node saw it, now or at an earlier time."""
         content = {"error": error, "attempt": attempt, "time": since or time.time()}
         write_json(self.path / f"failed.{attempt}.node{node}.json", content)
         if status := self.status():
@@ -262,7 +262,7 @@ class RunDirectory:
         return len(attempts)
 
     def interrupted_attempts(self) -> dict[str, str]:
-        """Return attempt → preempted or time limit, as launchers recorded it."""
+        """Return attempt → preempted or time limit, as workers recorded it."""
         causes: dict[str, str] = {}
         for name, cause in ((PREEMPTIONS, "preempted"), (TIME_LIMITS, "time limit")):
             causes |= dict.fromkeys(read_json(self.path / name).get("attempts", ()), cause)

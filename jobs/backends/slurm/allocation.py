@@ -4,7 +4,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,7 +63,7 @@ class SlurmAllocation(Allocation):
 
         query_statuses(sweep, SlurmBackend())
 
-    def requeue(self, run: RunDirectory, signal_delay: int, max_requeues: int) -> str:
+    def requeue(self, runs: Sequence[RunDirectory], signal_delay: int, max_requeues: int) -> str:
         """Have Slurm requeue this job, unless it already decided otherwise, and record why the attempt ends.
 
         After scancel or scontrol requeue the job is COMPLETING: a requeue would revive what was cancelled.
@@ -74,17 +74,21 @@ class SlurmAllocation(Allocation):
         refusal = "its controller does not answer"
         while time.monotonic() < deadline:
             state, left = self.state()
-            print(f"{run.name}: saved, not finished; Slurm says {state or 'nothing'}, {left:.0f} s left", flush=True)
+            names = ", ".join(run.name for run in runs)
+            print(f"{names}: saved, not finished; Slurm says {state or 'nothing'}, {left:.0f} s left", flush=True)
             if state == "RUNNING":
                 if left < signal_delay + EARLY_SIGNAL:
-                    count = persist(partial(run.note_time_limit, self.attempt, self.job), str(run.path))
+                    count = max(
+                        persist(partial(run.note_time_limit, self.attempt, self.job), str(run.path)) for run in runs
+                    )
                     if count > max_requeues:
                         return (
                             f"reached its time limit {count} times (resources.max_requeues: {max_requeues}); raise "
                             "resources.time or max_requeues, and rerun the same command to resume from its checkpoint"
                         )
                 elif self.is_preempted():
-                    persist(partial(run.note_preemption, self.attempt), str(run.path))
+                    for run in runs:
+                        persist(partial(run.note_preemption, self.attempt), str(run.path))
                 earlier, refusal = refusal, ask("scontrol", "requeue", self.job, in_job=True).error
                 # Asked twice, because a job that is ending meanwhile is refused as well, but has another state then.
                 if not refusal or (refusal == earlier and not TRANSIENT.search(refusal)):
@@ -108,11 +112,11 @@ class SlurmAllocation(Allocation):
 
 
 @dataclass
-class SlurmLauncher:
-    """What submitit pickles and calls on every node: a launcher on this job's allocation."""
+class SlurmWorker:
+    """What submitit pickles and calls on every node: a worker on this job's allocation."""
 
-    launcher: Callable[[Allocation], None]
+    worker: Callable[[Allocation], None]
 
     def __call__(self) -> None:
-        """Run the launcher."""
-        self.launcher(SlurmAllocation.current())
+        """Run the worker."""
+        self.worker(SlurmAllocation.current())

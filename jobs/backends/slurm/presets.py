@@ -48,12 +48,12 @@ class Preset(Section):
         return {key: setting for key, setting in self._settings.items() if key.startswith("resources.")}
 
     def launcher_command(self, code: Path) -> str:
-        """Return the shell command of the Python that runs the launcher from a code copy.
+        """Return the shell command of the Python that runs the worker from a code copy.
 
-        The launcher stays outside of a container, because it needs Slurm's commands.
+        The worker stays outside of a container, because it needs Slurm's commands.
         """
-        # A signal before the launcher has set its handlers would kill it, so it starts with signals ignored. With -m,
-        # Python looks into the working directory first, so that is the code's until the launcher is loaded.
+        # A signal before the worker has set its handlers would kill it, so it starts with signals ignored. With -m,
+        # Python looks into the working directory first, so that is the code's until the worker is loaded.
         directory, python = shlex.quote(str(code)), None if self.container else self.python
         path = f'PYTHONPATH={directory}"${{PYTHONPATH:+:$PYTHONPATH}}"'  # keep what the setup lines have set
         return " ".join([*IGNORE_SIGNALS, f"--chdir={directory}", path, shlex.quote(python or sys.executable)])

@@ -1,4 +1,4 @@
-"""From arrays to sbatch, by submitit: options, scripts, and the launchers that it pickles."""
+"""From arrays to sbatch, by submitit: options, scripts, and the workers that it pickles."""
 
 import math
 import os
@@ -7,11 +7,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from jobs.backends.slurm.allocation import SlurmLauncher
+from jobs.backends.slurm.allocation import SlurmWorker
 from jobs.backends.slurm.arrays import Array
 from jobs.backends.slurm.client import clean_environment
 from jobs.backends.slurm.presets import Preset
-from jobs.worker import Launcher
+from jobs.processes import Task
+from jobs.worker import Worker
 from trainer.config.schema import Resources
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory
@@ -29,7 +30,7 @@ def submit_array(sweep: Path, array: Array, options: dict[str, str], preset: Pre
     executor.update_parameters(**parameters(sweep, array.stage, array.resources, options, preset))
     try:
         with clean_environment(), executor.batch():
-            jobs = [executor.submit(launcher(array, runs, preset)) for runs in array.jobs()]
+            jobs = [executor.submit(create_worker(array, runs, preset)) for runs in array.jobs()]
     except submitit.core.utils.FailedJobError as error:
         reason = " ".join(str(error).split())[-400:]
         is_gpu = "gres" in reason.lower() or "generic resource" in reason.lower()
@@ -40,14 +41,13 @@ def submit_array(sweep: Path, array: Array, options: dict[str, str], preset: Pre
     return str(jobs[0].job_id).partition("_")[0]
 
 
-def launcher(array: Array, runs: list[RunDirectory], preset: Preset) -> SlurmLauncher:
-    """Return the launcher of one job of an array."""
+def create_worker(array: Array, runs: list[RunDirectory], preset: Preset) -> SlurmWorker:
+    """Return the worker of one job of an array."""
     resources = array.resources
-    return SlurmLauncher(
-        Launcher(
-            array.stage,
-            [str(run.path.absolute()) for run in runs],
-            processes=resources.processes() if array.stage == "train" else 1,
+    processes = resources.processes() if array.stage == "train" else 1
+    return SlurmWorker(
+        Worker(
+            [Task(array.stage, str(run.path.absolute()), processes) for run in runs],
             signal_delay=resources.signal_delay,
             max_requeues=resources.max_requeues,
             directory=os.getcwd(),
