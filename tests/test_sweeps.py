@@ -10,7 +10,7 @@ import models
 from trainer.config.sweep import Trial, load_trials
 
 ROOT = Path(__file__).parents[1]
-SWEEPS = sorted(p for folder in ("sweeps", "sweeps/variants") for p in (ROOT / folder).glob("*.yaml"))
+SWEEPS = sorted(p for folder in ("sweeps", "sweeps/variants", "sweeps/reports") for p in (ROOT / folder).glob("*.yaml"))
 IDENTITIES = json.loads((ROOT / "tests" / "fixtures" / "version1" / "identities.json").read_text())
 CHANGED = {
     "mnistm_usps",
