@@ -53,6 +53,15 @@ class Trial:
         return format_exactly(self.config, "method")
 
     @property
+    def is_tuned(self) -> bool:
+        """Return whether its settings were chosen with target labels in sight, as its sweep file says."""
+        return self.method in (self.config.get("eval.tuned") or [])
+
+    @property
+    def marked_method(self) -> str:
+        return f"{self.method} ‡" if self.is_tuned else self.method
+
+    @property
     def seed(self) -> str:
         return format_exactly(self.config, SEED)
 
@@ -261,7 +270,7 @@ def find_swept_keys(trials: Sequence[Trial]) -> list[str]:
 def _label(trial: Trial, keys: Sequence[str]) -> str:
     """Return the method and its swept values, with the last part of each key if that is unambiguous."""
     last_parts = Counter(key.rpartition(".")[2] for key in keys)
-    parts = [trial.method or "?"]
+    parts = [trial.marked_method or "?"]
     for key in keys:
         if key != "method" and key in trial.config:
             last = key.rpartition(".")[2]

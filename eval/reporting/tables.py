@@ -14,11 +14,13 @@ def format_csv(sweep: Sweep) -> str:
     """Return results.csv: a row per trial, numbers in full precision, an empty cell for an absent value."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["trial", "state", "method", *sweep.swept, *sweep.metrics, "error"])
+    tuned = ["tuned"] if any(t.is_tuned for t in sweep.trials) else []
+    writer.writerow(["trial", "state", "method", *tuned, *sweep.swept, *sweep.metrics, "error"])
     for t in sweep.trials:
         values = [format_exactly(t.config, key) for key in sweep.swept]
         metrics = [format_exactly(t.metrics, name) for name in sweep.metrics]
-        writer.writerow([t.name, t.state, t.method, *values, *metrics, t.error])
+        marks = [str(t.is_tuned).lower() for _ in tuned]
+        writer.writerow([t.name, t.state, t.method, *marks, *values, *metrics, t.error])
     return file.getvalue()
 
 
@@ -28,11 +30,13 @@ def format_markdown(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
     configurations, trials = [], []
     for s in sweep.settings:
         values = [format_setting(s.trials[0].config, key) for key in sweep.keys]
-        configurations.append([s.trials[0].method, *values, str(s.n), *(s.describe(name) for name in sweep.metrics)])
+        configurations.append(
+            [s.trials[0].marked_method, *values, str(s.n), *(s.describe(name) for name in sweep.metrics)]
+        )
     for t in sweep.trials:
         values = [format_setting(t.config, key) for key in sweep.swept]
         numbers = [format_number(t.metrics[name]) if name in t.metrics else "" for name in sweep.metrics]
-        trials.append([t.name, t.state, t.method, *values, *numbers])
+        trials.append([t.name, t.state, t.marked_method, *values, *numbers])
     parts = [
         f"# {_escape(sweep.name)}",
         ", ".join(f"{n} {state}" for state, n in sweep.counts.items()),
@@ -45,6 +49,8 @@ def format_markdown(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
     ]
     if sweep.has_oracle:
         parts.append("† oracle: selected with target labels, unavailable in practice.")
+    if any(t.is_tuned for t in sweep.trials):
+        parts.append("‡ tuned: settings chosen with target labels in sight.")
     if sweep.failures:
         rows = [[t.name, ", ".join(t.logs), t.error] for t in sweep.failures]
         parts += ["## Failures", _table(["trial", "log", "error"], rows)]

@@ -366,6 +366,25 @@ def test_oracle_metrics_are_marked_and_intervals_shown(sweep: Path) -> None:
     assert "oracle/accuracy/target" in table(sweep)[0]
 
 
+def test_methods_tuned_with_target_labels_in_sight_are_marked_in_every_table(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"eval": {"metrics": ["accuracy"], "tuned": ["dann"]}, "accuracy": 0.9}
+    for method in ("source_only", "dann"):
+        trial(tmp_path / "tuned", f"{method}-{'0' * 8}", method, **settings)
+    report.write_report(tmp_path / "tuned")
+    folder = tmp_path / "tuned" / "report"
+    assert {row["method"]: row["tuned"] for row in table(folder.parent)} == {"dann": "true", "source_only": "false"}
+    markdown = (folder / "results.md").read_text()
+    rows = [line for line in markdown.splitlines() if re.search(r"\| dann\b", line)]
+    assert len(rows) == 3  # configurations, trials and the pair of domains
+    assert all("dann ‡" in row for row in rows)
+    assert "source_only ‡" not in markdown
+    assert "‡ tuned: settings chosen with target labels in sight." in markdown
+    text = (folder / "index.html").read_text()
+    assert text.count("‡ Tuned: settings chosen with target labels in sight.") == 3
+    assert len(re.findall(r'dann <abbr class="oracle" title="tuned: [^"]*">‡</abbr>', text)) == 2
+    assert "<td>dann ‡</td>" in text
+
+
 def test_progress_is_shown_until_all_is_done(sweep: Path) -> None:
     page = Page(report.write_report(sweep))
     bar = next(a for tag, a in page.tags if tag == "progress")

@@ -39,7 +39,7 @@ from trainer.errors import check_known
 # Settings that were added later: not part of the identity at these defaults, which keep the earlier behaviour.
 ADDED_LATER: dict[str, Any] = {
     "data.classes": None, "data.crop": "center", "data.background": "white",
-    "model.residual": "all", "model.net": "paper", "model.disc_iters": 1,
+    "eval.tuned": [], "model.residual": "all", "model.net": "paper", "model.disc_iters": 1,
 }  # fmt: skip
 # Settings that cannot change the trained weights: whole blocks (True), or keys of a block.
 NOT_IN_IDENTITY: dict[str, Any] = {
@@ -139,6 +139,8 @@ class Eval(Section):
     metrics: list[MetricName] = Field(default_factory=list)
     # Method -> lowest and highest accuracy/target in published reports, shown beside ours.
     reference: dict[MethodName, Range] = Field(default_factory=dict)
+    # Methods whose settings were chosen with target labels in sight; every table of the report marks them.
+    tuned: list[MethodName] = Field(default_factory=list)
 
 
 class Resources(Section):
