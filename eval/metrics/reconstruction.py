@@ -66,6 +66,7 @@ def draw_reconstructions(trial: TrainedTrial, domain: str, mean: float) -> None:
         np.stack([originals, reconstructions]),
         rows=("test image", "reconstruction"),
         columns=[f"{error:.4f}" for error in errors],
-        title=f"{trial.domains[domain]}: MSE of each reconstruction; mean over {len(images)} images: {mean:.4f}",
+        title=f"{trial.domains[domain]}: MSE of each reconstruction, images in [-1, 1]; "
+        f"mean over {len(images)} images: {mean:.4f} ({mean / 4:.4f} for images in [0, 1])",
     )
     figures.save(figure, trial.folder / "reconstruction.png")
