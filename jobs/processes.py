@@ -163,8 +163,9 @@ def fork(task: Task, variables: dict[str, str], log: Path | None = None) -> Chil
 
 def call(task: Task) -> int:
     """Run the program of a task in this process; return its exit code."""
-    programs = {"train": "trainer.main", "eval": "eval.main", "report": "eval.report"}
-    code: int = importlib.import_module(programs[task.stage]).main([task.path])
+    program = PROGRAMS[task.stage]
+    sys.argv = [program, task.path]
+    code: int = importlib.import_module(program.removesuffix(".py").replace("/", ".")).main([task.path])
     return code
 
 

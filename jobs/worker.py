@@ -89,6 +89,9 @@ class Worker:
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.receive)
         signal.signal(signal.SIGCONT, signal.SIG_IGN)  # Slurm sends it with every signal
+        if self.slots > 1:  # threads that wait for each other spin, and are slow where cores are short
+            threads = len(os.sched_getaffinity(0)) // (self.slots * max(task.processes for task in self.tasks))
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
         self.warm = not self.container and processes.import_for(self.tasks)
         waiting, running = deque(self.tasks), dict[int, tuple[Task, Steps]]()
         failures: list[str] = []
@@ -212,6 +215,9 @@ class Worker:
             variables |= {name: os.environ.get(name, "1") for name in OFFLINE}
         if self.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
+        sharing = self.devices.count(self.devices[slot]) if self.devices else self.slots
+        if sharing > 1:
+            variables["TURNOUT_GPU_SHARE"] = str(1 / sharing)
         log = task.run.log_file(task.stage) if self.own_logs else None
         if self.warm and not prefix:
             return processes.fork(task, variables, log)

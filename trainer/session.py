@@ -80,6 +80,9 @@ def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> "Acce
     if config.train.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError(f"{run.path}: train.precision: 'fp16' needs a GPU; choose bf16 or no")
     accelerator = Accelerator(mixed_precision=config.train.precision, cpu=not torch.cuda.is_available())
+    share = float(os.environ.get("TURNOUT_GPU_SHARE", "1"))  # of its memory, if other trials use the same GPU
+    if share < 1 and accelerator.device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share)
     try:
         check_batch_size(config.train.batch_size, accelerator.num_processes * config.train.micro_batches)
     except ValueError as error:

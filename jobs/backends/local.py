@@ -61,7 +61,7 @@ class LocalBackend:
         record = {"trials": [run.name for run in to_train], "evaluate": [run.name for run in to_evaluate]}
         submissions.append(sweep, {"cluster": self.name, **record, **notes})
         gpus, after = visible_gpus(), {run.path for plan in plans for run in plan.evaluate_after}
-        tasks = [
+        tasks: list[dict[str, Any]] = [
             {
                 "stage": "train",
                 "path": str(run.path),
@@ -71,26 +71,23 @@ class LocalBackend:
             for run in to_train
         ]
         tasks += [{"stage": "eval", "path": str(run.path)} for run in to_evaluate]
-        return {**record, "completed": self.run_worker(sweep, tasks, gpus, code)}
-
-    def run_worker(self, sweep: Path, tasks: list[dict[str, Any]], gpus: list[str], code: Path) -> bool:
-        """Run a worker on tasks to its end, with progress; return whether it was not stopped."""
         largest = max((task.get("processes", 1) for task in tasks), default=1)
-        slots = min(self.parallel or count_slots(len(gpus), largest), max(1, len(tasks)))
-        devices = share_devices(gpus, slots, largest)
-        variables = import_environment(code)
-        # Threads that wait for each other spin, and are slow where cores are short.
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // (slots * largest))))
-        work = {"sweep": str(sweep), "tasks": tasks, "slots": slots, "devices": devices}
+        shared = len(gpus) * max((plan.resources.trials_per_gpu for plan in plans), default=1)
+        slots = min(self.parallel or count_slots(shared, largest), max(1, len(tasks)))
+        work = {"tasks": tasks, "slots": slots, "devices": share_devices(gpus, slots, largest)}
+        return {**record, "completed": self.run_worker(sweep, work, code)}
+
+    def run_worker(self, sweep: Path, work: dict[str, Any], code: Path) -> bool:
+        """Run a worker of some fields to its end, with progress; return whether it was not stopped."""
         with (sweep / WORKER_LOG).open("ab") as log:
             # In a session of its own, so that Ctrl-C reaches only this process.
             worker = subprocess.Popen(
                 [sys.executable, str(code / "jobs" / "worker.py")],
-                env=variables, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+                env=import_environment(code), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         try:
             if worker.stdin:
-                worker.stdin.write(json.dumps(work).encode())
+                worker.stdin.write(json.dumps({"sweep": str(sweep), **work}).encode())
                 worker.stdin.close()
             return self.follow(worker, sweep)
         finally:
@@ -171,7 +168,10 @@ def kill_tree(pid: int) -> None:
 
 
 def count_slots(gpus: int, processes: int) -> int:
-    """Return how many trials of some processes each run at a time by default: one per GPU, or per core with memory."""
+    """Return how many trials of some processes each run at a time by default: one per GPU, or per core with memory.
+
+    `gpus`: their number, times the trials that share each.
+    """
     if gpus:
         return max(1, gpus // processes)
     room = psutil.virtual_memory().available // (processes * TRIAL_MEMORY)

@@ -156,6 +156,7 @@ class Resources(Section):
     signal_delay: PositiveInt = 120  # seconds before the time limit at which a trial is asked to save
     max_requeues: NonNegativeInt = 10  # times that a trial may reach its time limit and be requeued
     max_parallel: PositiveInt = 20  # trials of a sweep that run at the same time on the cluster
+    trials_per_gpu: PositiveInt = 1  # trials that share the GPU (or, without one, the CPUs) of a job, side by side
     # Further sbatch options, such as {partition: gpu, account: vision}.
     slurm: Annotated[dict[str, str | int | bool], AfterValidator(check_sbatch_options)] = Field(default_factory=dict)
 
@@ -174,6 +175,16 @@ class Resources(Section):
         """Refuse mem_gb beside an sbatch option for memory, which sbatch does not accept either."""
         if self.mem_gb is not None and (other := next((k for k in self.slurm if k.startswith("mem-per-")), None)):
             raise ValueError(f"mem_gb and slurm.{other} exclude each other; set mem_gb: null")
+        return self
+
+    @model_validator(mode="after")
+    def share_only_a_single_gpu(self) -> "Resources":
+        """Refuse trials of several processes beside each other: each would wait for processes of its own."""
+        if self.trials_per_gpu > 1 and self.nodes * self.processes() > 1:
+            raise ValueError(
+                f"trials_per_gpu: {self.trials_per_gpu} is for trials of one process, not of {self.nodes} nodes with "
+                f"{self.processes()}; set nodes: 1 and gpus_per_node: 1, or trials_per_gpu: 1"
+            )
         return self
 
     def minutes(self) -> int:

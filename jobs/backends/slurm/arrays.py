@@ -15,13 +15,21 @@ from trainer.runs.directory import RunDirectory
 
 @dataclass(frozen=True)
 class Array:
-    """What one sbatch submits: jobs that each run `each` trials in turn, as an array unless there is only one job."""
+    """What one sbatch submits: jobs that each run `each` trials, as an array unless there is only one job.
+
+    In a job `slots` trials run side by side, and the others in turn.
+    """
 
     stage: str  # train, eval or report
     resources: Resources
     runs: list[RunDirectory]
     each: int = 1
     waits_for: tuple[str, int] | None = None  # kind of dependency, position of the array that it depends on
+
+    @property
+    def slots(self) -> int:
+        """The number of trials that run side by side in a job."""
+        return 1 if self.stage == "report" else self.resources.trials_per_gpu
 
     def jobs(self) -> list[list[RunDirectory]]:
         """Return the run directories of each job."""
@@ -40,7 +48,7 @@ class Array:
 def fit_arrays(sweep: Path, plans: Sequence[Plan], preset: Preset) -> list[Array]:
     """Return the arrays of all plans within Slurm's limits.
 
-    Where the limits do not allow a job per trial, each job runs several trials in turn. ConfigError if even that does
+    Where the limits do not allow that many jobs, each job runs several trials in turn. ConfigError if even that does
     not fit.
     """
     if not plans:
@@ -59,24 +67,25 @@ def fit_arrays(sweep: Path, plans: Sequence[Plan], preset: Preset) -> list[Array
 
 
 def split_arrays(plans: Sequence[Plan], largest: int, each: int = 1) -> list[Array]:
-    """Return the arrays of all plans, none with more than `largest` elements, `each` trials to an element.
+    """Return the arrays of all plans, none with more than `largest` elements, `each` trials to a slot of an element.
 
     Parts of an array that had to be split share its max_parallel. If there are more parts than that, a part waits for
     the end of an earlier one.
     """
     arrays: list[Array] = []
     for plan in plans:
-        lanes = plan.resources.max_parallel
+        slots = plan.resources.trials_per_gpu
+        size, lanes = each * slots, max(1, plan.resources.max_parallel // slots)
         for stage, runs in (("train", plan.train), ("eval", plan.evaluate_now)):
             parts: list[int] = []  # positions of this stage's parts in `arrays`
-            jobs = math.ceil(len(runs) / each)
+            jobs = math.ceil(len(runs) / size)
             count = math.ceil(jobs / largest)
             for number in range(count):
-                part = runs[number * jobs // count * each : (number + 1) * jobs // count * each]
+                part = runs[number * jobs // count * size : (number + 1) * jobs // count * size]
                 share = plan.resources.model_copy(update={"max_parallel": max(1, (lanes + number) // count)})
                 waits_for = ("afterany", parts[-lanes]) if number >= lanes else None
                 parts.append(len(arrays))
-                arrays.append(Array(stage, share, part, each, waits_for))
+                arrays.append(Array(stage, share, part, size, waits_for))
                 if stage == "train" and plan.evaluate_after:
-                    arrays.append(Array("eval", share, part, each, ("aftercorr", parts[-1])))
+                    arrays.append(Array("eval", share, part, size, ("aftercorr", parts[-1])))
     return arrays

@@ -58,7 +58,8 @@ class SlurmBackend:
             for array in fit_arrays(sweep, plans, self.preset):
                 waits = array.dependency(accounting.submitted_ids(record))
                 trials = [run.name for run in array.runs]
-                record["arrays"].append({"stage": array.stage, "id": "", "trials": trials, "each": array.each})
+                slots = {"slots": array.slots} if array.slots > 1 else {}
+                record["arrays"].append({"stage": array.stage, "id": "", "trials": trials, "each": array.each, **slots})
                 submissions.write_unfinished(sweep, record)
                 record["arrays"][-1]["id"] = sbatch.submit_array(sweep, array, waits, self.preset, code)
             waits = after_all(accounting.submitted_ids(record))

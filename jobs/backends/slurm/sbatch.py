@@ -48,6 +48,8 @@ def create_worker(array: Array, runs: list[RunDirectory], preset: Preset) -> Slu
     return SlurmWorker(
         Worker(
             [Task(array.stage, str(run.path.absolute()), processes) for run in runs],
+            slots=array.slots,
+            own_logs=array.slots > 1,
             signal_delay=resources.signal_delay,
             max_requeues=resources.max_requeues,
             directory=os.getcwd(),
