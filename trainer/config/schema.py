@@ -40,6 +40,7 @@ from trainer.errors import check_known
 ADDED_LATER: dict[str, Any] = {
     "data.classes": None, "data.crop": "center", "data.background": "white",
     "eval.tuned": [], "model.residual": "all", "model.net": "paper", "model.disc_iters": 1,
+    "resources.trials_per_gpu": 1,
 }  # fmt: skip
 # Settings that cannot change the trained weights: whole blocks (True), or keys of a block.
 NOT_IN_IDENTITY: dict[str, Any] = {
@@ -216,14 +217,18 @@ class Config(Section):
         """Return the trial's identity, see `compute_identity`."""
         return compute_identity(self.model_dump(mode="json"))
 
-    def to_yaml(self) -> str:
-        """Return the text of a run directory's config.yaml, as before settings were added that have their defaults."""
+    def to_document(self) -> dict[str, Any]:
+        """Return the content of a run directory's config.yaml, as before settings were added that have defaults."""
         document = self.model_dump(mode="json")
         for key, default in ADDED_LATER.items():
             block, _, name = key.partition(".")
             if document[block].get(name, ...) == default:
                 del document[block][name]
-        return dump_yaml(document)
+        return document
+
+    def to_yaml(self) -> str:
+        """Return the text of a run directory's config.yaml."""
+        return dump_yaml(self.to_document())
 
 
 def is_in_identity(key: str) -> bool:

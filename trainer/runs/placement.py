@@ -86,7 +86,7 @@ def update_config(path: Path, trial: Trial) -> str:
         raise ConfigError(
             f"{path}: was made by another config ({identity}, not {trial.identity}); move it away, or change name:"
         )
-    written, updated = select_identity(document), trial.config.model_dump(mode="json")
+    written, updated = select_identity(document), trial.config.to_document()
     for block in ("model", "data", "train"):
         outside = {key: value for key, value in updated[block].items() if not is_in_identity(f"{block}.{key}")}
         updated[block] = written[block] | outside
