@@ -14,6 +14,7 @@ import yaml
 
 from eval.reporting.curves import Curve, Style, choose_styles, read_curves
 from eval.reporting.formatting import format_deviation, format_exactly, format_number, format_setting, is_oracle
+from eval.reporting.marks import mark_data, mark_revisions
 from trainer.config.document import flatten
 from trainer.errors import ConfigError
 from trainer.runs import submissions
@@ -165,6 +166,7 @@ def read_sweep(directory: Path) -> Sweep:
             f"{directory}: no trials (directories with a config.yaml); give the directory of a sweep: logs/<sweep>"
         )
     mark_data(trials)
+    mark_revisions(trials)
     swept = find_swept_keys(trials)
     keys = ["method", *(key for key in swept if key != SEED)]
     trials.sort(key=lambda trial: ([_sort_key(trial.config, key) for key in [*keys, SEED]], trial.name))
@@ -228,22 +230,6 @@ def _read_state(run: RunDirectory, status: dict[str, Any], job_state: JobState |
     if job_state and job_state.state == "failed" and _number(job_state.time) > newest:
         return "failed", job_state.reason or error
     return state, error
-
-
-def mark_data(trials: Sequence[Trial]) -> None:
-    """Make the data a setting of trials on datasets of one name with different content, which are not averaged."""
-    contents: dict[tuple[str, ...], set[str]] = {}
-    marks: list[tuple[Trial, str, tuple[str, ...], str]] = []
-    for trial in trials:
-        settings = [f"{key} {format_exactly(trial.config, key)}" for key in trial.config if key.startswith("data.")]
-        for domain in ("dataset", "source", "target"):
-            if content := trial.provenance.get(f"data.{domain}.fingerprint"):
-                group = (domain, *settings)
-                contents.setdefault(group, set()).add(content)
-                marks.append((trial, domain, group, content))
-    for trial, domain, group, content in marks:
-        if len(contents[group]) > 1:
-            trial.config[f"data.{domain}.content"] = content[:8]
 
 
 def find_swept_keys(trials: Sequence[Trial]) -> list[str]:

@@ -28,6 +28,8 @@ from PIL import Image
 
 from eval import report
 from eval.reporting import curves, formatting, page, results
+from trainer.config.schema import compute_identity, hash_identity, select_identity
+from trainer.runs.directory import RunDirectory
 from trainer.runs.job_states import write_job_states
 
 ROOT = Path(report.__file__).parents[1]
@@ -383,6 +385,22 @@ def test_methods_tuned_with_target_labels_in_sight_are_marked_in_every_table(tmp
     assert text.count("‡ Tuned: settings chosen with target labels in sight.") == 3
     assert len(re.findall(r'dann <abbr class="oracle" title="tuned: [^"]*">‡</abbr>', text)) == 2
     assert "<td>dann ‡</td>" in text
+
+
+def test_trials_of_a_network_that_was_corrected_since_are_not_averaged_with_new_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "gan"
+    for seed in (0, 1):
+        path = trial(folder, "new", "gta", seed, accuracy=0.9)
+        path.rename(folder / f"gta,seed={seed}-{compute_identity(RunDirectory(path).config())}")
+    path = trial(folder, "old", "gta", 0, accuracy=0.1)
+    content = select_identity(RunDirectory(path).config())
+    del content["revision"]
+    path.rename(folder / f"gta,seed=0-{hash_identity(content)}")
+    new, old = results.read_sweep(folder).settings
+    assert [(setting.n, setting.label) for setting in (new, old)] == [
+        (2, "gta"),
+        (1, "gta · revision before the correction of the network"),
+    ]
 
 
 def test_progress_is_shown_until_all_is_done(sweep: Path) -> None:

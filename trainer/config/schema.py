@@ -258,8 +258,12 @@ def select_identity(document: dict[str, Any]) -> dict[str, Any]:
 
 def compute_identity(document: dict[str, Any]) -> str:
     """Return 8 hex digits that change with every setting that can change the trained weights."""
-    content = json.dumps(select_identity(document), sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
+    return hash_identity(select_identity(document))
+
+
+def hash_identity(content: dict[str, Any]) -> str:
+    """Return the identity of the part of a configuration that `select_identity` returned."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def dump_yaml(document: dict[str, Any]) -> str:

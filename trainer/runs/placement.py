@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.config.document import Document, nest, read_settings
 from trainer.config.resolve import resolve, resolve_settings
-from trainer.config.schema import Config, compute_identity, dump_yaml, is_in_identity, select_identity
+from trainer.config.schema import Config, compute_identity, dump_yaml, hash_identity, is_in_identity, select_identity
 from trainer.config.sweep import Trial
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
@@ -99,6 +99,12 @@ def compute_written_identity(run: RunDirectory) -> str:
     Its checkpoints carry it, because it stays the same when the method gets another hyperparameter.
     """
     return compute_identity(read_config(run)[0])
+
+
+def is_of_earlier_revision(run: RunDirectory) -> bool:
+    """Return whether a trial was trained before its network was corrected: its identity lacks the revision."""
+    content = select_identity(run.config())
+    return content.pop("revision", 0) != 0 and hash_identity(content) == get_digits(run.name)
 
 
 def read_config(run: RunDirectory) -> tuple[Document, str]:
