@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         prepare_environment()
     except ConfigError as error:
+        for run in filter(RunDirectory.exists, map(RunDirectory, options.runs)):
+            run.fail_evaluation(str(error))
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:

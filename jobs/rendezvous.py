@@ -6,11 +6,13 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from jobs.backends.base import Allocation
 from trainer.runs.atomic import write_text
 from trainer.runs.directory import RunDirectory
 
+AGENT = Path(__file__).with_name("agent.py")
 PUBLISH_TIMEOUT = 300.0  # seconds that a node waits for the first node's address
 
 
@@ -29,7 +31,7 @@ def torchrun(run: RunDirectory, allocation: Allocation, processes: int) -> Itera
         return
     with tempfile.TemporaryDirectory(prefix="turnout-") as logs, rendezvous(run, allocation) as (address, port):
         yield [
-            *("-m", "torch.distributed.run", "--nnodes", str(allocation.nodes), "--node-rank", str(allocation.node)),
+            *(str(AGENT), "--nnodes", str(allocation.nodes), "--node-rank", str(allocation.node)),
             *("--nproc-per-node", str(processes), "--rdzv-backend", "static", "--rdzv-id", allocation.attempt),
             *("--master-addr", address, "--master-port", str(port), "--log-dir", logs),
             # The agent must survive Slurm's signals: it would kill its workers before they have saved.

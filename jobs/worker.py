@@ -23,19 +23,20 @@ if __name__ == "__main__":
 
 from jobs import processes
 from jobs.backends.base import Allocation
+from jobs.deaths import DISK_ERROR, DISK_REFUSED, KILLED, count_oom_kills, describe_death
 from jobs.processes import Task
 from jobs.rendezvous import RendezvousError, torchrun
 from jobs.tracking.local_work import write_local_work
 from trainer.environment import use_utf8
 from trainer.runs.directory import RunDirectory
+from trainer.runs.disk import DISK_CODE, PASSING, disk_errno, say
 from trainer.runs.lock import competitor, is_superseded
 
 # A node without a network waits long for one, so nothing that a job runs looks for a network unless told to.
 OFFLINE = ("TURNOUT_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
-Steps = Generator[
-    None, None, bool
-]  # one stage of a trial: runs until its process has to be waited for, again and again
+# One stage of a trial: runs until its process has to be waited for, again and again.
+Steps = Generator[None, None, bool]
 
 
 class TrialFailed(RuntimeError):
@@ -61,20 +62,24 @@ class Worker:
     signals: list[int] = field(default_factory=list)  # received
     pids: dict[int, int] = field(default_factory=dict)  # slot → its process
     warm: bool = False  # whether single processes are forked from this one
-    end_time: float = 0.0  # when the last process ended
+    exit_code: int = 1  # if every task failed
     watch: Callable[[dict[int, Task]], None] | None = None  # is told which tasks run in which slots
 
     def __call__(self, allocation: Allocation) -> None:
-        """Run all tasks. SystemExit with the reasons if every one failed; does not return after a stop."""
+        """Run all tasks. SystemExit if every one failed; does not return after a stop, or from a disk that refuses."""
+        say(f"{self.tasks[0].stage}: attempt {allocation.attempt} on {allocation.node_name()}")
         failures, unfinished = self.work(allocation)
         if unfinished:
             if not (reason := self.requeue(unfinished, allocation)):
                 exit_silently()
             failures += [f"{run.name}: {reason}" for run in unfinished]
         if len(failures) == len(self.tasks):
+            if self.exit_code == DISK_CODE:
+                say(f"error: {'; '.join(failures)}")
+                exit_silently(DISK_CODE)
             sys.exit(f"error: {'; '.join(failures)}")
         # Exit code 0, so that the other trials of this job are evaluated.
-        print(*failures, sep="\n", flush=True)
+        say("\n".join(failures))
         if self.signals:
             exit_silently()
 
@@ -109,7 +114,8 @@ class Worker:
                             waiting.appendleft(Task("eval", task.path))
                         elif not end.value and self.signals:
                             unfinished.append(task.run)
-                    except (TrialFailed, RendezvousError) as error:
+                    except (TrialFailed, RendezvousError, OSError) as error:
+                        self.explain(task, allocation, error)
                         failures.append(f"{task.run.name}: {error}")
                         self.note(task, str(error))
                     del running[slot]
@@ -143,6 +149,7 @@ class Worker:
         run, attempt = task.run, allocation.attempt
         if run.is_done():
             return True
+        oom_kills = count_oom_kills()
         with torchrun(run, allocation, task.processes) as prefix:
             code = yield from self.supervise(task, slot, allocation, prefix, stop_file=run.stop_file(attempt))
         if is_superseded(run, attempt):
@@ -155,18 +162,25 @@ class Worker:
             return run.is_done()
         if not failed and (other := competitor(run, attempt)):
             raise TrialFailed(f"already being trained by {other}")
-        if not failed or code < 0:
-            cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            # Dated back to the end of the process: peers that lost it may have reported their own errors since.
-            error = f"its processes exited without an error record ({cause}); see the log"
-            self.fail(run, allocation, error, self.end_time)
-        raise TrialFailed(run.error())
+        if code < 0:
+            self.fail_killed(task, allocation, "torchrun" if prefix else "the training process", code, oom_kills)
+        elif code == DISK_CODE and not failed:
+            self.fail(task, allocation, DISK_REFUSED, DISK_ERROR)
+        elif not failed:
+            reason = f"its processes exited without an error record (exit code {code}); see the log"
+            self.fail(task, allocation, reason, KILLED, consequence=True)
+        raise TrialFailed(run.error() or DISK_REFUSED)
 
     def evaluate(self, task: Task, slot: int, allocation: Allocation) -> Steps:
         """Evaluate a trial; return whether that finished. TrialFailed."""
+        start, oom_kills = time.time(), count_oom_kills()
         code = yield from self.supervise(task, slot, allocation)
         if code and not self.signals:
-            raise TrialFailed(task.run.evaluation_error() or f"exit code {code}; see the log")
+            if code < 0:
+                self.fail_killed(task, allocation, "the evaluation", code, oom_kills)
+            elif not task.run.evaluation_error(since=start):
+                self.fail(task, allocation, f"exit code {code}; see the log", KILLED)
+            raise TrialFailed(task.run.evaluation_error() or DISK_REFUSED)
         return code == 0
 
     def report(self, task: Task, slot: int, allocation: Allocation) -> Steps:
@@ -185,8 +199,9 @@ class Worker:
         prefix: Sequence[str] = (),
         stop_file: Path | None = None,
     ) -> Generator[None, None, int]:
-        """Run the processes of a task to their end, passing on a request to stop; return the exit code.
+        """Run the processes of a task to their end, passing on a request to stop.
 
+        Return the exit code, negative for a signal.
         `prefix`: arguments of Python that start several processes; without them the process may be forked.
         """
         child = self.start(task, slot, allocation, [*prefix])
@@ -196,21 +211,22 @@ class Worker:
             if os.getppid() != parent and not allocation.attempt.is_local:
                 child.kill()  # what Slurm supervises the job with is dead, so nothing else would end it
                 child.wait()
-                raise TrialFailed("slurmstepd, which supervises the job on this node, was killed")
+                reason = f"slurmstepd, which supervises the job on {allocation.node_name()}, was killed"
+                self.fail(task, allocation, reason, KILLED)
+                raise TrialFailed(reason)
             if self.signals and not passed_on:
                 with contextlib.suppress(OSError):  # the disk may be full for a moment
                     # A file stays: processes that have not started yet will see it, too.
                     stop_file.touch() if stop_file else child.kill()
                     passed_on = True
             yield
-        self.end_time = time.time()
         processes.kill_orphans({pid for other, pid in self.pids.items() if other != slot})
         code: int = child.wait()
-        return code
+        return code if code <= 128 else 128 - code  # a shell or a container returns 128 + signal
 
     def start(self, task: Task, slot: int, allocation: Allocation, prefix: list[str]) -> processes.Child:
         """Start the process of a task, or torchrun for several of them."""
-        variables = {"TURNOUT_ATTEMPT": str(allocation.attempt)}
+        variables = {"TURNOUT_ATTEMPT": str(allocation.attempt), "TURNOUT_NODE": allocation.node_name()}
         if allocation.offline:
             variables |= {name: os.environ.get(name, "1") for name in OFFLINE}
         if self.devices:
@@ -227,13 +243,31 @@ class Worker:
         """Ask for another attempt at the rest of this job; return why there will be none, after marking its trials."""
         reason = allocation.requeue(runs, self.signal_delay, self.max_requeues)
         for run in runs if reason else ():
-            self.fail(run, allocation, reason)
+            self.fail(Task("train", str(run.path)), allocation, reason, "")
         return reason
 
-    def fail(self, run: RunDirectory, allocation: Allocation, error: str, since: float | None = None) -> None:
-        """Leave a failure marker, dated now or back to an earlier time."""
-        with contextlib.suppress(OSError):  # on a full disk the error still reaches the job's log
-            run.fail_worker(allocation.attempt, allocation.node, error, since)
+    def explain(self, task: Task, allocation: Allocation, error: Exception) -> None:
+        """Mark a task that failed by an error of this process itself; an OSError that no disk causes is raised."""
+        if isinstance(error, OSError):
+            if disk_errno(error) not in PASSING:
+                raise error
+            self.fail(task, allocation, str(error), DISK_ERROR)
+        elif isinstance(error, RendezvousError):
+            self.fail(task, allocation, str(error), KILLED, consequence=True)
+
+    def fail_killed(self, task: Task, allocation: Allocation, process: str, code: int, oom_kills: int) -> None:
+        """Leave the marker of a process that a signal ended; `oom_kills` is what the kernel had counted before."""
+        reason, cause = describe_death(process, code, allocation.node_name(), count_oom_kills() - oom_kills)
+        self.fail(task, allocation, reason, cause)
+
+    def fail(self, task: Task, allocation: Allocation, reason: str, cause: str, consequence: bool = False) -> None:
+        """Leave a failure marker; `consequence`: if another process knows a reason, that one is to be shown."""
+        self.exit_code = DISK_CODE if cause == DISK_ERROR else 1
+        with contextlib.suppress(OSError):  # on a full disk, the job's log and its exit code tell
+            if task.stage == "train":
+                task.run.fail_worker(allocation.attempt, allocation.node, reason, cause, consequence)
+            elif task.stage == "eval":
+                task.run.fail_evaluation(reason)
 
     def note(self, task: Task, error: str) -> None:
         """Write why a task failed to the end of its own log, if it has one."""
@@ -242,10 +276,11 @@ class Worker:
                 log.write(f"{task.run.name}: {error}\n")
 
 
-def exit_silently() -> NoReturn:
+def exit_silently(code: int = 0) -> NoReturn:
     """Exit without result and exception: submitit would take either for the end of the job."""
-    sys.stdout.flush()
-    os._exit(0)
+    with contextlib.suppress(OSError):  # the disk of the log may be full
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def main() -> int:

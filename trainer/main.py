@@ -18,16 +18,16 @@ from trainer.config.resolve import load_config
 from trainer.config.schema import Config
 from trainer.config.sweep import load_single_trial
 from trainer.environment import prepare_environment, use_utf8
-from trainer.errors import CheckpointError, ConfigError, DataError
+from trainer.errors import ConfigError
+from trainer.failures import BAD_INPUT, explain
 from trainer.runs.attempt import DIRECT, Attempt
 from trainer.runs.directory import RunDirectory
-from trainer.runs.disk import PASSING, disk_errno
+from trainer.runs.disk import DISK_CODE, PASSING, disk_errno
 from trainer.runs.lock import is_superseded
 from trainer.runs.placement import create_run_directories, locate_trials
 from trainer.session import AlreadyTraining, train
 from trainer.stop import StopRequest
 
-BAD_INPUT = (ConfigError, DataError, CheckpointError)
 PARENT_INTERVAL = 2.0  # seconds between two looks at the parent process
 EXAMPLES = """examples:
   accelerate launch trainer/main.py sweeps/dann.yaml model.gamma=5 train.steps=500
@@ -36,7 +36,10 @@ EXAMPLES = """examples:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the trial of the command line; return the exit code: 0 finished or stopped, 1 superseded, 2 bad input."""
+    """Train the trial of the command line; return the exit code.
+
+    0: finished or stopped, 1: superseded, 2: bad input, 74: the disk refuses to be written.
+    """
     stop = StopRequest()
     threading.excepthook = report_thread_error
     parser = argparse.ArgumentParser(
@@ -50,14 +53,17 @@ def main(arguments: list[str] | None = None) -> int:
     # Not --logs: torchrun would take that for an abbreviation of one of its own options.
     parser.add_argument("--runs", type=Path, default=Path("logs"), help="parent of sweep directories (default: logs)")
     options = parser.parse_intermixed_args(arguments)
+    attempt = Attempt(os.environ.get("TURNOUT_ATTEMPT", DIRECT))
     try:
         prepare_environment()
         rank = int(os.environ.get("RANK", "0"))
         run, config = find_trial(options.path, options.overrides, options.runs, create=rank == 0)
     except BAD_INPUT as error:
+        if attempt != DIRECT:
+            with suppress(OSError):
+                RunDirectory(options.path).fail(attempt, str(error), 0, "exception")
         print(f"error: {error}", file=sys.stderr)
         return 2
-    attempt = Attempt(os.environ.get("TURNOUT_ATTEMPT", DIRECT))
     if attempt != DIRECT:
         threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
@@ -69,13 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
         if is_superseded(run, attempt):
             print(f"{run.name}: a newer attempt has taken over; {attempt} exits", file=sys.stderr)
             return 1  # as a failure, so that torchrun does not wait for the others
-        expected = isinstance(error, BAD_INPUT) or disk_errno(error) in PASSING
-        with suppress(OSError):  # a full disk may have no room for the marker; then only the log has the reason
-            run.fail(attempt, str(error) if expected else f"{type(error).__name__}: {error}", rank)
-        if not expected:
+        failure = explain(error, int(os.environ.get("WORLD_SIZE", "1")))
+        with suppress(OSError):  # a full disk may have no room for the marker; then the exit code tells
+            run.fail(attempt, failure.reason, rank, failure.cause, failure.is_consequence)
+        if not failure.is_expected:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(f"error: {failure.reason}", file=sys.stderr)
+        return DISK_CODE if failure.cause == "disk error" else 2
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,10 @@ class Allocation:
     def local() -> "Allocation":
         """Return this machine alone, even inside somebody's job."""
         return Allocation("local", Attempt(f"local-{os.getpid()}"))
+
+    def node_name(self) -> str:
+        """Return the name of this node."""
+        return socket.gethostname()
 
     def first_address(self) -> str:
         """Return the address of the first node."""

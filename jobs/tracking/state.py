@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.backends.base import Backend, Job
-from jobs.backends.slurm.job_logs import is_out_of_memory, last_message, list_log_files
+from jobs.backends.slurm.job_logs import explain_lines, last_message, list_log_files, newest_attempt
+from jobs.deaths import DISK_REFUSED
 from jobs.tracking.log_files import read_tail
 from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory, find_runs
@@ -58,7 +59,7 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
         cause, reason = explain_failure(run, disk, job, cause)
     if cause in INTERRUPTIONS and state in ("failed", "stopped"):
         interruptions.setdefault(job.attempt if job else disk.attempt, cause)
-    if reason == disk.error and cause == "time limit":  # this error states the number of time limits
+    if reason == disk.error and cause in REMEDY:  # this error names its cause
         interruptions = {attempt: word for attempt, word in interruptions.items() if word != cause}
     if job and state == "queued":
         cause = next((word for word in reversed(interruptions.values()) if job.former_ends), "")
@@ -67,6 +68,8 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
         reason = describe_heartbeat(job, status)
     elif job and cause == "cancelled":
         reason = job.describe_end()
+    elif job and state == "stopped" and cause == "killed":
+        reason = f"{explain_job(run, job)[1]}; saved"
     elif state == "done":
         interruptions = {}
         cause, reason, job = check_evaluation(run, evaluation, jobs, job)
@@ -121,6 +124,7 @@ class DiskState:
     attempt: str = ""  # <job>.<number>, the attempt that left this state
     saved: bool = False  # whether that attempt left a checkpoint and a stopped marker
     age: float = 0.0  # seconds since its last heartbeat
+    is_certain: bool = True  # the error is what ended it, not what another process or nobody reported
 
 
 def read_disk_state(run: RunDirectory, status: dict[str, Any]) -> DiskState:
@@ -133,15 +137,16 @@ def read_disk_state(run: RunDirectory, status: dict[str, Any]) -> DiskState:
         marker = run.failure()
         attempt = str(marker.get("attempt", attempt))
         saved = run.has_stopped(attempt)
-        # A trainer records its rank; the worker's marker, for processes that left none themselves, has no rank.
-        cause = "exception" if "rank" in marker else "" if saved else "killed"
+        # In markers of version 1 a trainer records its rank; the launcher's, for processes that left none, has no rank.
+        cause = str(marker.get("cause", "exception" if "rank" in marker else "" if saved else "killed"))
         if run.interrupted_attempts().get(attempt) == "time limit":
             cause = "time limit"
-        return DiskState(state, cause, str(marker.get("error", "")), attempt, saved, age)
+        is_certain = not marker.get("consequence", False)
+        return DiskState(state, cause, str(marker.get("error", "")), attempt, saved, age, is_certain)
     saved = state == "stopped" and run.has_stopped(attempt)
     if state == "stopped" and status.get("state") == "running" and not saved:
         error = f"exited without an error record after step {status.get('step')}"
-        return DiskState("failed", "killed", error, attempt, False, age)
+        return DiskState("failed", "killed", error, attempt, False, age, is_certain=False)
     return DiskState(state, "", "", attempt, saved, age)
 
 
@@ -164,7 +169,7 @@ def combine_states(disk: DiskState, job: Job | None) -> tuple[str, str]:
     elif disk.state == "failed" and end in ("", "cancelled"):
         return disk.state, disk.cause  # the later job never started
     if end in ("cancelled", "preempted", "requeued", "revoked") or (end and same_attempt and disk.saved):
-        return "stopped", end
+        return "stopped", end if end != "failed" else "killed"
     if end == "":
         return ("stopped", "") if disk.state == "running" else (disk.state, disk.cause)
     return "failed", end if end != "failed" else disk.cause or "killed"
@@ -185,19 +190,37 @@ def find_interruptions(run: RunDirectory, training: Sequence[Job]) -> dict[str, 
 
 
 def explain_failure(run: RunDirectory, disk: DiskState, job: Job | None, cause: str) -> tuple[str, str]:
-    """Return the cause of a failure and its explanation, which may only be in the job's log."""
+    """Return the cause of a failure and its explanation.
+
+    A process that knows its own end is believed first, then Slurm, then processes that only lost a peer.
+    """
     same_attempt = job is None or not job.state or disk.attempt == job.attempt
-    error = disk.error if same_attempt else ""
-    if cause in ("killed", "") and job:
-        lines = read_job_lines(run, job)
-        if is_out_of_memory(lines):
-            cause = "out of memory"
-        elif job.state and not (same_attempt and disk.cause):
-            error = ": ".join(filter(None, [job.describe_end() or "died", last_message(lines)]))
-            cause = "exit code" if error.startswith("exit code") else "killed"
-    if cause in REMEDY and not (cause == "time limit" and error):
-        error = REMEDY[cause]
-    return cause, error
+    error, is_certain = (disk.error, disk.is_certain and bool(disk.error)) if same_attempt else ("", False)
+    if job and (not is_certain or cause == "killed"):
+        job_cause, reason = explain_job(run, job)
+        if job_cause == "out of memory":
+            cause = job_cause
+        elif not is_certain and reason:
+            cause, error = job_cause, reason
+    if cause in REMEDY and not (is_certain and REMEDY[cause] in error):
+        error = "; ".join(filter(None, (error if is_certain else "", REMEDY[cause])))
+    return "exception" if cause == "lost peer" else cause, error
+
+
+def explain_job(run: RunDirectory, job: Job) -> tuple[str, str]:
+    """Return cause and reason of the end of a job, from its log and from Slurm; empty while it is unknown."""
+    lines = read_job_lines(run, job)
+    cause, reason = explain_lines(lines)
+    if cause or not job.end:
+        return cause, reason
+    reason = job.describe_end()
+    if job.end == "node failure":
+        return job.end, f"{job.nodes} went down" if job.nodes else ""
+    if job.end != "failed":
+        return job.end, reason
+    if reason.startswith("exit code"):
+        return "exit code", ": ".join(filter(None, (reason, last_message(lines))))
+    return "disk error" if reason == DISK_REFUSED else "killed", reason
 
 
 def describe_heartbeat(job: Job, status: dict[str, Any]) -> str:
@@ -222,14 +245,15 @@ def check_evaluation(
     if error := run.evaluation_error():
         return "evaluation", f"evaluation failed: {error}", job or trained
     if job and not evaluation and (end := job.describe_end()):
-        end = "out of memory" if is_out_of_memory(read_job_lines(run, job)) else end
+        end = ": ".join(dict.fromkeys(filter(None, explain_job(run, job)))) or end
         return "" if job.end == "cancelled" else "evaluation", f"evaluation: {end}", job
     return "", "", trained
 
 
 def read_job_lines(run: RunDirectory, job: Job) -> list[str]:
-    """Return the last lines of all log files of a job."""
-    return [line for file in list_log_files(run.path.parent, job.id) for line in read_tail(file)[0].splitlines()]
+    """Return the last lines of all log files of a job's newest attempt."""
+    files = list_log_files(run.path.parent, job.id)
+    return [line for file in files for line in newest_attempt(read_tail(file)[0].splitlines())]
 
 
 def count_causes(causes: Iterable[str]) -> str:

@@ -36,11 +36,11 @@ def start(*command: str, **environment: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def start_worker(run: Path, processes: int, **environment: str) -> "subprocess.Popen[str]":
-    """The worker of this machine on one training."""
+def start_worker(run: Path, processes: int, stage: str = "train", **environment: str) -> "subprocess.Popen[str]":
+    """The worker of this machine on one stage of a trial."""
     worker = start("jobs/worker.py", **environment)
     assert worker.stdin
-    task = {"stage": "train", "path": str(run), "processes": processes}
+    task = {"stage": stage, "path": str(run), "processes": processes}
     worker.stdin.write(json.dumps({"sweep": str(run.parent), "tasks": [task]}))
     worker.stdin.close()
     worker.stdin = None

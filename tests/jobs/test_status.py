@@ -67,7 +67,7 @@ def test_sacct_lists_every_attempt_of_a_job() -> None:
     }
     assert [attempt.nodes for attempt in attempts["5_0"]] == ["n1", ""]
     assert attempts["5_0"][-1].describe_end() == f"cancelled by {MY_NAME}"
-    assert attempts["24"][0].describe_end() == "killed by SIGKILL"
+    assert attempts["24"][0].describe_end() == "a task was killed by SIGKILL"
 
 
 def test_a_job_is_out_of_memory_if_one_of_its_steps_was() -> None:
@@ -86,9 +86,9 @@ def test_squeue_lists_the_current_state_of_jobs() -> None:
         "5_1": ("RUNNING", "", 1),
     }
     assert [live[job][0].describe_end() for job in "1234"] == [
-        "killed by SIGKILL",
+        "a task was killed by SIGKILL",
         "exit code 3",
-        "killed by SIGKILL",
+        "the batch script was killed by SIGKILL",
         "",
     ]
 

@@ -99,16 +99,15 @@ def elements(job: str, count: int) -> list[str]:
 
 def workers(run: Path) -> list[int]:
     """Return the pids of the processes that train a trial, without torchrun's agents."""
-    return [pid for pid, words in commands() if words[1:2] != ["-m"] and words[-1] == str(run) and trains(words)]
+    return [pid for pid, words in commands() if words[-1] == str(run) and trains(words) and not is_agent(words)]
 
 
 def agents(run: Path, *, node: int | None = None) -> list[int]:
     """Return the pids of the torchrun agents of a trial, on one node or on all."""
-    torchrun = ["-m", "torch.distributed.run"]
     return [
         pid
         for pid, words in commands()
-        if words[1:3] == torchrun and words[-1] == str(run)
+        if is_agent(words) and words[-1] == str(run)
         if node is None or words[words.index("--node-rank") + 1] == str(node)
     ]
 
@@ -140,6 +139,10 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
         return False
+
+
+def is_agent(words: list[str]) -> bool:
+    return words[1].endswith("jobs/agent.py")
 
 
 def trains(words: list[str]) -> bool:

@@ -1,5 +1,6 @@
 """A disk is full when a trial saves: the trial fails with that reason, keeps its last checkpoint, and resumes later."""
 
+import json
 import random
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from tests.disks import fill, small_disk
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import check_ran_once
-from tests.slurm.submitted import DANN, STEPS, TIMEOUT, Submitted, losses, restarts, send, weights, workers
+from tests.slurm.submitted import DANN, STEPS, TIMEOUT, Submitted, command, losses, restarts, send, weights, workers
 from tests.slurm.test_faults import SEED
 from trainer.runs import checkpoints
 from trainer.runs.directory import RunDirectory
@@ -49,6 +50,11 @@ def test_a_trial_fails_on_a_full_disk_and_keeps_its_last_checkpoint(
         prefix = f"{run}/checkpoints/step-000100: checkpoint not written: " if full == "checkpoints" else ""
         assert f"{prefix}No space left on device" in message
         assert str(run) in message
+        shown = json.loads(command(sweep, "status", "--json").stdout)
+        assert (shown["state"], shown["cause"]) == ("failed", "disk error"), shown
+        assert ("No space left" if full == "checkpoints" else "the disk of the run directory refuses") in shown[
+            "reason"
+        ]
         # The complete checkpoint is unchanged, and the incomplete one is removed.
         assert checkpoints.steps(RunDirectory(run)) == [saved]
         assert (content(saved), checkpoints.damage(saved)) == (before, "")

@@ -98,7 +98,7 @@ def test_a_disk_that_stays_full_ends_the_training_with_one_line(
             [sys.executable, "trainer/main.py", str(run)],
             cwd=ROOT, env=os.environ | {"TURNOUT_DATA": data_root}, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
-    assert done.returncode == 2
+    assert done.returncode == os.EX_IOERR
     error = done.stderr.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert "No space left on device" in error

@@ -119,9 +119,12 @@ class RunDirectory:
         return read_json(self.path / "status.json")
 
     def failure(self) -> dict[str, Any]:
-        """Return the earliest failure marker: error, attempt, time and, if a trainer left it, rank; else {}."""
+        """Return the earliest failure marker that is no consequence of another one: error, attempt, time, cause; or {}.
+
+        A process that is killed leaves its marker later than the others, which lose their connection to it.
+        """
         markers = map(read_json, self._failure_markers())
-        return min(markers, key=lambda marker: marker.get("time", 0), default={})
+        return min(markers, key=lambda marker: (marker.get("consequence", False), marker.get("time", 0)), default={})
 
     def error(self) -> str:
         """Return in one line why the trial failed, from the earliest failure marker; empty unless it failed."""
@@ -160,9 +163,10 @@ class RunDirectory:
         """Return the newest evaluation: step, metrics, intervals, provenance, history; {} before the first."""
         return read_json(self.evaluation_file)
 
-    def evaluation_error(self) -> str:
-        """Return why the newest evaluation failed; empty if it did not."""
-        return str(read_json(self.evaluation_directory / "failed.json").get("error", ""))
+    def evaluation_error(self, since: float = 0.0) -> str:
+        """Return why the newest evaluation failed, at the time `since` or later; empty if it did not."""
+        marker = read_json(self.evaluation_directory / "failed.json")
+        return str(marker.get("error", "")) if marker.get("time", 0.0) >= since else ""
 
     def is_done(self) -> bool:
         """Return whether training has reached its last step."""
@@ -172,9 +176,17 @@ class RunDirectory:
         """Return whether an attempt, or any, was asked to stop and has saved."""
         return any(self.path.glob(f"stopped.{attempt}.json"))
 
-    def has_failed(self, attempt: str) -> bool:
-        """Return whether an attempt left a failure marker; `<job>` instead of an attempt means any of that job."""
+    def has_failed(self, attempt: str, rank: int | None = None) -> bool:
+        """Return whether an attempt, or one process of it, left a failure marker.
+
+        `<job>` instead of an attempt means any of that job.
+        """
+        if rank is not None:
+            return self._failure_marker(attempt, rank).exists()
         return any(self._failure_markers(f"{attempt}."))
+
+    def _failure_marker(self, attempt: str, rank: int) -> Path:
+        return self.path / f"failed.{attempt}{f'.rank{rank}' if rank else ''}.json"
 
     def _failure_markers(self, prefix: str = "") -> Iterator[Path]:
         return self.path.glob(f"failed.{prefix}*")
@@ -216,18 +228,17 @@ class RunDirectory:
         write_json(self.path / name, {"step": step, "attempt": attempt, "time": time.time()})
         self.stop_file(attempt).unlink(missing_ok=True)
 
-    def fail(self, attempt: Attempt, error: str, rank: int) -> None:
-        """Mark that one process of an attempt failed."""
-        source = f".rank{rank}" if rank else ""
-        content = {"error": error, "attempt": attempt, "rank": rank, "time": time.time()}
-        write_json(self.path / f"failed.{attempt}{source}.json", content)
+    def fail(self, attempt: Attempt, error: str, rank: int, cause: str, consequence: bool = False) -> None:
+        """Mark that one process of an attempt failed; `consequence`: because another one did."""
+        content = {"error": error, "attempt": attempt, "rank": rank, "cause": cause, "time": time.time()}
+        write_json(self._failure_marker(attempt, rank), content | {"consequence": consequence})
 
-    def fail_worker(self, attempt: Attempt, node: int, error: str, since: float | None = None) -> None:
-        """Mark that an attempt failed as its worker on a node saw it, now or at an earlier time."""
-        content = {"error": error, "attempt": attempt, "time": since or time.time()}
-        write_json(self.path / f"failed.{attempt}.node{node}.json", content)
+    def fail_worker(self, attempt: Attempt, node: int, error: str, cause: str, consequence: bool = False) -> None:
+        """Mark that an attempt failed as its worker on a node saw it; `consequence`: without knowing why."""
+        content = {"error": error, "attempt": attempt, "cause": cause, "time": time.time()}
+        write_json(self.path / f"failed.{attempt}.node{node}.json", content | {"consequence": consequence})
         if status := self.status():
-            self.write_status(status | {"state": "failed", "error": error})
+            self.write_status(status | {"state": "failed", "error": self.error()})
 
     def write_weights(self, step: int, write: Callable[[Path], None], check: Callable[[], None]) -> Path:
         """Put exported weights in place, written by `write(file)`, after a last `check`; return their path."""

@@ -15,6 +15,7 @@ T = TypeVar("T")
 PASSING = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN
 }  # fmt: skip
+DISK_CODE = os.EX_IOERR  # exit code of a training whose disk refuses to be written: its error record may be missing
 TIMEOUT_VARIABLE = "TURNOUT_DISK_TIMEOUT"  # seconds for which a write is tried again
 DEFAULT_TIMEOUT, RETRY_INTERVAL = 300.0, 2.0  # seconds
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from jobs.backends.base import ActiveJob
 from jobs.backends.slurm.client import MAX_IDS, ask, jobs_of_script, queue, unavailable
+from jobs.deaths import DISK_REFUSED
 from trainer.errors import ConfigError
 from trainer.runs import submissions
+from trainer.runs.disk import DISK_CODE
 
 # Slurm's words for the end of an attempt, in the user's words.
 ENDED = {
@@ -87,9 +89,13 @@ class SlurmJob:
         if self.state != "FAILED":
             return self.end
         code, _, number = self.code.partition(":")
+        if int(number or 0) in SIGNALS:
+            return f"the batch script was killed by {signal.Signals(int(number)).name}"
+        if code == str(DISK_CODE):
+            return DISK_REFUSED
         # srun reports the signal of a task as exit code 128 + signal; sacct subtracts 128 again.
-        signals = {int(number or 0), int(code or 0) - 128, int(code or 0)} & set(SIGNALS)
-        return f"killed by {signal.Signals(signals.pop()).name}" if signals else f"exit code {code}"
+        signals = {int(code or 0) - 128, int(code or 0)} & set(SIGNALS)
+        return f"a task was killed by {signal.Signals(signals.pop()).name}" if signals else f"exit code {code}"
 
     @property
     def former_ends(self) -> tuple[str, ...]:

@@ -44,6 +44,10 @@ class SlurmAllocation(Allocation):
             offline=True,
         )
 
+    def node_name(self) -> str:
+        """Return Slurm's name of this node, which is not always that of the machine."""
+        return os.environ.get("SLURMD_NODENAME") or super().node_name()
+
     def first_address(self) -> str:
         """Return the name of the first node where that resolves, else the address that Slurm itself uses."""
         if self.nodes == 1:

@@ -1,12 +1,28 @@
-"""Find the log files of Slurm jobs and tell Slurm's own messages from those of a trial."""
+"""Find the log files of Slurm jobs, and read from them what ended a job, as Slurm, the kernel and the shell tell it."""
 
 import re
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# Messages of Slurm or Linux when they kill a process that uses too much memory.
-OUT_OF_MEMORY = re.compile(r"oom.?kill|exceeded (job |step )?memory limit|out.of.memory handler", re.IGNORECASE)
 SLURM_MESSAGE = re.compile(r"srun: |slurmstepd\S*: |submitit ")  # follows the error that ended a job
+NEW_ATTEMPT = re.compile(r"(train|eval|report): attempt \S+ on \S+$")  # attempts of a job append to the same files
+NAMES = {signal.strsignal(number): number.name for number in signal.Signals}  # Killed: SIGKILL
+SIGNAL = "|".join(re.escape(name) for name in NAMES if name)
+# What a line of a log says of the end of a job, as cause and reason; the first entry that matches any line wins.
+EVIDENCE = [
+    (r"error: (setup line failed: .*)", "exit code", "{0}"),
+    # Messages of Slurm or Linux when they kill a process that uses too much memory.
+    (r"(?i)oom.?kill|exceeded (job |step )?memory limit|out.of.memory handler|: Out Of Memory", "out of memory", ""),
+    (r"srun: error: Node failure on (\S+)", "node failure", "node {0} went down"),
+    (r"\*\*\* \w+ \S+ ON (\S+) CANCELLED AT \S+ DUE TO NODE FAILURE", "node failure", "a node went down"),
+    (r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+ DUE TO TIME LIMIT", "time limit", ""),
+    (rf"\S+: line \d+: +\d+ ({SIGNAL})\b.*\bsrun\b", "killed", "srun, which runs the job's tasks, was killed by {0}"),
+    (rf"srun: error: (\S+): tasks? [\d,-]+: ({SIGNAL})\b", "killed", "the worker on {0} was killed by {1}"),
+]
+TASK_END = re.compile(r"srun: error: \S+: tasks? ")
+# Errors of srun itself, such as that it cannot create a step, but not those that only pass on a task's end.
+SRUN_ERROR = re.compile(r"srun: (?:error|fatal): (?!\S+: tasks? |Timed out|Step aborted)(.*)")
 
 
 def list_log_files(sweep: Path, job: str) -> list[Path]:
@@ -15,11 +31,25 @@ def list_log_files(sweep: Path, job: str) -> list[Path]:
     return sorted(files, key=lambda file: (-int(file.name.split("_")[-2]), file.suffix == ".err"))
 
 
-def is_out_of_memory(lines: Iterable[str]) -> bool:
-    """Return whether lines of a log say that a process was killed because it used too much memory."""
-    return any(OUT_OF_MEMORY.search(line) for line in lines)
+def newest_attempt(lines: Sequence[str]) -> Sequence[str]:
+    """Return the lines of a log file that the newest attempt of its job wrote, or all of them."""
+    starts = [position for position, line in enumerate(lines) if NEW_ATTEMPT.match(line)]
+    return lines[starts[-1] :] if starts else lines
+
+
+def explain_lines(lines: Sequence[str]) -> tuple[str, str]:
+    """Return cause and reason of the end of a job from the lines of its log; empty if they do not tell."""
+    later = {*[line for line in lines if TASK_END.match(line)][1:]}  # Slurm ends the other tasks after the first one
+    lines = [line for line in lines if line not in later]
+    for pattern, cause, reason in EVIDENCE:
+        for line in lines:
+            if match := re.search(pattern, line):
+                return cause, reason.format(*(NAMES.get(word, word) for word in match.groups()))
+    return "", ""
 
 
 def last_message(lines: Iterable[str]) -> str:
-    """Return the last line of a log that is not empty and not from Slurm; '' if there is none."""
-    return next((line.strip() for line in reversed([*lines]) if line.strip() and not SLURM_MESSAGE.match(line)), "")
+    """Return the last line of a log that is not empty and not from Slurm, else srun's first error; '' if none."""
+    lines = [*lines]
+    own = next((line.strip() for line in reversed(lines) if line.strip() and not SLURM_MESSAGE.match(line)), "")
+    return own or next((match[0].strip() for line in lines if (match := SRUN_ERROR.match(line))), "")
