@@ -34,7 +34,6 @@ from trainer.runs.lock import competitor, is_superseded
 
 # A node without a network waits long for one, so nothing that a job runs looks for a network unless told to.
 OFFLINE = ("TURNOUT_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-
 # One stage of a trial: runs until its process has to be waited for, again and again.
 Steps = Generator[None, None, bool]
 
@@ -201,8 +200,8 @@ class Worker:
     ) -> Generator[None, None, int]:
         """Run the processes of a task to their end, passing on a request to stop.
 
-        Return the exit code, negative for a signal.
-        `prefix`: arguments of Python that start several processes; without them the process may be forked.
+        Return the exit code, negative for a signal. `prefix`: arguments of Python that start several processes; without
+        them the process may be forked.
         """
         child = self.start(task, slot, allocation, [*prefix])
         self.pids[slot] = child.pid
