@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: sweep check test
+.PHONY: sweep check test soak
 
 # Tests that need neither Slurm nor training.
 QUICK = tests/test_house.py tests/test_sweeps.py tests/eval/test_domain_pairs.py tests/jobs/test_clusters.py \
@@ -19,6 +19,11 @@ check test: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(filter check,$@),-q $(QUICK))
+
+# Random events hit 40 trials on a private Slurm; every night.
+soak: export TURNOUT_RANDOM_TRIALS ?= 40
+soak: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q -rA tests/slurm/test_random_faults.py
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
