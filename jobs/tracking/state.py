@@ -164,7 +164,7 @@ def combine_states(disk: DiskState, job: Job | None) -> tuple[str, str]:
         return "running", ""
     end = job.end
     if disk.state == "failed" and same_attempt:
-        if disk.cause != "killed" and end not in ("out of memory", "node failure"):
+        if disk.is_certain and disk.cause != "killed" and end not in ("out of memory", "node failure"):
             return disk.state, disk.cause
     elif disk.state == "failed" and end in ("", "cancelled"):
         return disk.state, disk.cause  # the later job never started

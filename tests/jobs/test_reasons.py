@@ -80,6 +80,13 @@ CASES: dict[str, tuple[list[dict[str, Any]], str, tuple[str, str], tuple[str, st
         ("FAILED", "137:0"),
         ("failed", "killed", "a task was killed by SIGKILL"),
     ),
+    "a cancelled trial that did not save in time": (
+        [marker(LOST, "lost peer", consequence=True)],
+        "slurmstepd-n1: error: *** STEP 5.0 ON n1 CANCELLED AT 2026-11-27T02:20:12 ***\n"
+        "srun: error: n1: task 0: Killed",
+        ("CANCELLED", "0:0"),
+        ("stopped", "cancelled", "cancelled"),
+    ),
     "srun": (
         [],
         KILLED_SRUN,

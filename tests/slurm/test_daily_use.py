@@ -93,6 +93,7 @@ def test_a_submission_that_ends_between_two_jobs_leaves_no_job_behind(
     done = subprocess.run(
         [sys.executable, "jobs/submit.py", str(sweep.file), "--cluster", "slurm", "--runs", str(sweep.logs)],
         cwd=ROOT, env=sweep.environment | {"SBATCH_HOLD": "1"}, capture_output=True, text=True, timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
     )  # fmt: skip
     if number == signal.SIGHUP:
         assert done.returncode == 130, done.stderr

@@ -39,8 +39,9 @@ def newest_attempt(lines: Sequence[str]) -> Sequence[str]:
 
 def explain_lines(lines: Sequence[str]) -> tuple[str, str]:
     """Return cause and reason of the end of a job from the lines of its log; empty if they do not tell."""
-    later = {*[line for line in lines if TASK_END.match(line)][1:]}  # Slurm ends the other tasks after the first one
-    lines = [line for line in lines if line not in later]
+    # After the end of one task, or a cancellation, Slurm ends the other tasks.
+    ends = [line for line in lines if TASK_END.match(line) or "CANCELLED AT" in line]
+    lines = [line for line in lines if not TASK_END.match(line) or line == ends[0]]
     for pattern, cause, reason in EVIDENCE:
         for line in lines:
             if match := re.search(pattern, line):
