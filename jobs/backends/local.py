@@ -55,7 +55,15 @@ class LocalBackend:
         return iter(())
 
     def submit(self, sweep: Path, plans: Sequence[Plan], code: Path, notes: dict[str, Any]) -> dict[str, Any]:
-        """Train and evaluate to the end, or until Ctrl-C; return the record with whether it `completed`."""
+        """Train and evaluate to the end, or until Ctrl-C; return the record with whether it `completed`.
+
+        ConfigError if a worker is at work on the sweep.
+        """
+        if active := read_local_work(sweep):
+            raise ConfigError(
+                f"{sweep}: the worker of an earlier command (process {active.pid}) still runs its trials; wait for it, "
+                f"or stop it with jobs/cancel.py {sweep}, then run this command again"
+            )
         to_train = [run for plan in plans for run in plan.train]
         to_evaluate = [run for plan in plans for run in plan.evaluate_now]
         record = {"trials": [run.name for run in to_train], "evaluate": [run.name for run in to_evaluate]}

@@ -93,3 +93,26 @@ def test_trials_of_this_machine_save_and_stop(tmp_path: Path, start: Callable[..
     assert by_hand.wait(60) == 0
     assert read_local_work(tmp_path / "long") is None
     assert "nothing to cancel" in cancel("--yes").stdout
+
+
+def test_a_worker_outlives_its_command_and_keeps_the_next_one_out(
+    tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    """The command was killed; what it had started goes on, and can be cancelled."""
+    file = tmp_path / "long.yaml"
+    file.write_text(yaml.safe_dump(SWEEP))
+    words = (str(file), "--runs", str(tmp_path), "--cluster", "local", "--max-parallel", "1")
+    submission = start("jobs/submit.py", *words)
+    wait_for(lambda: find_runs(tmp_path / "long") and trains(find_runs(tmp_path / "long")[0]), submission)
+    submission.kill()
+    work = read_local_work(tmp_path / "long")
+    assert work
+    again = start("jobs/submit.py", *words)
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 2, output
+    assert f"the worker of an earlier command (process {work.pid}) still runs its trials" in output
+    said = start("jobs/cancel.py", str(tmp_path / "long"), "--yes")
+    output, _ = said.communicate(timeout=120)
+    assert said.returncode == 0, output
+    assert [run.state() for run in find_runs(tmp_path / "long")] == ["stopped", "pending", "pending"]
+    assert read_local_work(tmp_path / "long") is None
