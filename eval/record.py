@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from trainer.config.schema import Config
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
 from trainer.runs.directory import RunDirectory
@@ -45,6 +46,19 @@ def is_current(run: RunDirectory, steps: int, metrics: list[str]) -> bool:
     exported = weights.stat().st_mtime if weights else 0.0
     evaluated = run.evaluation_file.stat().st_mtime
     return exported < evaluated and set(metrics) <= set(record.get("provenance", {}).get("evaluations", []))
+
+
+def needs_evaluation(config: Config, run: RunDirectory) -> bool:
+    """Return whether a trained trial's evaluation is missing or lacks metrics of the config."""
+    return bool(config.eval.metrics) and not is_current(run, config.train.steps, config.eval.metrics)
+
+
+def list_chosen_steps(run: RunDirectory) -> set[int]:
+    """Return the steps of the exported weights that the metrics of the newest evaluation are of."""
+    record = run.evaluation()
+    choices = [value for value in record.get("provenance", {}).values() if isinstance(value, dict)]
+    steps = [record.get("step"), *(choice.get("chosen at step") for choice in choices)]
+    return {step for step in steps if isinstance(step, int)}
 
 
 def reusable_record(run: RunDirectory, weights: dict[str, Any], metrics: list[str]) -> dict[str, Any]:

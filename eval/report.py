@@ -14,6 +14,7 @@ from eval.reporting.results import read_sweep
 from eval.reporting.tables import format_csv, format_markdown
 from trainer.environment import use_utf8
 from trainer.errors import ConfigError
+from trainer.runs.archive import locate
 from trainer.runs.atomic import write_text
 
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write report/index.html, results.csv and results.md of a sweep, which may still be running.",
         epilog="example: python eval/report.py logs/dann",
     )
-    parser.add_argument("sweep", type=Path, help="directory of a sweep: logs/<sweep>")
+    parser.add_argument("sweep", type=Path, help="directory of a sweep, logs/<sweep>, or its archive")
     try:
         page = write_report(parser.parse_args(arguments).sweep)
     except ConfigError as error:
@@ -37,10 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_report(directory: Path) -> Path:
-    """Write the files of `directory`/report, each atomically; return the page. ConfigError without any trial."""
-    sweep = read_sweep(directory)
-    report = directory / "report"
-    report.mkdir(exist_ok=True)
+    """Write the files of `directory`/report, each atomically; return the page. ConfigError without any trial.
+
+    Of an archive, logs/<sweep>.tar, they are written to logs/<sweep>/report.
+    """
+    sweep = read_sweep(locate(directory))
+    report = directory.with_suffix("" if directory.is_file() else directory.suffix) / "report"
+    report.mkdir(exist_ok=True, parents=True)
     pairs = compare_methods(sweep, report)
     for name, text in {
         "results.csv": format_csv(sweep),

@@ -15,6 +15,7 @@ from filelock import FileLock
 from eval import distributed, metrics, record
 from trainer.config.resolve import load_config
 from trainer.errors import ConfigError, DataError
+from trainer.runs import checkpoints
 from trainer.runs.checkpoints import describe
 from trainer.runs.directory import RunDirectory
 from trainer.runs.lock import explain_missing_locks
@@ -59,9 +60,18 @@ def update_evaluation(run: RunDirectory, requested: list[str], force: bool) -> i
         if due:
             with collect_errors(errors):
                 evaluate(run, due, errors)
+            if distributed.is_main() and not errors:
+                drop_checkpoints(run)
     if distributed.is_main() and exists:  # not after an interruption: an earlier failure is then still valid
         run.fail_evaluation("; ".join(message for _, message in errors))
     return max((code for code, _ in errors), default=0)
+
+
+def drop_checkpoints(run: RunDirectory) -> None:
+    """Remove the checkpoints of a trial that is finished and has all metrics, unless it says `keep_checkpoints`."""
+    config = load_config(run.config_file)
+    if run.is_done() and not config.train.keep_checkpoints and not record.needs_evaluation(config, run):
+        checkpoints.remove_all(run)
 
 
 def list_due(run: RunDirectory, requested: list[str], force: bool) -> list[str]:

@@ -20,6 +20,7 @@ from trainer.data.cache import Arrays, data_root, find, read
 from trainer.data.pixels import to_signed
 from trainer.data.provenance import compute_fingerprint
 from trainer.errors import ConfigError, DataError
+from trainer.runs.archive import locate
 from trainer.runs.directory import RunDirectory
 
 CAPABILITIES = ("predict", "features", "sample", "reconstruct")
@@ -113,12 +114,12 @@ class TrainedTrial:
 def open_trial(
     path: str | Path, step: int | None = None, device: torch.device | None = None, folder: Path | None = None
 ) -> TrainedTrial:
-    """Open a trained trial from its run directory, at its last exported step or at `step`.
+    """Open a trained trial from its run directory, or from `<sweep>.tar/<trial>`, at its last exported step or `step`.
 
     `device` is the GPU by default, if there is one; `folder`, where results go, the current directory. ConfigError if
     the path is not a run directory, nothing was exported, or the weights are damaged.
     """
-    run = RunDirectory(Path(path))
+    run = RunDirectory(locate(Path(path)))
     if not run.exists():
         raise ConfigError(f"{run.path}: is not a run directory: it has no config.yaml; give logs/<sweep>/<trial>")
     config, weights = load_config(run.config_file), run.exported_weights()

@@ -17,18 +17,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from eval.metrics import check_names
-from eval.record import is_current
+from eval.record import needs_evaluation
 from jobs.backends.base import Backend, Plan
 from jobs.backends.slurm.presets import BACKENDS
 from jobs.snapshot import ROOT, Snapshot
 from jobs.tracking.state import determine_status
 from trainer.config.document import Settings, find_place
-from trainer.config.schema import Config
 from trainer.config.sweep import Trial, load_trials
 from trainer.data.provenance import describe_data, find_difference
 from trainer.errors import ConfigError, DataError
+from trainer.runs.archive import archive_file
 from trainer.runs.atomic import write_text
-from trainer.runs.directory import RunDirectory
+from trainer.runs.directory import RunDirectory, find_runs
 from trainer.runs.placement import locate_trials
 
 LOCK_TIMEOUT = 600.0  # seconds to wait for another command that queues jobs of the same sweep
@@ -96,6 +96,13 @@ def plan_sweep(options: argparse.Namespace, trials: list[Trial], backend: Backen
     )
 
 
+def refuse_archived(sweep: Path) -> None:
+    """Refuse to train trials again that jobs/tidy.py has packed; ConfigError."""
+    if archive_file(sweep).exists() and not find_runs(sweep):
+        archive = archive_file(sweep)
+        raise ConfigError(f"{sweep}: was packed into {archive}; unpack it by: tar -xf {archive} -C {sweep.parent}")
+
+
 def build_methods(submission: Submission, file: Path) -> None:
     """Build the method of each new setting once, in a process with torch; ConfigError if a constructor refuses one."""
     documents: dict[str, dict[str, Any]] = {}
@@ -133,11 +140,6 @@ def check_data(submission: Submission) -> None:
             )
 
 
-def needs_evaluation(config: Config, run: RunDirectory) -> bool:
-    """Return whether a trained trial's evaluation is missing or lacks metrics of the config."""
-    return bool(config.eval.metrics) and not is_current(run, config.train.steps, config.eval.metrics)
-
-
 def group_trials(submission: Submission) -> list[Plan]:
     """Return one plan for each set of trials with equal resources, which share arrays of jobs."""
     plans: dict[str, Plan] = {}
@@ -173,15 +175,13 @@ def cancel_unlisted(submission: Submission) -> str:
 
 
 @contextmanager
-def lock_sweep(submission: Submission) -> Iterator[None]:
-    """Hold the lock that lets only one command start trials of a sweep.
+def lock_sweep(sweep: Path, activity: str) -> Iterator[None]:
+    """Hold the lock that lets only one command start trials of a sweep or tidy it.
 
-    Wait while another command queues jobs. ConfigError if another one trains, on this or another machine, or does not
-    finish in LOCK_TIMEOUT.
+    `activity`: trains, queues or tidies. Wait while another command queues jobs or tidies. ConfigError if another one
+    trains, on this or another machine, or does not finish in LOCK_TIMEOUT.
     """
-    sweep = submission.sweep
     lock, holder = FileLock(sweep / ".submitting"), sweep / ".submitting.by"
-    activity = "trains" if submission.backend.name == "local" else "queues"
     deadline = time.monotonic() + LOCK_TIMEOUT
     try:
         sweep.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def lock_sweep(submission: Submission) -> Iterator[None]:
                 name = holder.read_text().strip() if holder.exists() else "unknown process"
                 if name.endswith("trains") or time.monotonic() > deadline:
                     raise ConfigError(
-                        f"{sweep}: another jobs/submit.py is at work on it ({name}); wait for it or stop it"
+                        f"{sweep}: another command is at work on it ({name}); wait for it or stop it"
                     ) from None
         write_text(holder, f"process {os.getpid()} on {socket.gethostname()} {activity}\n")
     except OSError as error:

@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 import models
 from eval import metrics
+from eval.record import needs_evaluation
 from jobs import snapshot
 from jobs.backends.base import Backend
 from jobs.backends.local import LocalBackend
@@ -36,8 +37,8 @@ from jobs.plan import (
     group_trials,
     load_sweep,
     lock_sweep,
-    needs_evaluation,
     plan_sweep,
+    refuse_archived,
 )
 from jobs.stage import stage_datasets
 from jobs.tracking.table import summarize_progress
@@ -121,6 +122,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
         source = f"command line: {option}" if option == "--cluster" else option
         raise ConfigError(f"{source}: {options.cluster}: {reason}; use --cluster local to run on this machine")
     backend: Backend = slurm if on_slurm else LocalBackend(options.max_parallel, console)
+    refuse_archived(options.runs / trials[0].config.name)
     for trial in {str(trial.config.resources): trial for trial in trials}.values():
         backend.check(trial.settings)
     submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)
@@ -133,7 +135,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     check_data(submission)
     if on_slurm:  # here, the first trial fails at once; there, every trial would wait in the queue to fail
         build_methods(submission, options.sweep)
-    with lock_sweep(submission):
+    with lock_sweep(submission.sweep, "queues" if on_slurm else "trains"):
         # Plan again: another command may have started some of the trials since.
         submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)
         if submission.to_train or submission.to_evaluate:

@@ -65,6 +65,8 @@ def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt
         log.close(trainer.step, "done" if finished else "stopped")
         mark = run.finish if finished else run.stop
         persist(lambda: mark(attempt, trainer.step), f"{run.path}: marker not written")
+        if finished and not config.eval.metrics and not config.train.keep_checkpoints:
+            checkpoints.remove_all(run)
         ending = "done at step {}" if finished else "stopped at step {}; rerun the same command to resume"
         log.print(f"{run.name}: {ending.format(trainer.step)}")
     leave_processes(accelerator, lock)

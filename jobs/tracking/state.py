@@ -17,7 +17,8 @@ from jobs.backends.slurm.job_logs import explain_lines, last_message, list_log_f
 from jobs.deaths import DISK_REFUSED
 from jobs.tracking.log_files import read_tail
 from trainer.runs.attempt import Attempt
-from trainer.runs.directory import RunDirectory, find_runs
+from trainer.runs.directory import RunDirectory
+from trainer.runs.index import find_indexed_runs
 from trainer.runs.job_states import write_job_states
 
 FRESH = 10.0  # seconds after a heartbeat (one is written every two) in which a trial counts as running in any case
@@ -92,7 +93,7 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
 
 def determine_statuses(sweep: Path, jobs: Mapping[str, Sequence[Job]]) -> list[TrialStatus]:
     """Return the status of every trial of a sweep."""
-    return [determine_status(run, jobs.get(run.name, ())) for run in find_runs(sweep)]
+    return [determine_status(run, jobs.get(run.name, ())) for run in find_indexed_runs(sweep)]
 
 
 def query_statuses(sweep: Path, backend: Backend) -> tuple[list[TrialStatus], list[str]]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -22,10 +23,12 @@ from jobs.tracking.state import (
     combine_states,
     count_causes,
     determine_status,
+    determine_statuses,
     is_failed,
     query_statuses,
 )
 from trainer.errors import ConfigError
+from trainer.runs import index
 from trainer.runs.directory import RunDirectory, find_runs
 from trainer.runs.job_states import read_job_states
 
@@ -368,6 +371,69 @@ def test_the_status_of_three_thousand_trials_takes_less_than_five_seconds(tmp_pa
     print(f"3,000 trials: {took:.2f} s CPU time, {time.monotonic() - began:.2f} s wall time")
     assert len(done.stdout.splitlines()) == 3002
     assert took < 5
+
+
+OPENS: list[str] = []  # files and folders that were opened while the list is not empty
+
+
+def count_open(event: str, arguments: tuple[Any, ...]) -> None:
+    """Note what is opened; hooks cannot be removed, so this one does nothing at other times."""
+    if OPENS and event in ("open", "os.listdir", "os.scandir"):
+        OPENS.append(str(arguments[0]))
+
+
+def count_opens(sweep: Path) -> tuple[int, list[TrialStatus]]:
+    """Return how many files and folders a look at a sweep opens, and what it sees."""
+    OPENS.append("start")
+    statuses = determine_statuses(sweep, {})
+    number = len(OPENS) - 1
+    OPENS.clear()
+    return number, statuses
+
+
+def test_a_look_at_three_thousand_finished_trials_opens_few_files(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    for number in range(3000):
+        run = make(sweep, f"dann,seed={number}-{number:08x}")
+        write(run, status__json=beat(state="done", steps=240), done={})
+        write(run, **{"eval/metrics__json": {"metrics": {"accuracy/target": number / 3000}}} if number else {})
+    sys.addaudithook(count_open)
+    first, before = count_opens(sweep)
+    number, again = count_opens(sweep)
+    print(f"3,000 finished trials: {first} files are opened at the first look, {number} at the second")
+    assert first > 6000
+    assert number < 50
+    assert again == before
+
+    # What changes is read again, whatever the index says.
+    changed, failed, resumed = find_runs(sweep)[1:4]
+    write(changed, **{"eval/metrics__json": {"metrics": {"accuracy/target": 2.0}}})
+    write(failed, **{"eval/failed__json": {"error": "out of memory"}})
+    (resumed.path / "done").unlink()
+    shutil.rmtree(find_runs(sweep)[-1].path)
+    _, statuses = count_opens(sweep)
+    by_name = {status.trial: status for status in statuses}
+    assert len(statuses) == 2999
+    assert by_name[changed.name].metrics == {"accuracy/target": 2.0}
+    assert by_name[failed.name].reason == "evaluation failed: out of memory"
+    assert by_name[resumed.name].state == "stopped"
+    assert statuses == [determine_status(run) for run in find_runs(sweep)], "as without an index"
+    assert count_opens(sweep)[0] < 50
+
+    for content in ("", [], {"version": 1, "trials": {changed.name: {}}}, {"version": 0, "trials": 3}):
+        (sweep / ".index.json").write_text(json.dumps(content))
+        assert count_opens(sweep)[1] == statuses, content
+
+
+def test_without_the_right_to_write_the_index_a_look_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path, "dann,seed=0-0a1b2c3d")
+    write(run, done={}, status__json=beat(state="done"))
+
+    def refuse(path: Path, value: dict[str, Any]) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(index, "write_json", refuse)
+    assert [status.state for status in determine_statuses(tmp_path, {})] == ["done"]
 
 
 # Names and logs

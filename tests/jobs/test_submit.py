@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Timer
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from jobs import plan
-from jobs.backends import local
 from jobs.plan import lock_sweep
 from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
@@ -375,25 +373,24 @@ def test_a_sweep_that_another_command_trains_is_refused(again: Again, tmp_path: 
         fcntl.flock(lock, fcntl.LOCK_EX)
         (logs / ".submitting.by").write_text("process 7 on n1 trains")
         before = snapshot(logs)
-        check_refused(again(), "tiny", "another jobs/submit.py", "process 7 on n1", "wait for it or stop it")
+        check_refused(again(), "tiny", "another command is at work", "process 7 on n1", "wait for it or stop it")
         assert snapshot(logs) == before
     assert again().returncode == 0
 
 
 def test_a_command_waits_while_another_one_queues_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    submission: Any = SimpleNamespace(sweep=tmp_path, backend=local.LocalBackend())
     with (tmp_path / ".submitting").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (tmp_path / ".submitting.by").write_text("process 7 on n1 queues")
         monkeypatch.setattr(plan, "LOCK_TIMEOUT", 0.1)
         with (
-            pytest.raises(ConfigError, match=r"another jobs/submit.py .*process 7 on n1 queues"),
-            lock_sweep(submission),
+            pytest.raises(ConfigError, match=r"another command .*process 7 on n1 queues"),
+            lock_sweep(tmp_path, "trains"),
         ):
             pass
         monkeypatch.setattr(plan, "LOCK_TIMEOUT", 60)
         Timer(1, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
-        with lock_sweep(submission):
+        with lock_sweep(tmp_path, "trains"):
             assert f"process {os.getpid()} on " in (tmp_path / ".submitting.by").read_text()
     assert not (tmp_path / ".submitting.by").exists()
 

@@ -40,13 +40,13 @@ from trainer.errors import check_known
 ADDED_LATER: dict[str, Any] = {
     "data.classes": None, "data.crop": "center", "data.background": "white",
     "eval.tuned": [], "model.residual": "all", "model.net": "paper", "model.disc_iters": 1,
-    "resources.trials_per_gpu": 1,
+    "resources.trials_per_gpu": 1, "train.keep_checkpoints": False,
 }  # fmt: skip
 # Settings that cannot change the trained weights: whole blocks (True), or keys of a block.
 NOT_IN_IDENTITY: dict[str, Any] = {
     "name": True,
     "data": {"root"},
-    "train": {"log_every", "checkpoint_every", "export_every"},
+    "train": {"log_every", "checkpoint_every", "export_every", "keep_checkpoints"},
     "eval": True,
     "resources": True,
 }
@@ -132,6 +132,7 @@ class Train(Section):
     log_every: PositiveInt = 50  # steps
     checkpoint_every: PositiveInt = 500  # steps
     export_every: NonNegativeInt = 0  # steps between exported weights; 0: only the last
+    keep_checkpoints: bool = False  # whether checkpoints stay when the trial is finished and evaluated
 
 
 class Eval(Section):

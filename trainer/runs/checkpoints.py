@@ -94,6 +94,12 @@ def steps(run: RunDirectory) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
+def remove_all(run: RunDirectory) -> None:
+    """Remove the checkpoints of a finished trial, which will not be resumed."""
+    run.latest_file.unlink(missing_ok=True)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
 def damage(path: Path) -> str:
     """Say what is wrong with a checkpoint; empty if every file has the size and the sha256 of its manifest."""
     files: dict[str, Any] = read_json(path / MANIFEST).get("files", {})

@@ -49,6 +49,11 @@ def explain_lines(lines: Sequence[str]) -> tuple[str, str]:
     return "", ""
 
 
+def list_job_scripts(sweep: Path) -> list[Path]:
+    """Return the files of a sweep that its jobs were started with or left for submitit, without their logs."""
+    return [path for path in sorted((sweep / "slurm").glob("*/*")) if path.suffix in (".sh", ".pkl")]
+
+
 def last_message(lines: Iterable[str]) -> str:
     """Return the last line of a log that is not empty and not from Slurm, else srun's first error; '' if none."""
     lines = [*lines]
