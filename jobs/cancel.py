@@ -17,6 +17,7 @@ from jobs.backends.local import LocalBackend
 from jobs.backends.slurm.backend import SlurmBackend
 from jobs.command import create_parser
 from jobs.logs import select_trials
+from jobs.tracking.state import query_statuses
 from trainer.environment import use_utf8
 from trainer.errors import ConfigError
 from trainer.runs.attempt import Attempt
@@ -71,6 +72,9 @@ def cancel(sweep: Path, runs: list[RunDirectory], whole: bool, confirmed: bool) 
     remaining = wait_for_end(sweep, jobs, by_hand, whole)
     for run in training:
         print(f"{run.name}: {describe_outcome(run)}")
+    for backend, own in jobs:
+        if own:
+            query_statuses(sweep, backend)  # for the report
     if remaining:
         print(f"error: {sweep}: still running after {END_TIMEOUT:.0f} s: {', '.join(remaining)}", file=sys.stderr)
         return 1

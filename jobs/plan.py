@@ -18,10 +18,10 @@ from filelock import FileLock, Timeout
 
 from eval.metrics import check_names
 from eval.record import needs_evaluation
-from jobs.backends.base import Backend, Plan
+from jobs.backends.base import Backend, Job, Plan
 from jobs.backends.slurm.presets import BACKENDS
 from jobs.snapshot import ROOT, Snapshot
-from jobs.tracking.state import determine_status
+from jobs.tracking.state import determine_status, is_failed
 from trainer.config.document import Settings, find_place
 from trainer.config.sweep import Trial, load_trials
 from trainer.data.provenance import describe_data, find_difference
@@ -75,14 +75,18 @@ def plan_sweep(options: argparse.Namespace, trials: list[Trial], backend: Backen
     sweep = options.runs / trials[0].config.name
     runs = [RunDirectory(path) for path in locate_trials(sweep, trials)]
     active = backend.active(sweep) if reachable and sweep.is_dir() else []
-    jobs = {trial: [job] for job in active if job.stage == "train" for trial in job.trials}
+    jobs: dict[str, list[Job]] = {trial: [job] for job in active if job.stage == "train" for trial in job.trials}
     evaluating = {trial for job in active if job.stage == "eval" for trial in job.trials}
-    states = [determine_status(run, jobs.get(run.name, ())).state for run in runs]
+    unlisted = (evaluating | jobs.keys()) - {run.name for run in runs}
+    if options.retry_failed and reachable:  # only the backend knows of trials that failed before they wrote anything
+        jobs = backend.jobs(sweep)[0] | jobs
+    statuses = [determine_status(run, jobs.get(run.name, ())) for run in runs]
+    states = [status.state for status in statuses]
     startable = ("failed",) if options.retry_failed else ("pending", "failed", "stopped")
     done = [i for i, state in enumerate(states) if state == "done" and runs[i].name not in evaluating]
     to_evaluate = [i for i in done if needs_evaluation(trials[i].config, runs[i])]
     if options.retry_failed:
-        to_evaluate = [i for i in to_evaluate if runs[i].evaluation_error()]
+        to_evaluate = [i for i in to_evaluate if is_failed(statuses[i])]
     return Submission(
         options,
         sweep,
@@ -92,7 +96,7 @@ def plan_sweep(options: argparse.Namespace, trials: list[Trial], backend: Backen
         states,
         to_train=[i for i, state in enumerate(states) if state in startable],
         to_evaluate=to_evaluate,
-        unlisted=(evaluating | jobs.keys()) - {run.name for run in runs},
+        unlisted=unlisted,
     )
 
 

@@ -64,7 +64,7 @@ def take(sweep: Path, checkout: Path = ROOT, write: bool = True) -> Snapshot:
             publish(folder, entries)
         except OSError as error:
             raise ConfigError(f"{folder}: cannot copy the code there: {error.strerror or error}") from None
-    return Snapshot(folder, *read_version(checkout, runs))
+    return Snapshot(folder, *read_version(checkout, {runs, Path(os.path.abspath(sweep.parent))}))
 
 
 def import_environment(code: Path) -> dict[str, str]:
@@ -126,9 +126,9 @@ def list_files(checkout: Path) -> Iterator[str]:
             yield from (os.path.relpath(Path(parent, name), checkout) for name in (*files, *links))
 
 
-def read_version(checkout: Path, runs: Path) -> tuple[str | None, bool | None]:
-    """Return the commit of a checkout and whether its files, `runs` aside, differ from it; None without git."""
-    exclude = [f":(exclude,literal){runs.relative_to(checkout)}"] if checkout in runs.parents else []
+def read_version(checkout: Path, runs: set[Path]) -> tuple[str | None, bool | None]:
+    """Return the commit of a checkout and whether its files, except below `runs`, differ from it; None without git."""
+    exclude = [f":(exclude,literal){path.relative_to(checkout)}" for path in runs if checkout in path.parents]
     status = git(checkout, "--no-optional-locks", "status", "--porcelain=v2", "--branch", "-z", "--", ".", *exclude)
     # An untracked checkout may lie inside an unrelated repository, whose commit says nothing about this code.
     tracked = git(checkout, "ls-files", "-z", "--", "jobs/snapshot.py")

@@ -124,7 +124,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     backend: Backend = slurm if on_slurm else LocalBackend(options.max_parallel, console)
     refuse_archived(options.runs / trials[0].config.name)
     for trial in {str(trial.config.resources): trial for trial in trials}.values():
-        backend.check(trial.settings)
+        backend.check(trial.settings, trial.config)
     submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)
     print_plain(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'on this machine ({reason})'}")
     if options.dry_run:

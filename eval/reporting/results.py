@@ -21,7 +21,7 @@ from trainer.runs import submissions
 from trainer.runs.directory import RunDirectory, find_runs
 from trainer.runs.job_states import JobState, read_job_states
 
-STATES = ("done", "running", "stopped", "pending", "failed")
+STATES = ("done", "running", "stopped", "cancelled", "pending", "failed")
 SEED = "train.seed"
 T = TypeVar("T")
 
@@ -220,7 +220,7 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
 
 
 def _read_state(run: RunDirectory, status: dict[str, Any], job_state: JobState | None) -> tuple[str, str]:
-    """Return state and error; a failure that the backend reported counts if no record of the trial is newer."""
+    """Return state and error; an end that the backend reported counts if no record of the trial is newer."""
     state = _read(run.state, lambda: "pending")
     if state == "done":
         evaluation_error = _read(run.evaluation_error, str)
@@ -229,6 +229,9 @@ def _read_state(run: RunDirectory, status: dict[str, Any], job_state: JobState |
     newest = max(_number(record.get("time")) for record in (status, _read(run.failure, dict[str, Any])))
     if job_state and job_state.state == "failed" and _number(job_state.time) > newest:
         return "failed", job_state.reason or error
+    is_waiting = state in ("pending", "stopped")
+    if job_state and is_waiting and "cancelled" in job_state.reason and _number(job_state.time) > newest:
+        return "cancelled", error
     return state, error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trainer.config.document import Settings
-from trainer.config.schema import Resources
+from trainer.config.schema import Config, Resources
 from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory
 
@@ -61,6 +61,10 @@ class Job(Protocol):
         """Return whether its processes may be alive."""
 
     @property
+    def is_shared(self) -> bool:
+        """Return whether it runs several trials, each of which may have to wait for its turn."""
+
+    @property
     def phase(self) -> str:
         """Return what a running job does instead of computing, such as completing; '' if it computes."""
 
@@ -100,6 +104,11 @@ class ActiveJob:
         return not self.is_queued
 
     @property
+    def is_shared(self) -> bool:
+        """Return whether it runs several trials."""
+        return len(self.trials) > 1
+
+    @property
     def attempt(self) -> str:
         """Return its first attempt."""
         return f"{self.id}.0"
@@ -123,7 +132,7 @@ class Backend(Protocol):
     def unavailable(self) -> str | None:
         """Return why it cannot take jobs here; None if it can."""
 
-    def check(self, settings: Settings) -> None:
+    def check(self, settings: Settings, config: Config) -> None:
         """Refuse resources of a trial that it does not have."""
 
     def scripts(self, sweep: Path, plans: Sequence[Plan], code: Path) -> Iterator[str]:

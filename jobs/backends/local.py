@@ -47,7 +47,7 @@ class LocalBackend:
         """Return None: this machine is always there."""
         return None
 
-    def check(self, settings: Settings) -> None:
+    def check(self, settings: Settings, config: Config) -> None:
         """Accept all resources: a trial uses what there is."""
 
     def scripts(self, sweep: Path, plans: Sequence[Plan], code: Path) -> Iterator[str]:

@@ -64,7 +64,7 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
         interruptions = {attempt: word for attempt, word in interruptions.items() if word != cause}
     if job and state == "queued":
         cause = next((word for word in reversed(interruptions.values()) if job.former_ends), "")
-        reason = f"waiting: {job.pending_reason}"
+        reason = f"waiting: {'its turn in the job' if job.is_running else job.pending_reason}"
     elif job and state == "running":
         reason = describe_heartbeat(job, status)
     elif job and cause == "cancelled":
@@ -158,6 +158,10 @@ def combine_states(disk: DiskState, job: Job | None) -> tuple[str, str]:
     same_attempt = disk.attempt == job.attempt
     if job.is_queued:
         return "queued", ""
+    if job.is_running and job.is_shared and not same_attempt and disk.state != "running":
+        # A worker does not start a trial again that has failed in its job.
+        failed = disk.state == "failed" and Attempt(disk.attempt).job == job.id
+        return (disk.state, disk.cause) if failed else ("queued", "")
     if job.is_running:
         is_leaving = same_attempt and (disk.saved or disk.cause in ("exception", "time limit"))
         return (disk.state, disk.cause) if is_leaving else ("running", "")

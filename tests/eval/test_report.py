@@ -336,6 +336,16 @@ def test_a_trial_that_exited_without_a_marker_has_the_reason_that_slurm_knows(sw
     assert "preempted" in row["error"]
 
 
+def test_a_cancelled_trial_is_cancelled_in_the_report(sweep: Path) -> None:
+    for name, state in (("waiting", "pending"), ("saved", "pending"), ("finished", "done")):
+        trial(sweep, name, state=state)
+    (sweep / "saved" / "status.json").write_text(json.dumps({"state": "stopped", "step": 7, "time": 1.7e9}))
+    write_job_states(sweep, dict.fromkeys(("waiting", "saved", "finished"), ("stopped", "cancelled by me")))
+    report.write_report(sweep)
+    states = {row["trial"]: row["state"] for row in table(sweep)}
+    assert (states["waiting"], states["saved"], states["finished"]) == ("cancelled", "cancelled", "done")
+
+
 def test_newer_records_of_a_trial_override_what_slurm_knew(sweep: Path) -> None:
     write_job_states(sweep, dict.fromkeys(("again", "crashed", "finished", "odd"), ("failed", "node failure")))
     path = trial(sweep, "again", state="running")

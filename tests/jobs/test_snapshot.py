@@ -263,3 +263,24 @@ def test_a_command_runs_the_checkout_that_it_lies_in(command: str, tmp_path: Pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: ")
+
+
+@needs_git
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_link_as_logs_does_not_make_the_checkout_differ_from_its_commit(
+    checkout: Path, tmp_path: Path, inside: bool
+) -> None:
+    """Also where logs/ has a tracked file, which then is not there."""
+    write(checkout, {"logs/README.md": "4\n"})
+    git(checkout, "add", "-f", "logs/README.md")
+    git(checkout, "commit", "-qm", "logs: describe them")
+    shutil.rmtree(checkout / "logs")
+    scratch = (checkout if inside else tmp_path) / "scratch"
+    scratch.mkdir()
+    (checkout / "logs").symlink_to(scratch)
+    write(scratch, {"s/trial/config.yaml": "5\n"})
+    copy = take(checkout / "logs" / "s", checkout)
+    assert copy.dirty is False
+    assert contents(copy).keys() == set(FILES)
+    (checkout / "models" / "a.py").write_text("changed")
+    assert take(checkout / "logs" / "s", checkout).dirty is True

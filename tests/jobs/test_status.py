@@ -167,6 +167,27 @@ def test_disk_and_slurm_together_determine_the_state(disk: DiskState, slurm: str
     assert combine_states(disk, SlurmJob(**JOB, state=slurm)) == expected  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("disk", "expected"),
+    [
+        (DiskState("pending"), ("queued", "")),
+        (DiskState("stopped", attempt="5_0.0"), ("queued", "")),  # it has stopped, and its job was requeued
+        (DiskState("failed", "exception", attempt="5_0.0"), ("failed", "exception")),  # its job skips it
+        (DiskState("failed", "exception", attempt="4.0"), ("queued", "")),  # submitted again
+        (DiskState("running", **NOW), ("running", "")),
+        (DiskState("running", attempt="direct", age=60), ("running", "")),
+        (DiskState("done"), ("done", "")),
+    ],
+)
+def test_a_trial_waits_for_its_turn_in_a_job_of_several(disk: DiskState, expected: tuple[str, str]) -> None:
+    assert combine_states(disk, SlurmJob(**JOB, state="RUNNING", is_shared=True)) == expected  # type: ignore[arg-type]
+
+
+def test_the_reason_of_a_trial_in_a_job_of_several_is_its_turn(tmp_path: Path) -> None:
+    row = determine_status(make(tmp_path, "a"), [SlurmJob("5_0", "train", "RUNNING", "n7", is_shared=True)])
+    assert (row.state, row.reason) == ("queued", "waiting: its turn in the job")
+
+
 # Run directories
 
 
@@ -420,7 +441,8 @@ def test_a_look_at_three_thousand_finished_trials_opens_few_files(tmp_path: Path
     assert statuses == [determine_status(run) for run in find_runs(sweep)], "as without an index"
     assert count_opens(sweep)[0] < 50
 
-    for content in ("", [], {"version": 1, "trials": {changed.name: {}}}, {"version": 0, "trials": 3}):
+    damaged: list[Any] = ["", [], {"version": 1, "trials": {changed.name: {}}}, {"version": 0, "trials": 3}]
+    for content in damaged:
         (sweep / ".index.json").write_text(json.dumps(content))
         assert count_opens(sweep)[1] == statuses, content
 

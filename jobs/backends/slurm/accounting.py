@@ -50,6 +50,7 @@ class SlurmJob:
     code: str = ""  # <exit code>:<signal>
     by: str = ""  # the user who cancelled it
     former: tuple[str, ...] = ()  # Slurm's words for the ends of earlier attempts, oldest first
+    is_shared: bool = False  # whether it runs several trials
 
     @property
     def attempt(self) -> str:
@@ -122,7 +123,7 @@ def read_jobs(sweep: Path) -> tuple[dict[str, list[SlurmJob]], list[str]]:
     for array in arrays:
         for job, trials in submissions.trials_by_job(array).items():
             ended = attempts.get(job) or attempts.get(f"{array['id']}_[]", [])
-            known = combine(SlurmJob(job, array["stage"]), ended, live)
+            known = replace(combine(SlurmJob(job, array["stage"]), ended, live), is_shared=len(trials) > 1)
             for trial in trials:
                 jobs[trial].append(known)
     return dict(jobs), notes

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs.backends.base import ActiveJob, Job, Plan
-from jobs.backends.slurm import accounting, client, presets
+from jobs.backends.slurm import accounting, client, limits, presets
 from jobs.backends.slurm.arrays import Array, fit_arrays
 from jobs.backends.slurm.presets import Preset
 from trainer.config.document import Settings
+from trainer.config.schema import Config
 from trainer.errors import ConfigError
 from trainer.runs import submissions
 from trainer.runs.directory import RunDirectory
@@ -27,9 +28,10 @@ class SlurmBackend:
         """Return why Slurm cannot take jobs here; None if it can."""
         return client.unavailable()
 
-    def check(self, settings: Settings) -> None:
-        """Refuse options that the installed sbatch does not accept; ConfigError."""
+    def check(self, settings: Settings, config: Config) -> None:
+        """Refuse options that the installed sbatch does not accept, and a time that no job gets; ConfigError."""
         presets.check_options(settings)
+        limits.check_time(settings, "resources", config.resources)
 
     def scripts(self, sweep: Path, plans: Sequence[Plan], code: Path) -> Iterator[str]:
         """Yield the batch scripts that `submit` would use, with placeholders for ids."""

@@ -47,8 +47,12 @@ def clean_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def ask(*command: str, in_job: bool = False, timeout: float = TIMEOUT) -> Answer:
-    """Run one of Slurm's commands. In a job it ignores the signals that Slurm sends to all processes of the job."""
+def ask(*command: str, in_job: bool = False, timeout: float | None = None) -> Answer:
+    """Run one of Slurm's commands, for at most `timeout` or TIMEOUT seconds.
+
+    In a job it ignores the signals that Slurm sends to all processes of the job.
+    """
+    timeout = timeout or TIMEOUT
     try:
         done = subprocess.run(
             command,
@@ -56,6 +60,7 @@ def ask(*command: str, in_job: bool = False, timeout: float = TIMEOUT) -> Answer
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
             timeout=timeout,
             preexec_fn=ignore_signals if in_job else None,

@@ -5,9 +5,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.backends.slurm.client import ask
+from jobs.backends.slurm.client import ask, parse_time_left
 from jobs.backends.slurm.presets import Preset
+from trainer.config.document import Settings, find_place
 from trainer.config.schema import Resources
+from trainer.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,27 @@ def read_limits(requests: Sequence[Resources], preset: Preset) -> Limits:
         return Limits(array)
     reason = min(left, key=lambda name: left[name])
     return Limits(array, max(0, left[reason]), reason)
+
+
+def check_time(settings: Settings, block: str, resources: Resources) -> None:
+    """Refuse a time limit above that of the partition, with which a job would wait for ever; ConfigError.
+
+    A QoS may lift the limit, so nothing is refused where one is chosen, nor if the controller does not answer.
+    """
+    if "qos" in resources.slurm:
+        return
+    names = [name for name in str(resources.slurm.get("partition", "")).split(",") if name]
+    rows = ask("scontrol", "show", "partition", "-o").output.splitlines()
+    partitions = [dict(re.findall(r"(\w+)=(\S+)", row)) for row in rows]
+    chosen = [p for p in partitions if (p["PartitionName"] in names if names else p.get("Default") == "YES")]
+    if not chosen:
+        return
+    longest = max(chosen, key=lambda partition: parse_time_left(partition["MaxTime"]))
+    if 60 * resources.minutes() > parse_time_left(longest["MaxTime"]):
+        raise ConfigError(
+            f"{find_place(settings, f'{block}.time', block)}: {block}.time: {resources.time!r} is more than partition "
+            f"{longest['PartitionName']} allows (MaxTime {longest['MaxTime']}); give less, or another slurm.partition"
+        )
 
 
 def read_submit_limits(resources: Resources, user: str, cluster: str) -> dict[str, int]:
