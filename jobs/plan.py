@@ -149,11 +149,12 @@ def group_trials(submission: Submission) -> list[Plan]:
     plans: dict[str, Plan] = {}
     for i in [*submission.to_train, *submission.to_evaluate]:
         run, config = submission.runs[i], submission.trials[i].config
-        resources = config.resources
+        resources, evaluation = config.resources, config.evaluation_resources()
         if submission.options.max_parallel:
-            resources = resources.model_copy(update={"max_parallel": submission.options.max_parallel})
+            limit = {"max_parallel": submission.options.max_parallel}
+            resources, evaluation = resources.model_copy(update=limit), evaluation.model_copy(update=limit)
         has_metrics = bool(config.eval.metrics)
-        plan = plans.setdefault(f"{resources} {has_metrics}", Plan(resources, [], [], []))
+        plan = plans.setdefault(f"{resources} {evaluation} {has_metrics}", Plan(resources, [], [], [], evaluation))
         if i in submission.to_evaluate:
             plan.evaluate_now.append(run)
         else:

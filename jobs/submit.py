@@ -92,6 +92,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="local, slurm, or a preset: a name in sweeps/clusters/ or a path; "
         f"default: ${presets.VARIABLE}, else the Slurm cluster of this machine, else local",
     )
+    add(
+        "--after", action="append", default=[], metavar="JOB", help="start after this Slurm job, or all of logs/<sweep>"
+    )
     add("--max-parallel", type=int, metavar="K", help="trials at a time; default on this machine: its GPUs, or cores")
     add("--retry-failed", action="store_true", help="start only failed trials, not missing or stopped ones")
     add("--prune", action="store_true", help="cancel queued and running trials that are not in the file")
@@ -121,6 +124,12 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     if required and not on_slurm:
         source = f"command line: {option}" if option == "--cluster" else option
         raise ConfigError(f"{source}: {options.cluster}: {reason}; use --cluster local to run on this machine")
+    for word in options.after:
+        if not on_slurm:
+            raise ConfigError(
+                f"command line: --after {word}: needs Slurm, and {reason}; run it when the other has ended"
+            )
+        slurm = slurm.wait_for(word)
     backend: Backend = slurm if on_slurm else LocalBackend(options.max_parallel, console)
     refuse_archived(options.runs / trials[0].config.name)
     for trial in {str(trial.config.resources): trial for trial in trials}.values():

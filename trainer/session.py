@@ -131,7 +131,8 @@ def build(run: RunDirectory, config: Config, accelerator: "Accelerator") -> "tup
     import models
     from models.base import DataSpec
     from trainer.data.batches import Batches
-    from trainer.data.cache import data_root, load, stage
+    from trainer.data.cache import data_root, find, read, stage
+    from trainer.data.local_copy import copy_split
     from trainer.loop import Trainer
     from trainer.seeds import seed_torch
 
@@ -150,7 +151,11 @@ def build(run: RunDirectory, config: Config, accelerator: "Accelerator") -> "tup
         raise ConfigError(f"{run.path}: model: {error}") from None
     batches = Batches(
         {
-            domain: load(name, "train", root, form=form, order=config.data.class_order(domain))
+            domain: read(
+                copy_split(find(name, root, form), "train", config.data.copy_to),
+                "train",
+                config.data.class_order(domain),
+            )
             for domain, name in datasets.items()
         },
         method.reads,

@@ -31,6 +31,11 @@ class Plan:
     train: list[RunDirectory]
     evaluate_after: list[RunDirectory]  # of `train`: evaluated as each one ends; either all of them or none
     evaluate_now: list[RunDirectory]  # trained before
+    evaluation: Resources | None = None  # of the evaluations, if they need other ones
+
+    def stage_resources(self, stage: str) -> Resources:
+        """Return the resources of a stage; the report has those of the evaluations."""
+        return self.resources if stage == "train" else self.evaluation or self.resources
 
 
 class Job(Protocol):

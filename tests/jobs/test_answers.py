@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,71 @@ def test_retry_failed_starts_what_status_calls_failed(sweep: Path, retry: bool) 
     to_train = {names[i] for i in submission.to_train}
     assert to_train == ({runs[0].name} if retry else {runs[0].name, runs[1].name, runs[3].name})
     assert [names[i] for i in submission.to_evaluate] == [runs[2].name]
+
+
+EVALUATION = """\
+resources: {nodes: 2, gpus_per_node: 2, time: "08:00:00", mem_gb: 32, slurm: {partition: long, account: vision}}
+eval: {metrics: [accuracy], resources: {gpus_per_node: 0, time: "00:02:00", mem_gb: 4, slurm: {partition: short}}}
+train: {batch_size: 64}
+"""
+
+
+def scripts(file: Path, backend: SlurmBackend) -> list[str]:
+    """Return the batch scripts of a sweep file, none of whose trials has started."""
+    options = argparse.Namespace(runs=file.parent / "new", retry_failed=False, max_parallel=None)
+    submission = plan.plan_sweep(options, load_trials(file, []), backend, reachable=False)
+    return list(backend.scripts(submission.sweep, plan.group_trials(submission), Path("/code")))
+
+
+def test_an_evaluation_may_have_resources_of_its_own(tmp_path: Path, replace: Replace) -> None:
+    replace(scontrol="exit 1", squeue="exit 1")
+    (tmp_path / "x.yaml").write_text(DANN + EVALUATION)
+    train, evaluate, report = scripts(tmp_path / "x.yaml", SlurmBackend())
+    for line in (
+        "--nodes=2",
+        "--gpus-per-node=2",
+        "--time=480",
+        "--partition=long",
+        "--account=vision",
+        "--mem=32768M",
+    ):
+        assert f"#SBATCH {line}\n" in train
+    for line in ("--nodes=1", "--time=2", "--partition=short", "--account=vision", "--mem=4096M"):
+        assert f"#SBATCH {line}\n" in evaluate
+        assert f"#SBATCH {line}\n" in report
+    assert "gpus" not in evaluate
+    with_own, without = (load_trials(tmp_path / "x.yaml", words) for words in ([], ["eval.resources=null"]))
+    assert [trial.identity for trial in with_own] == [trial.identity for trial in without]
+    assert without[0].config.evaluation_resources() is without[0].config.resources
+    assert "resources" not in without[0].config.to_yaml().partition("eval:")[2].partition("resources:\n  nodes")[0]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("eval.resources.tiem=00:10:00", "eval.resources.tiem: unknown key 'tiem'; did you mean 'time'"),
+        ("eval.resources.time=soon", "eval.resources.time: 'soon': must look like"),
+        ("eval.resources.gpus_per_node=4", "eval.resources.gpus_per_node: 4: "),
+        ("eval.resources.slurm.time=4", "eval.resources.slurm: .*use resources.time"),
+        ("resources={mem_gb: null, slurm: {mem-per-cpu: 2G}}", "eval.resources: .*exclude each other"),
+    ],
+)
+def test_wrong_resources_of_an_evaluation_are_refused(tmp_path: Path, word: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(DANN + "eval: {resources: {mem_gb: 4}}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_trials(tmp_path / "x.yaml", [word])
+
+
+def test_a_sweep_may_start_after_a_job_or_another_sweep(tmp_path: Path, sweep: Path, replace: Replace) -> None:
+    record = json.loads((sweep / "submissions.jsonl").read_text()) | {"report": "6"}
+    record["arrays"][0]["trials"] = ["a", "b"]
+    (sweep / "submissions.jsonl").write_text(json.dumps(record) + "\n")
+    jobs = "5_0 RUNNING\n5_1 PENDING\n6 PENDING"
+    replace(scontrol="exit 1", squeue=f"case $* in *77*) echo 77 RUNNING;; *5*) echo '{jobs}';; esac")
+    backend = SlurmBackend().wait_for(str(sweep)).wait_for("77").wait_for("88")
+    assert backend.after == ("5", "6", "77"), "88 has ended"
+    (tmp_path / "y.yaml").write_text(DANN + "eval: {metrics: [accuracy]}\n")
+    dependencies = [re.findall("--dependency=(.*)", script)[-1] for script in scripts(tmp_path / "y.yaml", backend)]
+    assert dependencies == ["afterany:5:6:77", "aftercorr:TRAIN0", "afterany:TRAIN0:EVAL1"]
+    with pytest.raises(ConfigError, match="--after: nowhere: give a job id or the directory of a sweep"):
+        backend.wait_for("nowhere")

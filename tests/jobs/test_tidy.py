@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -175,8 +176,8 @@ def test_report_and_open_trial_read_an_archive(sweep: Path, capsys: pytest.Captu
 def test_a_file_that_changes_while_it_is_packed_stays(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add = tarfile.TarFile.add
 
-    def add_and_write(tar: tarfile.TarFile, name: str, arcname: str | None = None) -> None:
-        add(tar, name, arcname)
+    def add_and_write(tar: tarfile.TarFile, *arguments: Any, **options: Any) -> None:
+        add(tar, *arguments, **options)
         (sweep / "late").write_text("x")
 
     monkeypatch.setattr(tarfile.TarFile, "add", add_and_write)

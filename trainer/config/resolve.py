@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError, create_model
 import models
 from models.checks import CHECKS
 from trainer.config.document import SWEEP_KEYS, Document, Settings, find_place, nest, read_settings, to_settings
-from trainer.config.schema import Config, check_method
+from trainer.config.schema import Config, Resources, check_method
 from trainer.config.validators import Section
 from trainer.data import registry
 from trainer.errors import ConfigError, check_known
@@ -84,6 +84,10 @@ def check_combinations(config: Config) -> None:
         )
     if config.data.balanced and not any(key.endswith("labels") for key in reads):
         raise ValueError(f"data.balanced: {config.method} reads no labels, so classes cannot be balanced; leave it out")
+    try:
+        config.evaluation_resources()
+    except ValidationError as error:
+        raise ValueError(f"eval.resources: {explain(error, Resources)[1]}") from None
     parts = config.resources.nodes * config.resources.processes() * config.train.micro_batches
     check_batch_size(config.train.batch_size, parts)
     if check := models.signature(config.method).check:
@@ -131,7 +135,8 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> tuple[str, str]:
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         for part in path[:-1]:
-            schema = schema.model_fields[part].annotation  # type: ignore[assignment]
+            annotation = schema.model_fields[part].annotation
+            schema = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
         valid = list(schema.model_fields) + (["base", *SWEEP_KEYS] if issubclass(schema, Config) else [])
         try:
             check_known(path[-1], valid, "key")

@@ -40,12 +40,12 @@ from trainer.errors import check_known
 ADDED_LATER: dict[str, Any] = {
     "data.classes": None, "data.crop": "center", "data.background": "white",
     "eval.tuned": [], "model.residual": "all", "model.net": "paper", "model.disc_iters": 1,
-    "resources.trials_per_gpu": 1, "train.keep_checkpoints": False,
+    "resources.trials_per_gpu": 1, "train.keep_checkpoints": False, "eval.resources": None, "data.copy_to": None,
 }  # fmt: skip
 # Settings that cannot change the trained weights: whole blocks (True), or keys of a block.
 NOT_IN_IDENTITY: dict[str, Any] = {
     "name": True,
-    "data": {"root"},
+    "data": {"root", "copy_to"},
     "train": {"log_every", "checkpoint_every", "export_every", "keep_checkpoints"},
     "eval": True,
     "resources": True,
@@ -85,6 +85,7 @@ class Data(Section):
     crop: Literal["center", "pad", "stretch"] = "center"  # how pictures that are not square become square
     background: Annotated[str, AfterValidator(check_colour)] = "white"  # under transparent pixels: or black, "#rrggbb"
     root: str | None = None  # default: $TURNOUT_DATA, else ~/.cache/turnout
+    copy_to: str | None = None  # directory on the node that training data are copied to, such as $TMPDIR
 
     def datasets(self) -> dict[str, str]:
         """Return {domain: dataset name}; the domain of a single `dataset` is ''."""
@@ -133,16 +134,6 @@ class Train(Section):
     checkpoint_every: PositiveInt = 500  # steps
     export_every: NonNegativeInt = 0  # steps between exported weights; 0: only the last
     keep_checkpoints: bool = False  # whether checkpoints stay when the trial is finished and evaluated
-
-
-class Eval(Section):
-    """The metrics that are computed after training."""
-
-    metrics: list[MetricName] = Field(default_factory=list)
-    # Method -> lowest and highest accuracy/target in published reports, shown beside ours.
-    reference: dict[MethodName, Range] = Field(default_factory=dict)
-    # Methods whose settings were chosen with target labels in sight; every table of the report marks them.
-    tuned: list[MethodName] = Field(default_factory=list)
 
 
 class Resources(Section):
@@ -198,6 +189,29 @@ class Resources(Section):
         return self.processes_per_node or max(1, self.gpus_per_node)
 
 
+class EvalResources(Section):
+    """What an evaluation requests instead of a training: one process on one node; null: the same as a training."""
+
+    gpus_per_node: Literal[0, 1] | None = None
+    gres: Annotated[str, AfterValidator(check_gres)] | None = None
+    cpus_per_gpu: PositiveInt | None = None
+    mem_gb: PositiveFloat | None = None
+    time: Annotated[str, BeforeValidator(check_time_limit)] | None = None
+    max_parallel: PositiveInt | None = None
+    slurm: Annotated[dict[str, str | int | bool], AfterValidator(check_sbatch_options)] = Field(default_factory=dict)
+
+
+class Eval(Section):
+    """The metrics that are computed after training."""
+
+    metrics: list[MetricName] = Field(default_factory=list)
+    # Method -> lowest and highest accuracy/target in published reports, shown beside ours.
+    reference: dict[MethodName, Range] = Field(default_factory=dict)
+    # Methods whose settings were chosen with target labels in sight; every table of the report marks them.
+    tuned: list[MethodName] = Field(default_factory=list)
+    resources: EvalResources | None = None  # where an evaluation needs other ones than `resources:`
+
+
 class Config(Section):
     """The resolved configuration of a trial: every default is filled in."""
 
@@ -213,6 +227,19 @@ class Config(Section):
         """Return the keyword arguments of the method's constructor."""
         arguments: dict[str, Any] = self.model.model_dump()
         return arguments
+
+    def evaluation_resources(self) -> Resources:
+        """Return what an evaluation requests: `resources`, key by key replaced by `eval.resources`."""
+        if self.eval.resources is None:
+            return self.resources
+        values = self.resources.model_dump() | self.eval.resources.model_dump(exclude_none=True)
+        values |= {"nodes": 1, "processes_per_node": None, "gpus_per_node": min(1, values["gpus_per_node"])}
+        values["slurm"] = self.resources.slurm | self.eval.resources.slurm
+        if any(key.startswith("mem-per-") for key in self.eval.resources.slurm):
+            values["mem_gb"] = None
+        if self.eval.resources.time:  # nothing is saved before the time limit
+            values["signal_delay"] = min(values["signal_delay"], max(1, parse_slurm_time(values["time"]) // 2))
+        return Resources(**values)
 
     def identity(self) -> str:
         """Return the trial's identity, see `compute_identity`."""

@@ -80,11 +80,6 @@ class RunDirectory:
         """The metrics of the newest evaluation with their provenance."""
         return self.evaluation_directory / "metrics.json"
 
-    def summary_files(self) -> tuple[Path, ...]:
-        """Return the files that tell all of a finished trial that a table shows; the first one marks it as finished."""
-        folder = self.evaluation_directory
-        return self.path / "done", self.path / "status.json", self.evaluation_file, folder / "failed.json"
-
     def log_file(self, stage: str) -> Path:
         """Return the output of a stage, train or eval, that ran on this machine without Slurm."""
         return self.path / f"{stage}.log"

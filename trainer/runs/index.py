@@ -14,6 +14,7 @@ from trainer.runs.directory import RunDirectory, find_runs
 
 FILE = ".index.json"  # in the sweep's directory
 VERSION = 1  # of the entries
+SOURCES = ("done", "status.json", "eval/metrics.json", "eval/failed.json")  # the first one marks a finished trial
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class IndexedRun(RunDirectory):
         """Return the metrics of the newest evaluation, without its provenance and history."""
         return dict(self.entry["evaluation"])
 
-    def evaluation_error(self) -> str:
-        """Return why the newest evaluation failed; empty if it did not."""
+    def evaluation_error(self, since: float = 0.0) -> str:
+        """Return why the newest evaluation failed; empty if it did not. `since` does not matter to a reader."""
         return str(self.entry["error"])
 
     def interrupted_attempts(self) -> dict[str, str]:
@@ -68,12 +69,12 @@ def find_indexed_runs(sweep: Path) -> list[RunDirectory]:
 def sign(run: RunDirectory) -> list[list[int]]:
     """Return inode, size and modification time of each file that an entry is read from; [] for an unfinished trial."""
     signature: list[list[int]] = []
-    for file in run.summary_files():
+    for name in SOURCES:
         try:
-            stat = file.stat()
+            stat = (run.path / name).stat()
             signature.append([stat.st_ino, stat.st_size, stat.st_mtime_ns])
         except OSError:
-            if not signature:  # the first one marks a finished trial
+            if not signature:
                 return []
             signature.append([])
     return signature

@@ -35,10 +35,13 @@ class Array:
         """Return the run directories of each job."""
         return [self.runs[first : first + self.each] for first in range(0, len(self.runs), self.each)]
 
-    def dependency(self, ids: list[str]) -> dict[str, str]:
-        """Return the dependency as sbatch options; `ids` are those of all arrays before this one."""
+    def dependency(self, ids: list[str], after: Sequence[str] = ()) -> dict[str, str]:
+        """Return the dependency as sbatch options.
+
+        `ids` are those of all arrays before this one; where it waits for none of them, it waits for the jobs `after`.
+        """
         if self.waits_for is None:
-            return {}
+            return {"dependency": f"afterany:{':'.join(after)}"} if after else {}
         kind, position = self.waits_for
         # With aftercorr an element depends on one of the other array, and must not wait forever if that fails.
         options = {"kill-on-invalid-dep": "yes"} if kind == "aftercorr" else {}
@@ -53,7 +56,7 @@ def fit_arrays(sweep: Path, plans: Sequence[Plan], preset: Preset) -> list[Array
     """
     if not plans:
         return []
-    limits = read_limits([plan.resources for plan in plans], preset)
+    limits = read_limits([plan.stage_resources(stage) for plan in plans for stage in ("train", "eval")], preset)
     longest = max((len(runs) for plan in plans for runs in (plan.train, plan.evaluate_now)), default=0)
     for each in range(1, longest + 1):
         arrays = split_arrays(plans, limits.array, each)
@@ -75,17 +78,26 @@ def split_arrays(plans: Sequence[Plan], largest: int, each: int = 1) -> list[Arr
     arrays: list[Array] = []
     for plan in plans:
         slots = plan.resources.trials_per_gpu
-        size, lanes = each * slots, max(1, plan.resources.max_parallel // slots)
+        size = each * slots
         for stage, runs in (("train", plan.train), ("eval", plan.evaluate_now)):
+            lanes = max(1, plan.stage_resources(stage).max_parallel // slots)
             parts: list[int] = []  # positions of this stage's parts in `arrays`
             jobs = math.ceil(len(runs) / size)
             count = math.ceil(jobs / largest)
             for number in range(count):
                 part = runs[number * jobs // count * size : (number + 1) * jobs // count * size]
-                share = plan.resources.model_copy(update={"max_parallel": max(1, (lanes + number) // count)})
                 waits_for = ("afterany", parts[-lanes]) if number >= lanes else None
                 parts.append(len(arrays))
-                arrays.append(Array(stage, share, part, size, waits_for))
+                arrays.append(Array(stage, share(plan, stage, number, count), part, size, waits_for))
                 if stage == "train" and plan.evaluate_after:
-                    arrays.append(Array("eval", share, part, size, ("aftercorr", parts[-1])))
+                    arrays.append(
+                        Array("eval", share(plan, "eval", number, count), part, size, ("aftercorr", parts[-1]))
+                    )
     return arrays
+
+
+def share(plan: Plan, stage: str, number: int, count: int) -> Resources:
+    """Return the resources of part `number` of `count` of a stage, with its share of max_parallel, in jobs."""
+    resources = plan.stage_resources(stage)
+    lanes = max(1, resources.max_parallel // resources.trials_per_gpu)
+    return resources.model_copy(update={"max_parallel": max(1, (lanes + number) // count)})

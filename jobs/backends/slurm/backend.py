@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class SlurmBackend:
     """The cluster whose commands are installed here, with the settings of a preset."""
 
     preset: Preset = field(default_factory=Preset)
+    after: tuple[str, ...] = ()  # ids of other jobs that those of `submit` wait for
     name: str = "slurm"
 
     def unavailable(self) -> str | None:
@@ -32,6 +33,20 @@ class SlurmBackend:
         """Refuse options that the installed sbatch does not accept, and a time that no job gets; ConfigError."""
         presets.check_options(settings)
         limits.check_time(settings, "resources", config.resources)
+        if config.eval.resources and config.eval.metrics:
+            limits.check_time(settings, "eval.resources", config.evaluation_resources())
+
+    def wait_for(self, word: str) -> "SlurmBackend":
+        """Return this backend with jobs to wait for: an id, or all jobs of a sweep's directory; ConfigError."""
+        if word.isdigit():
+            ids = [word] if client.queue([word]) else []
+        elif Path(word).is_dir():
+            ids = sorted({job.id.partition("_")[0] for job in self.active(Path(word))}, key=int)
+        else:
+            raise ConfigError(
+                f"command line: --after: {word}: give a job id or the directory of a sweep, such as logs/dann"
+            )
+        return replace(self, after=(*self.after, *ids))
 
     def scripts(self, sweep: Path, plans: Sequence[Plan], code: Path) -> Iterator[str]:
         """Yield the batch scripts that `submit` would use, with placeholders for ids."""
@@ -39,7 +54,7 @@ class SlurmBackend:
 
         ids: list[str] = []
         for array in fit_arrays(sweep, plans, self.preset):
-            yield sbatch.script(sweep, array, array.dependency(ids), self.preset, code)
+            yield sbatch.script(sweep, array, array.dependency(ids, self.after), self.preset, code)
             ids.append(f"{array.stage.upper()}{len(ids)}")
         if plans:
             yield sbatch.script(sweep, report_array(sweep, plans), after_all(ids), self.preset, code)
@@ -58,7 +73,7 @@ class SlurmBackend:
         record: dict[str, Any] = {"cluster": self.name, "arrays": [], **notes}
         try:
             for array in fit_arrays(sweep, plans, self.preset):
-                waits = array.dependency(accounting.submitted_ids(record))
+                waits = array.dependency(accounting.submitted_ids(record), self.after)
                 trials = [run.name for run in array.runs]
                 slots = {"slots": array.slots} if array.slots > 1 else {}
                 record["arrays"].append({"stage": array.stage, "id": "", "trials": trials, "each": array.each, **slots})
@@ -100,7 +115,7 @@ class SlurmBackend:
 
 def report_array(sweep: Path, plans: Sequence[Plan]) -> Array:
     """Return the job that writes the report."""
-    return Array("report", plans[0].resources, [RunDirectory(sweep)])
+    return Array("report", plans[0].stage_resources("report"), [RunDirectory(sweep)])
 
 
 def after_all(ids: list[str]) -> dict[str, str]:

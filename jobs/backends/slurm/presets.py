@@ -34,6 +34,7 @@ class Preset(Section):
     """How the jobs of a cluster are started; the default has no site settings."""
 
     resources: Resources = Resources()  # defaults, which a sweep file overrides
+    copy_to: str | None = None  # default of data.copy_to
     setup: list[str] = Field(default_factory=list)  # lines of shell at the start of the batch script
     container: Command = Field(default_factory=list)  # goes before the Python of trainings, evaluations and reports
     python: str | None = None  # default: the one that submits; in a container: python3
@@ -44,8 +45,9 @@ class Preset(Section):
     _settings: Settings = PrivateAttr(default_factory=dict)  # as written
 
     def defaults(self) -> Settings:
-        """Return the settings of `resources:`, which sweep files override."""
-        return {key: setting for key, setting in self._settings.items() if key.startswith("resources.")}
+        """Return the settings of `resources:` and data.copy_to, which sweep files override."""
+        own = {"data.copy_to": self._settings["copy_to"]} if self.copy_to else {}
+        return own | {key: setting for key, setting in self._settings.items() if key.startswith("resources.")}
 
     def launcher_command(self, code: Path) -> str:
         """Return the shell command of the Python that runs the worker from a code copy.
@@ -91,11 +93,11 @@ def check_options(settings: Settings) -> None:
 
     Nothing is submitted. If sbatch does not answer, nothing is refused.
     """
-    options = {key: setting for key, setting in settings.items() if key.startswith("resources.slurm.")}
+    options = {key: setting for key, setting in settings.items() if "resources.slurm." in key}
     if not options or ask("sbatch", "--usage").error:
         return
     for full_key, setting in options.items():
-        key, value = full_key.removeprefix("resources.slurm."), setting.value
+        key, value = full_key.rpartition("resources.slurm.")[2], setting.value
         answer = ask("sbatch", f"--{key}" if value is True else f"--{key}={value}", "--usage")
         if not answer.error:
             continue
