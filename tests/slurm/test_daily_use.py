@@ -1,5 +1,6 @@
 """What users of a cluster do every day: submit from inside a job, lose a connection, make mistakes in a preset."""
 
+import re
 import signal
 import stat
 import subprocess
@@ -82,6 +83,31 @@ def test_variables_of_an_outer_job_and_of_the_user_reach_no_job(sweep: Submitted
     assert done.returncode == 0, done.stdout + done.stderr
     sweep.wait_for(sweep.submissions()[-1]["report"], "COMPLETED")
     assert all(run.is_done() and run.evaluation() for run in sweep.runs()), sweep.output()
+
+
+def test_evaluations_have_resources_of_their_own_and_another_sweep_waits(
+    sweep: Submitted, cluster: Cluster, tmp_path: Path, data_root: str
+) -> None:
+    sweep.submit("eval.resources={time: '00:03:00', cpus_per_gpu: 2, slurm: {partition: high}}")
+    later = Submitted(cluster, tmp_path / "later", data_root, TINY | {"name": "later"})
+    later.submit("--after", str(sweep.folder))
+    (first, *_), (evaluation, *_), (waiting,) = sweep.jobs("train"), sweep.jobs("eval"), later.jobs("train")
+    report = sweep.submissions()[-1]["report"]
+    later.wait_for(later.submissions()[-1]["report"], "COMPLETED")
+    jobs = {
+        job: dict(re.findall(r"(\w+)=(\S+)", cluster.run("scontrol", "show", "job", job, "-o").stdout))
+        for job in (first, evaluation, report, waiting)
+    }
+    requested = [[jobs[job][key] for key in ("Partition", "TimeLimit")] for job in (first, evaluation, report)]
+    assert requested == [["main", "00:10:00"], ["high", "00:03:00"], ["high", "00:03:00"]]
+    assert jobs[evaluation]["Task"] == "2", "CPUs/Task"
+    assert jobs[waiting]["StartTime"] >= jobs[report]["EndTime"], "times of one clock, in the order of their text"
+    assert all(run.is_done() and run.evaluation() and not run.checkpoints.exists() for run in sweep.runs())
+    assert command(sweep, "tidy", "--yes").returncode == 0
+    assert not list(sweep.folder.glob("slurm/*/*.pkl"))
+    archived = command(sweep, "tidy", "--archive", "--yes")
+    assert archived.returncode == 0, archived.stderr
+    assert not sweep.folder.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
