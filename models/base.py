@@ -54,6 +54,10 @@ class Method(nn.Module):
         """Return the updates of one step, in order."""
         raise NotImplementedError(f"{type(self).__name__} must define updates()")
 
+    def ramps(self, progress: float) -> dict[str, float]:
+        """Return the weights that change with progress in [0, 1], beside learning rates: name → value, for the log."""
+        return {}
+
 
 @runtime_checkable
 class Predictor(Protocol):

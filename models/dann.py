@@ -42,6 +42,9 @@ class DANN(Method):
     def updates(self) -> list[Update]:
         return [Update("joint", ("extractor", "classifier", "domain"), self.loss, self.optimizer, self.schedule)]
 
+    def ramps(self, progress: float) -> dict[str, float]:
+        return {"lambda": self.reversal_strength(progress)}
+
     def loss(self, batch: Batch, progress: float) -> Losses:
         source, target = self.embed(batch)
         lambda_p = self.reversal_strength(progress)

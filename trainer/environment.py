@@ -3,10 +3,11 @@
 import os
 import re
 import sys
+from pathlib import Path
 
 from trainer.errors import ConfigError
 
-TORCHRUN = "TORCHELASTIC_RUN_ID"  # set for every process that torchrun or accelerate launch starts
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # of each process of torchrun or accelerate launch, in a folder of the launcher
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 LEFTOVERS = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|(PMI_|OMPI_COMM_WORLD_|MV2_COMM_WORLD_)\w*(RANK|SIZE)"
@@ -30,13 +31,17 @@ def prepare_environment() -> None:
     for name, value in os.environ.items():
         if name.startswith("ACCELERATE_USE_") and name not in ALLOWED and value.lower() in TRUE:
             feature = name.removeprefix("ACCELERATE_USE_")
-            raise ConfigError(f"environment: {name}={value}: {feature} is not supported; unset {name}")
-    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
-    if backend.lower() not in ("", "no"):
-        raise ConfigError(
-            f"environment: ACCELERATE_DYNAMO_BACKEND={backend}: not supported; unset ACCELERATE_DYNAMO_BACKEND"
-        )
-    if TORCHRUN in os.environ:
+            raise ConfigError(
+                f"environment: {name}={value}: {feature} is not supported; unset {name}, or leave it out of the "
+                "options and the config file of accelerate launch"
+            )
+    for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_TORCH_DEVICE"):
+        if (value := os.environ.get(name, "")).lower() not in ("", "no"):
+            raise ConfigError(
+                f"environment: {name}={value}: not supported; unset {name}, or leave it out of the options and the "
+                "config file of accelerate launch"
+            )
+    if is_torchrun_alive():
         return
     for name in SIZES if "TURNOUT_ATTEMPT" not in os.environ else ():
         if (size := os.environ.get(name, "1")) not in ("", "0", "1"):
@@ -46,3 +51,8 @@ def prepare_environment() -> None:
             )
     for name in [name for name in os.environ if LEFTOVERS.fullmatch(name)]:
         del os.environ[name]
+
+
+def is_torchrun_alive() -> bool:
+    """Return whether a torchrun that still runs started this process; it removes its folder when it ends."""
+    return ERROR_FILE in os.environ and Path(os.environ[ERROR_FILE]).parent.is_dir()

@@ -4,10 +4,15 @@ import json
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
@@ -30,6 +35,8 @@ class TrainingLog:
         self.run, self.first_step, self.steps, self.attempt, self.check = run, step, steps, attempt, check
         self.start_time, self.heartbeat_time = time.monotonic(), 0.0
         self.losses: LossTerms = {}  # of the last line
+        self.monitored: dict[str, float] = {}  # newest values beside the losses
+        self.monitored_lines: deque[dict[str, float]] = deque(maxlen=1000)  # for a new event file
         self.line_step, self.line_time = step, self.start_time
         # Lines after the checkpoint are of an attempt that died: their steps will be trained again.
         kept = "".join(json.dumps(line) + "\n" for line in run.metrics() if line["step"] <= step)
@@ -71,8 +78,8 @@ class TrainingLog:
                 self.print(f"{self.run.path}: status is written again, after {seconds:.0f} s")
                 self.refused_since = 0.0
 
-    def write_line(self, step: int, terms_by_step: dict[int, LossTerms]) -> None:
-        """Log the mean of each loss term over the steps since the last line."""
+    def write_line(self, step: int, terms_by_step: dict[int, LossTerms], monitored: dict[str, float]) -> None:
+        """Log the mean of each loss term over the steps since the last line; `monitored` only informs."""
         names = {name: None for terms in terms_by_step.values() for name in terms}
         columns = {name: [terms[name] for terms in terms_by_step.values() if name in terms] for name in names}
         means = {name: sum(values) / len(values) for name, values in columns.items()}
@@ -83,13 +90,31 @@ class TrainingLog:
         self.unwritten += json.dumps(line).encode() + b"\n"
         with self.tolerate_refusals():
             self.write_metrics()
+        monitored |= {"steps_per_second": rate, "memory_gib": measure_memory()}
+        self.monitor(step, monitored)
         with self.tolerate_refusals():
-            self.write_tensorboard(step, means)
+            self.write_tensorboard(step, means | monitored)
         text = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
         self.progress.update(self.task, completed=step, rate=f"{rate:.3g} steps/s", terms=text)
         if not self.console.is_terminal:
             left = (self.steps - step) / max(rate, 1e-9)
             self.print(f"step {step}/{self.steps}  {rate:.3g} steps/s  {left:.0f} s left  {text}")
+
+    def monitor(self, step: int, values: dict[str, float]) -> None:
+        """Keep values for status.json and TensorBoard."""
+        self.monitored |= values
+        self.monitored_lines.append({"step": step, **values})
+
+    def write_preview(self, step: int, values: dict[str, float], picture: NDArray[np.uint8] | None) -> None:
+        """Show validation metrics and a picture [h, w, 3] of samples in TensorBoard, and the metrics in status.json."""
+        self.monitor(step, values)
+        with self.tolerate_refusals():
+            self.write_tensorboard(step, values)
+            if self.tensorboard and picture is not None:
+                self.tensorboard.add_image("samples", picture, step, dataformats="HWC")
+        text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        if text and not self.console.is_terminal:
+            self.print(f"step {step}/{self.steps}  {text}")
 
     def write_metrics(self) -> None:
         """Append to metrics.jsonl what the disk has not accepted yet."""
@@ -121,7 +146,7 @@ class TrainingLog:
         try:
             with name_file(self.run.tensorboard):
                 self.tensorboard = SummaryWriter(str(self.run.tensorboard), purge_step=self.first_step + 1)
-            for line in self.run.metrics():
+            for line in (*self.run.metrics(), *self.monitored_lines):
                 if line["step"] > self.first_step:
                     self.add_scalars(line)
         except OSError:
@@ -153,6 +178,7 @@ class TrainingLog:
         status = {"state": state, "step": step, "steps": self.steps, "rate": round(rate, 3)}
         status |= {"eta": round((self.steps - step) / rate, 1) if rate else None, "time": round(time.time(), 3)}
         status |= {"host": socket.gethostname(), "pid": os.getpid(), "attempt": self.attempt, "losses": self.losses}
+        status |= {"monitor": {name: float(f"{value:.6g}") for name, value in self.monitored.items()}}
         with self.tolerate_refusals():
             self.check()
             self.run.write_status(status | more)
@@ -169,3 +195,10 @@ class TrainingLog:
             with suppress(OSError):
                 self.restart_tensorboard()
         self.close_tensorboard()
+
+
+def measure_memory() -> float:
+    """Return the most memory that this process has had on its GPU, or has now without one, GiB."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return float(psutil.Process().memory_info().rss / 2**30)

@@ -48,6 +48,7 @@ class Trainer:
         self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
         self.recent: list[tuple[int, list[str], Tensor]] = []  # loss terms that are still on the device
         self.terms_by_step: dict[int, LossTerms] = {}  # on the host, since the last line of the log
+        self.norms: dict[str, Tensor] = {}  # update → gradient norm at its last step before a line of the log
 
     def fit(self, batches: Iterable[Batch]) -> Iterator[int]:
         """Train one step per batch and yield the number of steps; the caller logs and saves."""
@@ -75,9 +76,13 @@ class Trainer:
                 (scaler.scale(loss) if scaler else loss).backward()
                 total = total + torch.stack([term.detach().float() for term in losses.values()])
         self.reduce_gradients(update, params)
-        if self.train.clip:
+        is_watched = -(self.step + 1) % self.train.log_every < update.every
+        if self.train.clip or is_watched:
             self.accelerator.unscale_gradients(optimizer)
-            nn.utils.clip_grad_norm_(params.values(), self.train.clip)
+        if self.train.clip:
+            self.norms[update.name] = nn.utils.clip_grad_norm_(params.values(), self.train.clip)
+        elif is_watched:
+            self.norms[update.name] = nn.utils.get_total_norm([p.grad for p in params.values() if p.grad is not None])
         if scaler:
             scaler.step(optimizer)
             scaler.update()
@@ -129,6 +134,13 @@ class Trainer:
                 self.terms_by_step.setdefault(step, {}).update(terms)
             self.recent = []
         return self.terms_by_step
+
+    def monitor(self) -> dict[str, float]:
+        """Return learning rates, gradient norms and ramps of the last step."""
+        rates = {f"lr/{name}": optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
+        norms = {f"gradient_norm/{name}": float(norm) for name, norm in self.norms.items()}
+        ramps = self.method.ramps((self.step - 1) / self.train.steps)
+        return {**rates, **norms, **{f"ramp/{name}": value for name, value in ramps.items()}}
 
     def save(self, folder: Path) -> None:
         """Write all state into a directory; call `settle` first, so that no state after a bad loss is kept."""

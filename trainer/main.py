@@ -20,6 +20,7 @@ from trainer.config.sweep import load_single_trial
 from trainer.environment import prepare_environment, use_utf8
 from trainer.errors import ConfigError
 from trainer.failures import BAD_INPUT, explain
+from trainer.launcher import Launch, check_launch, read_launch, start_processes
 from trainer.runs.attempt import DIRECT, Attempt
 from trainer.runs.directory import RunDirectory
 from trainer.runs.disk import DISK_CODE, PASSING, disk_errno
@@ -28,6 +29,7 @@ from trainer.runs.placement import create_run_directories, locate_trials
 from trainer.session import AlreadyTraining, train
 from trainer.stop import StopRequest
 
+PEER_WAIT = 10  # seconds for the first process of a node to print an error that all of them have
 PARENT_INTERVAL = 2.0  # seconds between two looks at the parent process
 EXAMPLES = """examples:
   accelerate launch trainer/main.py sweeps/dann.yaml model.gamma=5 train.steps=500
@@ -57,20 +59,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         prepare_environment()
         rank = int(os.environ.get("RANK", "0"))
-        run, config = find_trial(options.path, options.overrides, options.runs, create=rank == 0)
+        launch = read_launch() if attempt == DIRECT else Launch()
+        run, config = find_trial(options.path, options.overrides, options.runs, launch, create=rank == 0)
+        start_processes(launch, config)
     except BAD_INPUT as error:
         if attempt != DIRECT:
             with suppress(OSError):
                 RunDirectory(options.path).fail(attempt, str(error), 0, "exception")
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error, stop)
     if attempt != DIRECT:
         threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         train(run, config, stop, attempt)
     except AlreadyTraining as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error, stop)
     except Exception as error:
         if is_superseded(run, attempt):
             print(f"{run.name}: a newer attempt has taken over; {attempt} exits", file=sys.stderr)
@@ -83,6 +85,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {failure.reason}", file=sys.stderr)
         return DISK_CODE if failure.cause == "disk error" else 2
     return 0
+
+
+def refuse(error: Exception, stop: StopRequest) -> int:
+    """Print an error; return the exit code. Of several processes, the first one prints what all of them have."""
+    waits = 0 if os.environ.get("LOCAL_RANK", "0") == "0" else PEER_WAIT * 10
+    while waits and not stop.requested:  # by torchrun, once the first process has printed and ended
+        time.sleep(0.1)
+        waits -= 1
+    if not stop.requested:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    return 2
 
 
 def exit_with_parent(parent: int) -> None:
@@ -99,7 +112,9 @@ def report_thread_error(arguments: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(arguments)
 
 
-def find_trial(path: Path, overrides: list[str], runs: Path, create: bool) -> tuple[RunDirectory, Config]:
+def find_trial(
+    path: Path, overrides: list[str], runs: Path, launch: Launch, create: bool
+) -> tuple[RunDirectory, Config]:
     """Return run directory and config of the trial that the command line names; ConfigError."""
     run = RunDirectory(path.parent if path.name == "config.yaml" else path)
     if run.exists():
@@ -107,8 +122,11 @@ def find_trial(path: Path, overrides: list[str], runs: Path, create: bool) -> tu
             raise ConfigError(
                 f"{run.path}: {overrides[0]}: a run directory keeps its config; give the sweep file to change a setting"
             )
-        return run, load_config(run.config_file)
-    trial = load_single_trial(path, overrides)
+        config = load_config(run.config_file)
+        check_launch(launch, config, {}, run.config_file)
+        return run, config
+    trial = load_single_trial(path, overrides, launch.settings)
+    check_launch(launch, trial.config, trial.settings, path)
     place = create_run_directories if create else locate_trials
     return RunDirectory(place(runs / trial.config.name, [trial])[0]), trial.config
 

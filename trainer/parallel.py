@@ -8,6 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from trainer.config.schema import Train
+
 
 @dataclass(frozen=True)
 class SingleProcess:
@@ -50,3 +52,12 @@ def mean_over_processes(processes: Processes, parts: list[Tensor]) -> None:
         flat = processes.reduce(torch.cat([t.flatten() for t in parts]), "mean")
         for tensor, mean in zip(parts, flat.split([t.numel() for t in parts]), strict=True):
             tensor.copy_(mean.view_as(tensor))
+
+
+def describe(accelerator: Accelerator, train: Train) -> str:
+    """Return what trains, such as "2 processes, bf16, cpu, global batch 64 = 2 × 32"."""
+    count, precision = accelerator.num_processes, accelerator.mixed_precision
+    processes = f"{count} processes" if count > 1 else "1 process"
+    batch = f"global batch {train.batch_size}" + (f" = {count} × {train.batch_size // count}" if count > 1 else "")
+    parts = [processes, "fp32" if precision == "no" else precision, accelerator.device.type, batch]
+    return ", ".join(parts + ([f"{train.micro_batches} micro-batches"] if train.micro_batches > 1 else []))

@@ -45,6 +45,10 @@ def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt
     stop.watch(run.stop_file(attempt))
     accelerator = join_processes(run, config, attempt)
     lock = take_lock(run, attempt, accelerator)
+    if lock:
+        from trainer.parallel import describe
+
+        print(f"{run.name}: {describe(accelerator, config.train)}", file=sys.stderr, flush=True)
     identity = compute_written_identity(run) if lock else ""
     trainer, batches = build(run, config, accelerator)
     resume(run, {config.identity(), identity}, trainer)
@@ -82,6 +86,12 @@ def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> "Acce
     if config.train.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError(f"{run.path}: train.precision: 'fp16' needs a GPU; choose bf16 or no")
     accelerator = Accelerator(mixed_precision=config.train.precision, cpu=not torch.cuda.is_available())
+    local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if accelerator.device.type == "cuda" and local > gpus:
+        raise ConfigError(
+            f"{run.path}: {local} processes on a machine with {gpus} GPUs; start one for each GPU, or set "
+            "ACCELERATE_USE_CPU=true to train on the CPU"
+        )
     share = float(os.environ.get("TURNOUT_GPU_SHARE", "1"))  # of its memory, if other trials use the same GPU
     if share < 1 and accelerator.device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(share)
@@ -246,7 +256,11 @@ class Session:
 
         from trainer.data.batches import prefetch
 
-        train, trainer = self.config.train, self.trainer
+        train, trainer, preview = self.config.train, self.trainer, None
+        if self.log and train.preview_every:
+            from trainer.preview import Preview
+
+            preview = Preview(self.config)
         # The processes agree on a stop over the CPU, so that no step waits for the GPU.
         group = torch.distributed.new_group(backend="gloo") if trainer.accelerator.num_processes > 1 else None
         for step in explain_batch_norm(trainer.fit(prefetch(self.batches, trainer.step, train.steps)), self.run):
@@ -256,6 +270,8 @@ class Session:
                     self.lock.check(CHECK_INTERVAL)
             if step % train.log_every == 0 or last:
                 self.write_line(step)
+            if self.log and preview and (step % train.preview_every == 0 or last):
+                self.log.write_preview(step, *preview.look(trainer))
             if self.log:
                 self.log.heartbeat(step)
             if last or (train.export_every and step % train.export_every == 0):
@@ -271,7 +287,7 @@ class Session:
         """Log the loss terms since the last line."""
         terms = self.trainer.settle()
         if self.log:
-            self.log.write_line(step, terms)
+            self.log.write_line(step, terms, self.trainer.monitor())
         self.trainer.terms_by_step = {}
 
     def save(self) -> None:

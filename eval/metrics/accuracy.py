@@ -11,11 +11,9 @@ The accuracy of a split without labels is left out, which the provenance says.
 """
 
 import sys
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import entr, softmax
 from sklearn.metrics import confusion_matrix
 
 from eval import figures
@@ -24,6 +22,7 @@ from eval.metrics import Metric
 from eval.record import Result
 from eval.trial import TrainedTrial
 from trainer.errors import ConfigError
+from trainer.preview import information
 
 METRIC = Metric(needs="predict", higher_is_better=True)
 INFORMATION = "validation/information/target"  # nats
@@ -67,16 +66,6 @@ def evaluate(trial: TrainedTrial) -> Result:
                 continue  # without labels there is nothing to choose by, or no result
             result.choose(rule, metric_name("test", last), criterion, max)
     return result
-
-
-def information(logits: NDArray[np.floating[Any]]) -> float:
-    """Return the mutual information of image and predicted class in nats: H(mean p) - mean H(p), 0 to log(classes).
-
-    It is high if predictions are confident and spread over the classes (Bridle et al., NIPS 1991; for model selection
-    without labels: Musgrave et al., 2021). logits [n, classes].
-    """
-    p = softmax(logits.astype(np.float64), axis=1)
-    return float(entr(p.mean(0)).sum() - entr(p).sum(1).mean())
 
 
 def add_domain(

@@ -43,7 +43,7 @@ class TrialStatus:
     steps: int | None
     rate: float | None  # steps/s, while running
     eta: float | None  # s, while running
-    metrics: dict[str, float]  # of the evaluation, else the newest losses
+    metrics: dict[str, float]  # of the evaluation, else the newest previews on validation data and losses
     error: str  # the failed process's own error message, without Slurm's words
 
 
@@ -86,9 +86,14 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
         steps=status.get("steps") or read_steps(run),
         rate=status.get("rate") if state == "running" else None,
         eta=status.get("eta") if state == "running" else None,
-        metrics=evaluation.get("metrics") or status.get("losses") or {},
+        metrics=evaluation.get("metrics") or select_validation(status) | (status.get("losses") or {}),
         error=disk.error if state == "failed" else "",
     )
+
+
+def select_validation(status: dict[str, Any]) -> dict[str, float]:
+    """Return the validation metrics of a heartbeat; empty unless the training previews them."""
+    return {name: value for name, value in status.get("monitor", {}).items() if name.startswith("validation/")}
 
 
 def determine_statuses(sweep: Path, jobs: Mapping[str, Sequence[Job]]) -> list[TrialStatus]:

@@ -33,6 +33,7 @@ from models.base import DataSpec, Method
 from trainer.config.resolve import load_config, resolve
 from trainer.data.cache import Arrays, load, stage
 from trainer.data.dataset import Form
+from trainer.preview import information
 from trainer.runs.atomic import read_json
 from trainer.runs.directory import RunDirectory
 
@@ -223,13 +224,13 @@ def test_the_oracle_is_the_test_value_of_the_milestone_that_target_validation_la
 def test_information_is_the_mutual_information_of_image_and_class() -> None:
     """0 where all images are given the same class, or none; log of the classes where each is surely of its own."""
     sure = 50 * np.eye(4)
-    assert accuracy.information(sure) == pytest.approx(np.log(4))
-    assert accuracy.information(np.tile(sure[0], (4, 1))) == pytest.approx(0)
-    assert accuracy.information(np.zeros((5, 4))) == pytest.approx(0)
+    assert information(sure) == pytest.approx(np.log(4))
+    assert information(np.tile(sure[0], (4, 1))) == pytest.approx(0)
+    assert information(np.zeros((5, 4))) == pytest.approx(0)
     logits = np.random.RandomState(0).normal(size=(7, 3)) * 3
     joint = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) / 7  # p(image, class), each image as likely
     by_hand = sum(p * np.log(p / (joint[i].sum() * joint[:, k].sum())) for (i, k), p in np.ndenumerate(joint))
-    assert accuracy.information(logits.astype(np.float32)) == pytest.approx(by_hand, rel=1e-5)
+    assert information(logits.astype(np.float32)) == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_a_target_without_labels_has_no_accuracy(

@@ -41,12 +41,13 @@ ADDED_LATER: dict[str, Any] = {
     "data.classes": None, "data.crop": "center", "data.background": "white",
     "eval.tuned": [], "model.residual": "all", "model.net": "paper", "model.disc_iters": 1,
     "resources.trials_per_gpu": 1, "train.keep_checkpoints": False, "eval.resources": None, "data.copy_to": None,
+    "train.preview_every": 0,
 }  # fmt: skip
 # Settings that cannot change the trained weights: whole blocks (True), or keys of a block.
 NOT_IN_IDENTITY: dict[str, Any] = {
     "name": True,
     "data": {"root", "copy_to"},
-    "train": {"log_every", "checkpoint_every", "export_every", "keep_checkpoints"},
+    "train": {"log_every", "checkpoint_every", "export_every", "keep_checkpoints", "preview_every"},
     "eval": True,
     "resources": True,
 }
@@ -134,6 +135,7 @@ class Train(Section):
     checkpoint_every: PositiveInt = 500  # steps
     export_every: NonNegativeInt = 0  # steps between exported weights; 0: only the last
     keep_checkpoints: bool = False  # whether checkpoints stay when the trial is finished and evaluated
+    preview_every: NonNegativeInt = 0  # steps between validation metrics or samples in TensorBoard; 0: never
 
 
 class Resources(Section):

@@ -37,11 +37,11 @@ def load_trials(path: Path, words: list[str], defaults: Settings | None = None) 
     return expand(merge(defaults or {}, settings), parse_overrides(words), str(path))
 
 
-def load_single_trial(path: Path, words: list[str]) -> Trial:
-    """Return the trial of a file without its axes and `trials:`, under `key=value` words; ConfigError."""
+def load_single_trial(path: Path, words: list[str], defaults: Settings | None = None) -> Trial:
+    """Return the trial of a file without its axes and `trials:`, as `load_trials`; ConfigError."""
     settings = {k: s for k, s in read_settings(path).items() if k.split(".")[0] not in SWEEP_KEYS}
     settings = {"name": Setting(path.stem, str(path))} | settings
-    trials = expand(settings, parse_overrides(words), str(path))
+    trials = expand(merge(defaults or {}, settings), parse_overrides(words), str(path))
     if len(trials) > 1:
         raise ConfigError(f"command line: lists make {len(trials)} trials; give one value each, or use jobs/submit.py")
     return trials[0]
