@@ -53,17 +53,25 @@ def embedding(
     classes: Sequence[str],
     domains: NDArray[np.int64],
     sets: Mapping[str, str],
+    images: str,
 ) -> Figure:
     """Draw points [n, 2] coloured by class [n] and, if there are two, by domain [n].
 
-    A label of -1 is no class; `sets` maps a domain to its dataset.
+    A label of -1 is no class; `sets` maps a domain to its dataset; `images` says what the points are.
     """
     panels = min(len(sets), 2)
     figure = Figure(figsize=(4.9 * panels, 4.8), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    scatter(axes[0], points, labels, *legend(labels, classes), "class")
+    scatter(axes[0], points, labels, *legend(labels, classes), f"{images}, by class")
     if panels > 1:
-        scatter(axes[1], points, domains, [f"{domain} ({name})" for domain, name in sets.items()], DOMAINS, "domain")
+        scatter(
+            axes[1],
+            points,
+            domains,
+            [f"{domain} ({name})" for domain, name in sets.items()],
+            DOMAINS,
+            f"{images}, by domain",
+        )
     return figure
 
 

@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python eval/main.py logs/dann/*gamma=10* --metrics accuracy
   torchrun --nproc-per-node 4 eval/main.py logs/dcgan     # several processes share in drawing samples for fid
   python eval/main.py logs/dcgan/dcgan,seed=0-1a2b3c4d --samples 1000 --out faces
+  python eval/main.py logs/dcgan/dcgan,seed=0-1a2b3c4d --samples 1000 --metrics fid --against folder:val
   python eval/main.py logs/acgan/acgan,seed=0-1a2b3c4d --samples-per-class 100 --labels 0 1 --out pairs
   python eval/main.py logs/ddpm/*timesteps=400* --samples-per-class 100 --out digits --with steps=50 eta=0"""
 
@@ -26,6 +27,8 @@ EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate the trials of the command line; return the exit code: 0, 1 if a metric crashed, 2 for bad input."""
     options = create_parser().parse_args(arguments)
+    if options.against:
+        return compare_samples(options)
     sampling = (options.out, options.samples, options.samples_per_class, options.labels, options.options)
     if any(sampling) or options.seed is not None or options.step is not None:
         return write_samples(options)
@@ -57,6 +60,12 @@ def create_parser() -> argparse.ArgumentParser:
         "--metrics", nargs="+", help=f"instead of the trial's own eval.metrics; of: {', '.join(metrics.names())}"
     )
     parser.add_argument("--force", action="store_true", help="compute metrics again even if they are up to date")
+    parser.add_argument(
+        "--against",
+        metavar="DATASET",
+        help="print the distances (--metrics fid) of --samples N of one trial from all images of a dataset, such as "
+        "folder:val; no file is written",
+    )
     add = parser.add_argument_group("samples, instead of an evaluation: PNGs of one trial in a new folder").add_argument
     add("--out", type=Path, metavar="DIR", help="the folder, new or empty")
     add("--samples", type=positive_number, default=0, metavar="N", help="number of samples of any class: 0001.png …")
@@ -106,6 +115,23 @@ def write_samples(options: argparse.Namespace) -> int:
             step=options.step,
             words=options.options,
         )
+    return max((code for code, _ in errors), default=0)
+
+
+def compare_samples(options: argparse.Namespace) -> int:
+    """Print how far the samples of one trial are from the images that the command line names; return the exit code."""
+    errors: list[tuple[int, str]] = []
+    with distributed.process_group(), collect_errors(errors):
+        prepare_environment()
+        if len(options.runs) != 1:
+            raise ConfigError(f"{options.runs[1]}: --against compares samples of one trial; give one run directory")
+        for name, value in (("--out", options.out), ("--samples-per-class", options.samples_per_class)):
+            if value:
+                raise ConfigError(f"{name}: not allowed with --against")
+        metrics.check_names(options.metrics or [], "--metrics")
+        from eval.against import compare_with
+
+        compare_with(options.runs[0], options.metrics or [], options.against, options.samples, options.step)
     return max((code for code, _ in errors), default=0)
 
 

@@ -2,16 +2,20 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from eval.metrics import select_options
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
 from trainer.runs.directory import RunDirectory
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -36,8 +40,11 @@ class Result:
         return [*self.metrics.items(), *bounds, *rows]
 
 
-def is_current(run: RunDirectory, steps: int, metrics: list[str]) -> bool:
-    """Return whether the newest evaluation is of the weights of the last step, as they are, and has all metrics."""
+def is_current(run: RunDirectory, steps: int, metrics: list[str], options: Mapping[str, Any] = EMPTY) -> bool:
+    """Return whether the newest evaluation is of the last step's weights, as they are, and has all metrics.
+
+    `options` are those of `eval:` that differ from their defaults; each metric must have been computed with its own.
+    """
     record = run.evaluation()
     if record.get("step") != steps:
         return False
@@ -45,12 +52,17 @@ def is_current(run: RunDirectory, steps: int, metrics: list[str]) -> bool:
     # Weights may be removed once they are evaluated.
     exported = weights.stat().st_mtime if weights else 0.0
     evaluated = run.evaluation_file.stat().st_mtime
-    return exported < evaluated and set(metrics) <= set(record.get("provenance", {}).get("evaluations", []))
+    evaluations = record.get("provenance", {}).get("evaluations", {})
+    return exported < evaluated and all(
+        name in evaluations and evaluations[name].get("options", {}) == select_options(name, options)
+        for name in metrics
+    )
 
 
 def needs_evaluation(config: Config, run: RunDirectory) -> bool:
     """Return whether a trained trial's evaluation is missing or lacks metrics of the config."""
-    return bool(config.eval.metrics) and not is_current(run, config.train.steps, config.eval.metrics)
+    current = is_current(run, config.train.steps, config.eval.metrics, config.eval.options())
+    return bool(config.eval.metrics) and not current
 
 
 def list_chosen_steps(run: RunDirectory) -> set[int]:

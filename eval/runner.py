@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -82,7 +83,8 @@ def list_due(run: RunDirectory, requested: list[str], force: bool) -> list[str]:
         valid = ", ".join(metrics.names())
         raise ConfigError(f"{run.path}: eval.metrics: names nothing; give --metrics, of: {valid}")
     metrics.check_names(names, str(run.config_file))
-    due = [name for name in names if force or not record.is_current(run, config.train.steps, [name])]
+    steps, options = config.train.steps, config.eval.options()
+    due = [name for name in names if force or not record.is_current(run, steps, [name], options)]
     if not due:
         print(f"{run.name}: already evaluated", file=sys.stderr)
     return due
@@ -141,8 +143,10 @@ def evaluate(run: RunDirectory, names: list[str], errors: list[tuple[int, str]])
             started, module = time.monotonic(), metrics.load(name)
             trial.capability(module.METRIC.needs, name)
             result: record.Result = module.evaluate(trial)
-            details = {"device": device.type, "seconds": round(time.monotonic() - started, 2)}
+            details: dict[str, Any] = {"device": device.type, "seconds": round(time.monotonic() - started, 2)}
             details["versions"] = {library: metadata.version(library) for library in LIBRARIES}
+            if options := metrics.select_options(name, trial.config.eval.options()):
+                details["options"] = options
             results = record.publish(
                 run, trial.folder, record.merge(results, trial.step, weights, name, result, details)
             )

@@ -8,9 +8,10 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from eval.features.moments import Gaussian
+from eval.features.moments import Gaussian, Moments
 
 SUBSETS, SUBSET = 100, 1000  # of KID, as in its paper
+DIVISIONS = 4  # of samples into halves
 
 
 def frechet(first: Gaussian, second: Gaussian) -> float:
@@ -31,11 +32,32 @@ def frechet(first: Gaussian, second: Gaussian) -> float:
     return max(0.0, distance)
 
 
+def frechet_of_halves(real: Gaussian, fake: Tensor) -> list[float]:
+    """Return the Fréchet distance of each half of fake features [m, d], m ≥ 4, of DIVISIONS fixed random divisions.
+
+    Their mean is above the distance of all samples, because there are fewer; their deviation tells how far it may be
+    trusted.
+    """
+    random, distances = np.random.default_rng(0), []
+    for _ in range(DIVISIONS):
+        order = torch.from_numpy(random.permutation(len(fake))).to(fake.device)
+        for half in fake[order].chunk(2):
+            moments = Moments(fake.shape[1], fake.device)
+            moments.add(half)
+            distances.append(frechet(real, moments.gaussian()))
+    return distances
+
+
 def kid(real: Tensor, fake: Tensor) -> float:
     """Return the kernel distance of features [n, d] and [m, d] (Bińkowski et al., ICLR 2018): MMD² with (x·y / d + 1)³.
 
     It is the mean of unbiased estimates on fixed random subsets, so it can be negative. ValueError if n or m is 1.
     """
+    return float(np.mean(kid_estimates(real, fake)))
+
+
+def kid_estimates(real: Tensor, fake: Tensor) -> list[float]:
+    """Return the estimates of `kid` on its subsets; ValueError."""
     size = min(SUBSET, len(real), len(fake))
     if size < 2:
         raise ValueError("KID of fewer than two images")
@@ -46,7 +68,7 @@ def kid(real: Tensor, fake: Tensor) -> float:
         x, y = (f[torch.from_numpy(random.permutation(len(f))[:size]).to(f.device)].double() for f in (real, fake))
         within = sum(float(k.sum() - k.diagonal().sum()) for k in (_kernel(x, x), _kernel(y, y)))
         estimates.append(within / (size * (size - 1)) - 2 * float(_kernel(x, y).mean()))
-    return float(np.mean(estimates))
+    return estimates
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

@@ -28,18 +28,22 @@ def load_references(folder: Path, extractor: Extractor) -> tuple[Statistics, Sta
     return load_reference(folder, "validation", extractor), load_reference(folder, "test", extractor)
 
 
-def load_reference(folder: Path, split: str, extractor: Extractor) -> Statistics:
-    """Return the statistics of all images of a split of the dataset in `<data root>/cache/<dataset>`.
+def load_reference(folder: Path, split: str, extractor: Extractor, limit: int | None = None) -> Statistics:
+    """Return the statistics of a split of the dataset in `<data root>/cache/<dataset>`, or of `limit` random images.
 
-    DataError if the kept file is damaged or belongs to other images, or if a feature is not finite.
+    The same images are taken each time. DataError if there are fewer, the kept file is damaged or belongs to other
+    images, or a feature is not finite.
     """
     images = cache.read(folder, split).images
+    if limit and limit > len(images):
+        raise DataError(f"eval.real: {limit} images, but the {split} split of {folder.name} has {len(images)}")
+    order = np.sort(np.random.default_rng(0).permutation(len(images))[:limit])
     images_sha256 = cache.origin(folder)["files"][f"{split}_images.npy"]["sha256"]
     facts = {
         "set": folder.name,
         "split": split,
         "images sha256": images_sha256,
-        "images": len(images),
+        "images": len(order),
         "shape": list(images.shape[1:]),
         "extractor": extractor.name,
         "extractor sha256": extractor.sha256,
@@ -50,8 +54,8 @@ def load_reference(folder: Path, split: str, extractor: Extractor) -> Statistics
     def batches() -> Iterator[Tensor]:
         title = f"{extractor.name} features of {folder.name}, {split}"
         quiet = not sys.stderr.isatty()
-        for start in track(range(0, len(images), CHUNK), title, console=Console(stderr=True), disable=quiet):
-            yield torch.from_numpy(np.ascontiguousarray(images[start : start + CHUNK]))
+        for start in track(range(0, len(order), CHUNK), title, console=Console(stderr=True), disable=quiet):
+            yield torch.from_numpy(np.ascontiguousarray(images[order[start : start + CHUNK]]))
 
     def compute() -> bytes:
         file = io.BytesIO()
@@ -63,7 +67,8 @@ def load_reference(folder: Path, split: str, extractor: Extractor) -> Statistics
         np.savez(file, about=np.array(json.dumps(facts)), sums=sums, features=features)
         return file.getvalue()
 
-    name = f"{folder.name}-{split}-{images_sha256[:8]}-{extractor.name}-{extractor.sha256[:8]}-v{RECIPE}.npz"
+    part = f"-{limit}" if limit else ""
+    name = f"{folder.name}-{split}{part}-{images_sha256[:8]}-{extractor.name}-{extractor.sha256[:8]}-v{RECIPE}.npz"
     path = folder.parents[1] / "statistics" / name
     content = read_or_compute(path, compute)
     try:

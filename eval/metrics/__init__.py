@@ -4,7 +4,7 @@ Nothing here imports torch before a metric is loaded, so that names are checked 
 """
 
 import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -23,6 +23,7 @@ class Metric:
 
     needs: str  # capability of the method: predict, features, sample or reconstruct
     higher_is_better: bool = False  # decides which milestone is best
+    options: tuple[str, ...] = ()  # keys of `eval:` that it reads
     shared: bool = False  # whether all processes of an evaluation run it: see eval/distributed.py
     stage: "Callable[[Path, torch.device], None] | None" = None  # computes what is cached for a dataset's folder
     weights: Callable[[], Path] | None = None  # path of downloaded weights, present or not
@@ -42,9 +43,22 @@ def load(name: str) -> Any:
 
 def declares(name: str, field: str) -> bool:
     """Return whether the METRIC of a metric sets a field, read from its source without importing it."""
-    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text())
+    return field in _declaration(name)
+
+
+def select_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the options of `eval:` that a metric reads."""
+    node = _declaration(name).get("options")
+    return {key: options[key] for key in (ast.literal_eval(node) if node else ()) if key in options}
+
+
+@lru_cache
+def _declaration(name: str) -> dict[str | None, ast.expr]:
+    """Return the arguments of the METRIC of a metric, read from its source; {} if there is no such file."""
+    path = Path(__file__).parent / f"{name}.py"
+    tree = ast.parse(path.read_text() if path.exists() else "")
     calls = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Metric")
-    return any(keyword.arg == field for call in calls for keyword in call.keywords)
+    return {keyword.arg: keyword.value for call in calls for keyword in call.keywords}
 
 
 def check_names(metrics: Iterable[str], place: str) -> None:

@@ -1,6 +1,7 @@
-"""Accuracy on the test split of every domain, with Wilson's interval and the confusion matrix.
+"""Accuracy on the test or validation split of every domain, with Wilson's interval and the confusion matrix.
 
-Metrics: `accuracy/<domain>` in [0, 1], of the last weights. If milestones were exported, further metrics give the
+Metrics: `accuracy/<domain>` in [0, 1], of the last weights; with `eval: {split: validation}` the test split is not
+read, and they are `validation/accuracy/<domain>`. If milestones were exported, further metrics give the
 accuracy on the target (or the only dataset) of the milestone that a rule selects, the earliest of equal ones:
 
 `best/…`: the highest accuracy on the validation labels of the source (or the only dataset);
@@ -24,17 +25,17 @@ from eval.trial import TrainedTrial
 from trainer.errors import ConfigError
 from trainer.preview import information
 
-METRIC = Metric(needs="predict", higher_is_better=True)
+METRIC = Metric(needs="predict", higher_is_better=True, options=("split",))
 INFORMATION = "validation/information/target"  # nats
 
 
 def evaluate(trial: TrainedTrial) -> Result:
-    """Predict the validation and test splits at every milestone; ConfigError if none has labels."""
-    result = Result()
+    """Predict the validation split, and the measured one, at every milestone; ConfigError if none has labels."""
+    result, measured = Result(), trial.config.eval.split
     for milestone in trial.milestones():
         row = result.history.setdefault(milestone.step, {})
         for domain in trial.domains:
-            for split in ("validation", "test"):
+            for split in dict.fromkeys(("validation", measured)):
                 true, logits = predictions(milestone, domain, split)
                 predicted = logits.argmax(1)
                 if (split, domain) == ("validation", "target"):
@@ -46,12 +47,12 @@ def evaluate(trial: TrainedTrial) -> Result:
                         print(f"{trial.run.name}: {metric_name(split, domain)}: {reason}", file=sys.stderr)
                     continue
                 row[metric_name(split, domain)] = float((true == predicted).mean())
-                if milestone is trial and split == "test":
+                if milestone is trial and split == measured:
                     add_domain(trial, domain, true, predicted, result)
     if not result.metrics:
         raise ConfigError(
-            f"{trial.run.path}: eval.metrics: accuracy: no test split of {' and '.join(trial.domains.values())} has "
-            "labels; leave accuracy out, or choose a labelled dataset"
+            f"{trial.run.path}: eval.metrics: accuracy: no {measured} split of {' and '.join(trial.domains.values())} "
+            "has labels; leave accuracy out, or choose a labelled dataset"
         )
     if len(result.history) > 1:
         last = list(trial.domains)[-1]
@@ -62,9 +63,9 @@ def evaluate(trial: TrainedTrial) -> Result:
             rules["infomax"] = INFORMATION
         rows = result.history.values()
         for rule, criterion in rules.items():
-            if not all({criterion, metric_name("test", last)} <= row.keys() for row in rows):
+            if not all({criterion, metric_name(measured, last)} <= row.keys() for row in rows):
                 continue  # without labels there is nothing to choose by, or no result
-            result.choose(rule, metric_name("test", last), criterion, max)
+            result.choose(rule, metric_name(measured, last), criterion, max)
     return result
 
 
@@ -72,14 +73,15 @@ def add_domain(
     trial: TrainedTrial, domain: str, true: NDArray[np.int64], predicted: NDArray[np.int64], result: Result
 ) -> None:
     """Add one domain's accuracy, interval and confusion matrix to the result."""
-    key, correct = metric_name("test", domain), int((true == predicted).sum())
+    split = trial.config.eval.split
+    key, correct = metric_name(split, domain), int((true == predicted).sum())
     result.metrics[key] = correct / len(true)
     result.intervals[key] = wilson_interval(correct, len(true))
-    result.provenance[key] = {"set": trial.domains[domain], "split": "test", "n": len(true), "step": trial.step}
+    result.provenance[key] = {"set": trial.domains[domain], "split": split, "n": len(true), "step": trial.step}
     counts = confusion_matrix(true, predicted, labels=range(trial.classes))
     stem = f"confusion_{domain}" if domain else "confusion"
     np.savez(trial.folder / f"{stem}.npz", counts=counts)
-    title = f"{trial.domains[domain]}: accuracy {result.metrics[key]:.3f} (n = {len(true):,})"
+    title = f"{trial.domains[domain]} {split}: accuracy {result.metrics[key]:.3f} (n = {len(true):,})"
     figures.save(figures.confusion(counts, title, trial.class_names), trial.folder / f"{stem}.png")
 
 

@@ -2,10 +2,12 @@
 
 Metrics: `class_accuracy` in [0, 1] of 100 samples of each class, with Wilson's interval; the accuracy of the classifier
 itself on the test split, `class_accuracy/of_test_images`, which good samples come close to, and may exceed;
-`seconds_per_1000_samples` with the trial's own settings. class_accuracy.png shows each class.
+`seconds_per_1000_samples` with the trial's own settings. class_accuracy.png shows each class. If milestones were
+exported, `class_accuracy` of each is in the history.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +47,11 @@ def evaluate(trial: TrainedTrial) -> Result:
     order = torch.tensor(trial.config.data.class_order(domain))  # the judge knows the dataset's own order
     labels = torch.arange(classes).repeat_interleave(PER_CLASS)
 
-    def own_part() -> tuple[NDArray[np.int64], float]:
+    def own_part(milestone: TrainedTrial) -> tuple[NDArray[np.int64], float]:
         """Return counts [requested class, predicted class] of this process's samples, and the seconds they took."""
         shard = distributed.shard()
         requested, predicted, seconds, started = labels.split(CHUNK)[shard], [], 0.0, time.perf_counter()
-        for images in draw_samples(trial, len(labels), seed, NAME, labels, shard=shard):
+        for images in draw_samples(milestone, len(labels), seed, NAME, labels, shard=shard):
             if images.is_cuda:
                 torch.cuda.synchronize()
             seconds += time.perf_counter() - started
@@ -61,10 +63,15 @@ def evaluate(trial: TrainedTrial) -> Result:
         counts = confusion_matrix(torch.cat(requested).numpy(), torch.cat(predicted).numpy(), labels=range(classes))
         return counts, seconds
 
-    parts = distributed.gather(own_part)
-    counts, seconds = np.sum([part for part, _ in parts], axis=0), max(seconds for _, seconds in parts)
-    correct, n = int(counts.trace()), len(labels)
-    result = Result({NAME: correct / n}, {NAME: wilson_interval(correct, n)})
+    n, result = len(labels), Result()
+    for milestone in trial.milestones():
+        parts = distributed.gather(partial(own_part, milestone))
+        counts_of_step = np.sum([part for part, _ in parts], axis=0)
+        result.history[milestone.step] = {NAME: int(counts_of_step.trace()) / n}
+        if milestone is trial:
+            counts, seconds = counts_of_step, max(seconds for _, seconds in parts)
+    correct = int(counts.trace())
+    result.metrics, result.intervals = {NAME: correct / n}, {NAME: wilson_interval(correct, n)}
     result.metrics[f"{NAME}/of_test_images"] = judge.facts["test accuracy"]
     result.metrics["seconds_per_1000_samples"] = 1000 * seconds / n
     if distributed.is_main():

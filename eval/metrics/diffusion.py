@@ -1,11 +1,13 @@
 """Figures of methods that sample in steps: the reverse process, the number of steps, η, and interpolation.
 
-reverse.png: the first sample of each class at six times (the first row is the first image of samples_by_class.png);
-sampling_steps.png: the same noise with different numbers of steps; eta.png: noises against η, the share of fresh noise
-in each step, from 0 (DDIM: equal noise, equal image) to 1; interpolation.png: images between two noises, along the arc
-(slerp) and along the straight line (lerp). No metric, only figures. As a command, the last two from noises of a file:
+reverse.png: the first sample of each class at six times, or at the sampled times nearest to those of
+`eval: {diffusion: {times: [500, 300, 0]}}` (the first row is the first image of samples_by_class.png);
+sampling_steps.png: the same noise with different numbers of steps (`eval: {diffusion: {steps: [1, 50]}}`); eta.png:
+noises against η, the share of fresh noise in each step, from 0 (DDIM: equal noise, equal image) to 1;
+interpolation.png: images between two noises, along the arc (slerp) and along the straight line (lerp). No metric, only
+figures. As a command, the last two from noises of files:
 
-  python -m eval.metrics.diffusion logs/ddpm/<trial> --noise faces.npy --out figures
+  python -m eval.metrics.diffusion logs/ddpm/<trial> --noise faces.npy more.pt --out figures
 """
 
 import argparse
@@ -29,7 +31,7 @@ from trainer.data.pixels import to_bytes
 from trainer.errors import ConfigError
 from trainer.seeds import seed_torch
 
-METRIC = Metric(needs="sample")
+METRIC = Metric(needs="sample", options=("diffusion",))
 SHOWN = 10  # images of a row
 SHARES = (1, 0.75, 0.25, 0.15, 0.1, 0)  # of T, the times of the reverse process: of 400: 400, 300, 100, 60, 40, 0
 STEPS = (10, 20, 50, 100)
@@ -40,11 +42,13 @@ POINTS = 11  # of an interpolation
 
 def evaluate(trial: TrainedTrial) -> Result:
     """Draw the figures; ConfigError if the method does not sample in steps."""
-    draw_reverse(trial)
+    times = draw_reverse(trial)
     draw_sampling_steps(trial)
     seed_torch(trial.config.train.seed, "samples", 0)
     draw_noises(trial, torch.randn((4, *trial.image_shape)))
-    facts = {"step": trial.step, "seed": trial.config.train.seed, "timesteps": timesteps(trial)}
+    facts: dict[str, Any] = {"step": trial.step, "seed": trial.config.train.seed, "timesteps": timesteps(trial)}
+    if trial.config.eval.diffusion.times:
+        facts["times"] = times
     return Result(provenance={"diffusion": facts})
 
 
@@ -70,23 +74,29 @@ def draw_noises(trial: TrainedTrial, noises: Tensor) -> None:
     figures.save(figure, trial.folder / "interpolation.png")
 
 
-def draw_reverse(trial: TrainedTrial) -> None:
-    """Draw reverse.png, with the sampling settings of the trial."""
+def draw_reverse(trial: TrainedTrial) -> list[int]:
+    """Draw reverse.png, with the sampling settings of the trial; return its times, the nearest to those asked for."""
     frames: dict[int, NDArray[np.uint8]] = {}
     sample(trial, SHOWN, watch=lambda t, x: frames.update({t + 1: to_bytes(x).cpu().numpy()}))
     total = timesteps(trial)
-    times = [min(frames, key=lambda t, share=share: abs(t - share * total)) for share in SHARES]  # type: ignore[misc]
-    rows = [f"class {i % trial.classes}" if trial.method.conditional else str(i) for i in range(SHOWN)]
-    title = "x_t from noise, left, to image; below: t"
+    goals = trial.config.eval.diffusion.times
+    requested: list[float] = [*goals] or [share * total for share in SHARES]
+    times = [min(frames, key=lambda t, goal=goal: abs(t - goal)) for goal in requested]  # type: ignore[misc]
+    names = trial.class_names
+    rows = [f"class {names[i % trial.classes]}" if trial.method.conditional else str(i) for i in range(SHOWN)]
+    title = f"x_t from noise to image, T = {total}; below: t"
+    if goals and goals != times:
+        title += f", the sampled times nearest to {', '.join(map(str, goals))}"
     images = np.stack([frames[t] for t in times], 1)
     figure = figures.mosaic(images, rows, columns=[str(t) for t in times], title=title)
     figures.save(figure, trial.folder / "reverse.png")
+    return times
 
 
 def draw_sampling_steps(trial: TrainedTrial) -> None:
     """Draw sampling_steps.png: DDIM, and ancestral sampling through all T."""
     total = timesteps(trial)
-    counts = [steps for steps in (*STEPS, total) if steps <= total]
+    counts = [steps for steps in trial.config.eval.diffusion.steps or (*STEPS, total) if steps <= total]
     settings: dict[str, dict[str, Any]] = {f"DDIM {steps}": {"steps": steps, "eta": 0.0} for steps in counts}
     settings[f"DDPM {total}"] = {"steps": total, "eta": 1.0}
     rows = [sample(trial, SHOWN, **options) for options in settings.values()]
@@ -127,21 +137,27 @@ def timesteps(trial: TrainedTrial) -> int:
     return int(trial.method.timesteps)  # type: ignore[arg-type]
 
 
+def load_noises(trial: TrainedTrial, file: str) -> Tensor:
+    """Return the noises of a file [n, c, h, w]; ConfigError if they do not have the shape of the trial's images."""
+    noises = load_tensor(file, f"--noise {file}")
+    if tuple(noises.shape[1:]) != trial.image_shape:
+        expected = ", ".join(map(str, ("n", *trial.image_shape)))
+        raise ConfigError(f"--noise {file}: has the shape {tuple(noises.shape)}; expected ({expected})")
+    return noises
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(
-        prog="python -m eval.metrics.diffusion", description="Draw eta.png and interpolation.png from noises of a file."
+        prog="python -m eval.metrics.diffusion", description="Draw eta.png and interpolation.png from noises of files."
     )
     parser.add_argument("run", type=Path, help="a run directory: logs/<sweep>/<trial>")
-    parser.add_argument("--noise", required=True, help="a .npy or .pt file: [n, channels, size, size]")
+    parser.add_argument("--noise", nargs="+", required=True, help=".npy or .pt files: [n, channels, size, size]")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
     options = parser.parse_args(arguments)
     try:
         trial = open_trial(options.run, folder=options.out)
-        noises = load_tensor(options.noise, f"--noise {options.noise}")
-        if tuple(noises.shape[1:]) != trial.image_shape:
-            expected = ", ".join(map(str, ("n", *trial.image_shape)))
-            raise ConfigError(f"--noise {options.noise}: has the shape {tuple(noises.shape)}; expected ({expected})")
+        noises = torch.cat([load_noises(trial, file) for file in options.noise])
         stepwise_sampler(trial)
         options.out.mkdir(parents=True, exist_ok=True)
         draw_noises(trial, noises)

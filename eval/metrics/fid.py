@@ -10,6 +10,7 @@ import torch
 
 from eval.features import inception
 from eval.features.comparison import compare
+from eval.features.extractor import Extractor
 from eval.features.reference import load_references
 from eval.metrics import Metric
 from eval.record import Result
@@ -22,9 +23,21 @@ def stage(folder: Path, device: torch.device) -> None:
     load_references(folder, inception.extractor(device))
 
 
-METRIC = Metric(needs="sample", shared=True, stage=stage, weights=inception.weights_path, substitute="fid_classifier")
+METRIC = Metric(
+    needs="sample",
+    options=("split", "samples", "real"),
+    shared=True,
+    stage=stage,
+    weights=inception.weights_path,
+    substitute="fid_classifier",
+)
+
+
+def create_extractor(trial: TrainedTrial) -> Extractor:
+    """Return Inception on the trial's device; DataError if its weights are missing."""
+    return inception.extractor(trial.device)
 
 
 def evaluate(trial: TrainedTrial) -> Result:
     """Compare with the only dataset, or with the source; ConfigError or DataError says what is missing."""
-    return compare(trial, next(iter(trial.domains)), inception.extractor(trial.device))
+    return compare(trial, next(iter(trial.domains)), create_extractor(trial))

@@ -9,6 +9,7 @@ import torch
 
 from eval.features import classifier
 from eval.features.comparison import compare
+from eval.features.extractor import Extractor
 from eval.features.reference import load_references
 from eval.metrics import Metric
 from eval.record import Result
@@ -20,10 +21,14 @@ def stage(folder: Path, device: torch.device) -> None:
     load_references(folder, classifier.extractor(folder, device))
 
 
-METRIC = Metric(needs="sample", shared=True, stage=stage)
+METRIC = Metric(needs="sample", options=("split", "samples", "real"), shared=True, stage=stage)
+
+
+def create_extractor(trial: TrainedTrial) -> Extractor:
+    """Return the classifier of the only dataset, or of the source, on the trial's device; DataError without labels."""
+    return classifier.extractor(trial.cache_folder(next(iter(trial.domains))), trial.device)
 
 
 def evaluate(trial: TrainedTrial) -> Result:
     """Compare with the only dataset, or with the source; ConfigError or DataError says what is missing."""
-    domain = next(iter(trial.domains))
-    return compare(trial, domain, classifier.extractor(trial.cache_folder(domain), trial.device), "_classifier")
+    return compare(trial, next(iter(trial.domains)), create_extractor(trial), "_classifier")

@@ -3,7 +3,8 @@
 samples.png; if milestones were exported samples_by_step.png, and in TensorBoard the samples of each at its step; of a
 conditional method samples_by_class.png, whose columns have the same noise; samples_nearest.png, samples above the
 training images nearest to them by pixels: if the method had memorised these, their distance would be far below that of
-test images from training images. No metric, only figures.
+test images from training images. No metric, only figures. `eval: {grid: [10, 10]}` sets the rows and columns of
+samples.png, whose images are also compared with training images.
 """
 
 import numpy as np
@@ -18,8 +19,7 @@ from eval.sampling import draw_samples
 from eval.trial import TrainedTrial
 from trainer.data.pixels import to_signed
 
-METRIC = Metric(needs="sample")
-SIDE = 8  # of the grid, whose images are also compared with training images
+METRIC = Metric(needs="sample", options=("grid",))
 SHOWN = 10  # images of a class, of a step, and next to training images
 MAX_CLASSES = 20
 CHUNK = 2000  # training images compared at a time
@@ -28,8 +28,9 @@ CHUNK = 2000  # training images compared at a time
 def evaluate(trial: TrainedTrial) -> Result:
     """Draw the figures and keep samples.npz."""
     domain = next(iter(trial.domains))
-    images = sample(trial, SIDE**2)
-    grid = images.reshape(SIDE, SIDE, *images.shape[1:])
+    rows, columns = trial.config.eval.grid
+    images = sample(trial, rows * columns)
+    grid = images.reshape(rows, columns, *images.shape[1:])
     figures.save(figures.mosaic(grid, title=f"step {trial.step}"), trial.folder / "samples.png")
     steps = {m.step: sample(m, SHOWN) for m in trial.milestones()} if len(trial.weights) > 1 else {}
     if steps:
@@ -39,9 +40,9 @@ def evaluate(trial: TrainedTrial) -> Result:
         np.savez(trial.folder / "samples_by_step.npz", steps=list(steps), pictures=grids)  # for TensorBoard
     if trial.method.conditional:
         classes = range(min(MAX_CLASSES, trial.classes))
-        rows = [sample(trial, SHOWN, torch.full((SHOWN,), label)) for label in classes]
+        by_class = [sample(trial, SHOWN, torch.full((SHOWN,), label)) for label in classes]
         names = [f"class {trial.class_names[label]}" for label in classes]
-        figure = figures.mosaic(np.stack(rows), rows=names, title="each column: the same noise")
+        figure = figures.mosaic(np.stack(by_class), rows=names, title="each column: the same noise")
         figures.save(figure, trial.folder / "samples_by_class.png")
     train, test = (trial.arrays(domain, split).images for split in ("train", "test"))
     index, error = nearest(images, train, trial.device)

@@ -20,7 +20,7 @@ from trainer.loop import Trainer
 from trainer.preview import Preview
 
 HORIZON = 100_000  # steps of the schedules
-TRIALS = {
+TRIALS: dict[str, dict[str, object]] = {
     "dann": {"source": "mnist5k", "target": "mnistm5k"},
     "dcgan": {"dataset": "mnistm5k", "size": 32},
     "vae": {"dataset": "mnistm5k", "size": 32},

@@ -19,7 +19,8 @@ def test_images_without_a_class_have_a_colour_of_their_own() -> None:
     assert figures.legend(np.array([0, 1]), ("cat", "dog")) == (["cat", "dog"], colours[:2])
     points, domains = np.zeros((4, 2), np.float32), np.array([0, 0, 1, 1])
     sets = {"source": "a", "target": "b"}
-    axes = figures.embedding(points, np.array([0, 1, -1, -1]), ("cat", "dog"), domains, sets).axes[0]
+    axes = figures.embedding(points, np.array([0, 1, -1, -1]), ("cat", "dog"), domains, sets, "test images").axes[0]
+    assert axes.get_title() == "test images, by class"
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["cat", "dog", "without label"]

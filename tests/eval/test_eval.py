@@ -279,6 +279,32 @@ def test_only_what_is_named_oracle_depends_on_the_targets_validation_labels(
         )
 
 
+def test_on_validation_images_the_test_split_is_not_read_and_figures_say_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, drawn = TrainedTrial.arrays, list[str]()
+
+    def refuse_test(self: TrainedTrial, domain: str, split: str) -> Arrays:
+        assert split == "validation"
+        return read(self, domain, split)
+
+    def note(counts: Any, title: str, classes: Any) -> Any:
+        drawn.append(title)
+        return confusion(counts, title, classes)
+
+    confusion = figures.confusion
+    monkeypatch.setattr(TrainedTrial, "arrays", refuse_test)
+    monkeypatch.setattr(figures, "confusion", note)
+    set_config(run, "eval", split="validation")
+    assert main.main([str(run), "--metrics", "accuracy", "tsne"]) == 0
+    metrics, provenance = found(run)["metrics"], found(run)["provenance"]
+    assert metrics["validation/accuracy/target"] == share(run, STEPS, "target", "validation")
+    assert "accuracy/target" not in metrics
+    assert {"oracle/validation/accuracy/target", "best/validation/accuracy/target"} <= set(metrics)
+    assert any("mnistm5k validation: accuracy" in title for title in drawn)
+    assert provenance["tsne"]["split"] == provenance["validation/accuracy/target"]["split"] == "validation"
+
+
 def test_a_lone_set_has_metrics_and_pictures_without_a_domain(plugin: Callable[..., Path]) -> None:
     run = plugin("predict", "features", steps=(10, 20, 30))
     assert main.main([str(run), "--metrics", "accuracy", "tsne"]) == 0

@@ -281,7 +281,98 @@ def test_a_download_that_fails_says_where_to_put_the_file(monkeypatch: pytest.Mo
         inception.fetch()
 
 
+def test_few_images_are_warned_of_and_the_spread_is_kept(
+    make: Callable[..., Path], known: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make("a")
+    assert main.main([str(run), "--metrics", "fid"]) == 0
+    assert "fid: warning: 8 images are fewer than the 2,048 features" in capsys.readouterr().err
+    spread = found(run)["provenance"]["fid"]["spread"]
+    assert spread["fid"]["mean"] > found(run)["metrics"]["fid"], "halves of few samples are further away"
+    assert spread["fid"]["std"] > 0
+
+
+def test_samples_are_compared_with_a_given_folder_and_nothing_is_written(
+    make: Callable[..., Path], root: Path, known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, val = make("a"), tmp_path / "val"
+    val.mkdir()
+    for number, image in enumerate(arrays(root, "test").images):
+        Image.fromarray(image[0]).save(val / f"{number:03d}.png")
+
+    def files() -> set[Path]:
+        return {path for folder in (run, root, val) for path in folder.rglob("*")}
+
+    before = files()
+    command = [str(run), "--metrics", "fid", "--samples", "8"]
+    assert main.main([*command, "--against", f"folder:{val}"]) == 0
+    printed = capsys.readouterr().out
+    assert files() == before, "neither results nor statistics, nor a cache of the folder"
+    assert main.main([str(run), "--metrics", "fid"]) == 0
+    fid = found(run)["metrics"]["fid"]
+    assert f"8 samples of step 10 against 8 images of\nfolder:{val}" in printed
+    assert f"\nfid {fid:.4f}  (std " in printed, "all images of the folder, as all of the test split"
+    assert main.main([*command, "--against", "folder:nowhere"]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert main.main([str(run), "--metrics", "samples", "--against", f"folder:{val}"]) == 2
+    assert "samples is no distance from other images; give --metrics, of: fid, fid_cl" in capsys.readouterr().err
+
+
 # --- the classifier, and what is kept
+
+
+def test_options_choose_how_many_images_of_which_split_and_are_computed_again(
+    make: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make("a", steps=(5, 10))
+
+    def evaluate(**options: Any) -> tuple[dict[str, float], dict[str, Any]]:
+        document = yaml.safe_load((run / "config.yaml").read_text())
+        document["eval"] = {"metrics": ["fid_classifier"], **options}
+        (run / "config.yaml").write_text(yaml.dump(document))
+        assert main.main([str(run)]) == 0
+        return found(run)["metrics"], found(run)["provenance"]
+
+    default, _ = evaluate()
+    few, provenance = evaluate(samples=5, real=6)
+    facts = provenance["fid_classifier"]
+    assert (facts["n_fake"], facts["n_real"], facts["split"]) == (5, 6, "test")
+    assert provenance["evaluations"]["fid_classifier"]["options"] == {"samples": 5, "real": 6}
+    assert few["fid_classifier"] != default["fid_classifier"]
+    capsys.readouterr()
+    assert evaluate(samples=5, real=6)[0] == few
+    assert "already evaluated" in capsys.readouterr().err
+    validation, provenance = evaluate(split="validation")
+    assert "fid_classifier" not in validation, "a name without a split is of test images"
+    facts = provenance["validation/fid_classifier"]
+    assert (facts["n_real"], facts["split"]) == (SIZES["validation"], "validation")
+    assert validation["best/validation/fid_classifier"] <= validation["validation/fid_classifier"]
+    assert evaluate()[0] == default
+    assert main.main([str(run), "--metrics", "fid_classifier"]) == 0
+    document = yaml.safe_load((run / "config.yaml").read_text()) | {"eval": {"real": 9}}
+    (run / "config.yaml").write_text(yaml.dump(document))
+    assert main.main([str(run), "--metrics", "fid_classifier"]) == 2
+    assert "eval.real: 9 images, but the test split of tiny" in failure(run)
+
+
+def test_the_grid_of_samples_has_the_size_that_is_asked_for(make: Callable[..., Path]) -> None:
+    run = make("a")
+    document = yaml.safe_load((run / "config.yaml").read_text()) | {"eval": {"grid": [2, 3]}}
+    (run / "config.yaml").write_text(yaml.dump(document))
+    assert main.main([str(run), "--metrics", "samples"]) == 0
+    with np.load(run / "eval" / "samples.npz") as file:
+        assert len(file["images"]) == 6
+
+
+def test_class_accuracy_is_measured_at_every_milestone(make: Callable[..., Path]) -> None:
+    run = make("a", steps=(5, 10), labels=True)
+    assert main.main([str(run), "--metrics", "class_accuracy"]) == 0
+    rows = {row["step"]: row["metrics"]["class_accuracy"] for row in found(run)["history"]}
+    assert (set(rows), rows[10]) == ({5, 10}, found(run)["metrics"]["class_accuracy"])
+    alone = make("b", labels=True)
+    shutil.copy(run / "weights" / "step-000005.safetensors", alone / "weights" / "step-000010.safetensors")
+    assert main.main([str(alone), "--metrics", "class_accuracy"]) == 0
+    assert found(alone)["metrics"]["class_accuracy"] == rows[5]
 
 
 def test_the_classifier_is_trained_once_and_says_how_good_it_is(make: Callable[..., Path], root: Path) -> None:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError, create_model
 import models
 from models.checks import CHECKS
 from trainer.config.document import SWEEP_KEYS, Document, Settings, find_place, nest, read_settings, to_settings
-from trainer.config.schema import Config, Resources, check_method
+from trainer.config.evaluation import check_method
+from trainer.config.schema import Config, Resources
 from trainer.config.validators import Section
 from trainer.data import registry
 from trainer.errors import ConfigError, check_known
@@ -119,9 +120,10 @@ def config_schema(method: str) -> type[Config]:
 
 def takes_list(method: str, key: str) -> bool:
     """Return whether a single value of a dotted key is itself a list."""
-    block, _, name = key.partition(".")
-    field = config_schema(method).model_fields.get(block)
-    field = getattr(field and field.annotation, "model_fields", {}).get(name)
+    schema: Any = config_schema(method)
+    for name in key.split("."):
+        field = getattr(schema, "model_fields", {}).get(name)
+        schema = field and field.annotation
     return field is not None and any(
         get_origin(a) in (list, tuple) for a in (field.annotation, *get_args(field.annotation))
     )

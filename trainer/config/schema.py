@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -19,12 +18,11 @@ from pydantic import (
 )
 
 import models
+from trainer.config.evaluation import Eval
 from trainer.config.validators import (
     Section,
     check_colour,
     check_gres,
-    check_metric_name,
-    check_range,
     check_sbatch_options,
     check_sweep_name,
     check_time_limit,
@@ -34,7 +32,6 @@ from trainer.config.validators import (
 from trainer.data import registry
 from trainer.data.classes import match_classes
 from trainer.data.dataset import Form
-from trainer.errors import check_known
 
 # Settings that were added later: not part of the identity at these defaults, which keep the earlier behaviour.
 ADDED_LATER: dict[str, Any] = {
@@ -42,6 +39,8 @@ ADDED_LATER: dict[str, Any] = {
     "eval.tuned": [], "model.residual": "all", "model.net": "paper", "model.disc_iters": 1,
     "resources.trials_per_gpu": 1, "train.keep_checkpoints": False, "eval.resources": None, "data.copy_to": None,
     "train.preview_every": 0,
+    "eval.split": "test", "eval.samples": None, "eval.real": None, "eval.grid": [8, 8],
+    "eval.diffusion": {"times": [], "steps": []},
 }  # fmt: skip
 # Settings that cannot change the trained weights: whole blocks (True), or keys of a block.
 NOT_IN_IDENTITY: dict[str, Any] = {
@@ -58,16 +57,7 @@ def check_dataset(name: str) -> str:
     return registry.get(name).name
 
 
-@lru_cache  # listing the folder for every trial of a large sweep takes seconds
-def check_method(name: str) -> str:
-    """Check that models/ has a method of that name; ValueError with the nearest name otherwise."""
-    return check_known(name, models.names(), "method")
-
-
 DatasetName = Annotated[str, AfterValidator(check_dataset)]
-MethodName = Annotated[str, AfterValidator(check_method)]
-MetricName = Annotated[str, AfterValidator(check_metric_name)]
-Range = Annotated[tuple[float, float], AfterValidator(check_range)]
 
 
 class Data(Section):
@@ -189,29 +179,6 @@ class Resources(Section):
     def processes(self) -> int:
         """Return the number of processes on each node."""
         return self.processes_per_node or max(1, self.gpus_per_node)
-
-
-class EvalResources(Section):
-    """What an evaluation requests instead of a training: one process on one node; null: the same as a training."""
-
-    gpus_per_node: Literal[0, 1] | None = None
-    gres: Annotated[str, AfterValidator(check_gres)] | None = None
-    cpus_per_gpu: PositiveInt | None = None
-    mem_gb: PositiveFloat | None = None
-    time: Annotated[str, BeforeValidator(check_time_limit)] | None = None
-    max_parallel: PositiveInt | None = None
-    slurm: Annotated[dict[str, str | int | bool], AfterValidator(check_sbatch_options)] = Field(default_factory=dict)
-
-
-class Eval(Section):
-    """The metrics that are computed after training."""
-
-    metrics: list[MetricName] = Field(default_factory=list)
-    # Method -> lowest and highest accuracy/target in published reports, shown beside ours.
-    reference: dict[MethodName, Range] = Field(default_factory=dict)
-    # Methods whose settings were chosen with target labels in sight; every table of the report marks them.
-    tuned: list[MethodName] = Field(default_factory=list)
-    resources: EvalResources | None = None  # where an evaluation needs other ones than `resources:`
 
 
 class Config(Section):
