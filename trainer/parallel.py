@@ -1,5 +1,7 @@
-"""Collectives over the processes that train one trial."""
+"""The processes that train one trial: their devices, and collectives over them."""
 
+import os
+import socket
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -9,6 +11,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from trainer.config.schema import Train
+from trainer.environment import TRUE
+from trainer.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,18 @@ def describe(accelerator: Accelerator, train: Train) -> str:
     batch = f"global batch {train.batch_size}" + (f" = {count} × {train.batch_size // count}" if count > 1 else "")
     parts = [processes, "fp32" if precision == "no" else precision, accelerator.device.type, batch]
     return ", ".join(parts + ([f"{train.micro_batches} micro-batches"] if train.micro_batches > 1 else []))
+
+
+def check_gpu(place: str) -> None:
+    """Check that torch can use a GPU, unless ACCELERATE_USE_CPU asks for the CPU; ConfigError with what torch says."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE:
+        return
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:  # torch without CUDA, no driver or one that is too old
+        reason, devices = " ".join(str(error).split()), os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+        raise ConfigError(
+            f"{place}: torch {torch.__version__} finds no GPU on {socket.gethostname()}: {reason} "
+            f"(CUDA_VISIBLE_DEVICES: {devices}); fix the node or the preset's setup lines, or set gpus_per_node: 0 to "
+            "train on CPUs"
+        ) from None

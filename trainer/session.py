@@ -4,7 +4,6 @@ torch is imported inside the functions: it takes seconds, after bad input has be
 """
 
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from trainer.config.resolve import check_batch_size
 from trainer.config.schema import Config
-from trainer.environment import TRUE
 from trainer.errors import ConfigError
 from trainer.runs import checkpoints
 from trainer.runs.attempt import DIRECT, Attempt
@@ -81,6 +79,8 @@ def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> "Acce
     import torch
     from accelerate import Accelerator
 
+    from trainer.parallel import check_gpu
+
     if config.resources.gpus_per_node and not attempt.is_local:
         check_gpu(f"{run.path}: resources.gpus_per_node: {config.resources.gpus_per_node}")
     if config.train.precision == "fp16" and not torch.cuda.is_available():
@@ -100,23 +100,6 @@ def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> "Acce
     except ValueError as error:
         raise ConfigError(f"{run.path}: {error}") from None
     return accelerator
-
-
-def check_gpu(place: str) -> None:
-    """Check that torch can use a GPU, unless ACCELERATE_USE_CPU asks for the CPU; ConfigError with what torch says."""
-    import torch
-
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE:
-        return
-    try:
-        torch.cuda.init()
-    except (AssertionError, RuntimeError) as error:  # torch without CUDA, no driver or one that is too old
-        reason, devices = " ".join(str(error).split()), os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
-        raise ConfigError(
-            f"{place}: torch {torch.__version__} finds no GPU on {socket.gethostname()}: {reason} "
-            f"(CUDA_VISIBLE_DEVICES: {devices}); fix the node or the preset's setup lines, or set gpus_per_node: 0 to "
-            "train on CPUs"
-        ) from None
 
 
 def take_lock(run: RunDirectory, attempt: Attempt, accelerator: "Accelerator") -> Lock | None:
