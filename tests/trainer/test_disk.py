@@ -49,8 +49,10 @@ def lines(run: RunDirectory) -> list[dict[str, Any]]:
 
 
 def scalars(run: RunDirectory) -> dict[str, list[tuple[int, float]]]:
+    """Those of TensorBoard that do not depend on the clock or on the allocator."""
     events = EventAccumulator(str(run.tensorboard), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    tags = set(events.Tags()["scalars"]) - {"steps_per_second", "memory_gib"}
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
 
 
 def test_a_training_outlives_a_full_disk_and_lacks_nothing(tmp_path: Path, data_root: str) -> None:

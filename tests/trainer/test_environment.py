@@ -49,8 +49,8 @@ def test_leftovers_are_dropped_or_refused(
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"} & set(os.environ)
 
 
-def test_what_torchrun_sets_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2"}.items():
+def test_what_torchrun_sets_is_kept_while_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {"TORCHELASTIC_ERROR_FILE": f"{tmp_path}/error.json", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     prepare_environment()
     assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("1", "2")
