@@ -89,11 +89,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def refuse(error: Exception, stop: StopRequest) -> int:
     """Print an error; return the exit code. Of several processes, the first one prints what all of them have."""
-    waits = 0 if os.environ.get("LOCAL_RANK", "0") == "0" else PEER_WAIT * 10
-    while waits and not stop.requested:  # by torchrun, once the first process has printed and ended
+    is_first, deadline = os.environ.get("LOCAL_RANK", "0") == "0", time.monotonic() + PEER_WAIT
+    while not is_first and not stop.requested and time.monotonic() < deadline:  # torchrun ends this one after the first
         time.sleep(0.1)
-        waits -= 1
-    if not stop.requested:
+    if is_first or not stop.requested:
         print(f"error: {error}", file=sys.stderr, flush=True)
     return 2
 
