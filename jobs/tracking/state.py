@@ -4,7 +4,6 @@ The run directory wins where both know something: Slurm's accounting lags by sec
 that has saved from one that crashed. Only Slurm knows why a trial exited without a marker, or that it is queued again.
 """
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,12 +17,11 @@ from jobs.deaths import DISK_REFUSED
 from jobs.tracking.log_files import read_tail
 from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory
-from trainer.runs.index import find_indexed_runs
+from trainer.runs.index import find_indexed_runs, read_steps
 from trainer.runs.job_states import write_job_states
 
 FRESH = 10.0  # seconds after a heartbeat (one is written every two) in which a trial counts as running in any case
 SILENT = 60.0  # seconds without a heartbeat after which a running trial is flagged
-STEPS = re.compile(r"^train:\n(?: .*\n)*?  steps: (\d+)$", re.MULTILINE)
 REMEDY = {"out of memory": "raise resources.mem_gb", "time limit": "raise resources.time"}
 INTERRUPTIONS = ("preempted", "node failure", "time limit", "requeued", "out of memory")  # causes to count
 
@@ -269,12 +267,3 @@ def read_job_lines(run: RunDirectory, job: Job) -> list[str]:
 def count_causes(causes: Iterable[str]) -> str:
     """Return causes with their number, such as `preempted ×2, node failure`, in the order of first appearance."""
     return ", ".join(cause if count == 1 else f"{cause} ×{count}" for cause, count in Counter(causes).items())
-
-
-def read_steps(run: RunDirectory) -> int | None:
-    """Return train.steps of a config.yaml, found by a regular expression: parsing YAML would take a millisecond."""
-    try:
-        match = STEPS.search(run.config_file.read_text())
-    except (OSError, ValueError):
-        return None
-    return int(match[1]) if match else None

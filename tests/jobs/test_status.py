@@ -412,22 +412,39 @@ def count_opens(sweep: Path) -> tuple[int, list[TrialStatus]]:
     return number, statuses
 
 
-def test_a_look_at_three_thousand_finished_trials_opens_few_files(tmp_path: Path) -> None:
+def test_a_look_at_three_thousand_trials_opens_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,500 are done, 500 failed, 490 have stopped, 500 have not started, and 10 train."""
+    monkeypatch.setattr(index, "SETTLED", 0.0)
     sweep = tmp_path / "sweep"
     for number in range(3000):
         run = make(sweep, f"dann,seed={number}-{number:08x}")
-        write(run, status__json=beat(state="done", steps=240), done={})
-        write(run, **{"eval/metrics__json": {"metrics": {"accuracy/target": number / 3000}}} if number else {})
+        kind = number % 6
+        attempt = f"5_{number}.0"
+        if kind < 5:
+            state = ("done", "done", "done", "failed", "stopped")[kind] if number >= 60 or kind < 4 else "running"
+            write(run, status__json=beat(state, attempt, time=time.time(), host="n1", steps=240))
+        if kind < 3:
+            write(run, done={})
+            write(run, **{"eval/metrics__json": {"metrics": {"accuracy/target": number / 3000}}} if number else {})
+        if kind == 3:
+            write(run, **{f"failed__{attempt.replace('.', '__')}__json": {"error": "no", "rank": 0}})
+            write(run, **{"__preemptions__json": {"attempts": [attempt]}})
+        if kind == 4 and number >= 60:
+            write(run, **{f"stopped__{attempt.replace('.', '__')}__json": {}})
     sys.addaudithook(count_open)
     first, before = count_opens(sweep)
+    assert before == [determine_status(run) for run in find_runs(sweep)]
+    for run in (run for run in find_runs(sweep) if run.status().get("state") == "running"):
+        write(run, status__json=run.status() | {"step": 91})
     number, again = count_opens(sweep)
-    print(f"3,000 finished trials: {first} files are opened at the first look, {number} at the second")
+    print(f"3,000 trials, 10 of them running: {first} files are opened at the first look, {number} at the second")
     assert first > 6000
-    assert number < 50
-    assert again == before
+    assert number < 60
+    assert [status.step for status in again if status.state == "running"] == [91] * 10
+    assert again == [determine_status(run) for run in find_runs(sweep)]
 
     # What changes is read again, whatever the index says.
-    changed, failed, resumed = find_runs(sweep)[1:4]
+    changed, failed, resumed = [run for run in find_runs(sweep) if run.is_done()][1:4]
     write(changed, **{"eval/metrics__json": {"metrics": {"accuracy/target": 2.0}}})
     write(failed, **{"eval/failed__json": {"error": "out of memory"}})
     (resumed.path / "done").unlink()
@@ -441,20 +458,33 @@ def test_a_look_at_three_thousand_finished_trials_opens_few_files(tmp_path: Path
     assert statuses == [determine_status(run) for run in find_runs(sweep)], "as without an index"
     assert count_opens(sweep)[0] < 50
 
-    damaged: list[Any] = ["", [], {"version": 1, "trials": {changed.name: {}}}, {"version": 0, "trials": 3}]
+    damaged: list[Any] = ["", [], {"version": index.VERSION, "trials": {changed.name: {}}}, {"version": 0, "trials": 3}]
     for content in damaged:
         (sweep / ".index.json").write_text(json.dumps(content))
         assert count_opens(sweep)[1] == statuses, content
+
+
+@pytest.mark.parametrize("marker", ["failed__5_0__0__json", "stopped__5_0__0__json", "done", "__preemptions__json"])
+def test_a_marker_within_the_same_tick_of_the_clock_is_seen(tmp_path: Path, marker: str) -> None:
+    """Some disks count whole seconds, so that a second change may leave the times as they are."""
+    run = make(tmp_path, "dann-00000001")
+    write(run, status__json=beat("stopped"))
+    times = run.path.stat()
+    assert [status.state for status in determine_statuses(tmp_path, {})] == ["stopped"]
+    write(run, **{marker: {"attempts": ["5_0.0"]}})
+    os.utime(run.path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert determine_statuses(tmp_path, {}) == [determine_status(run)]
 
 
 def test_without_the_right_to_write_the_index_a_look_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path, "dann,seed=0-0a1b2c3d")
     write(run, done={}, status__json=beat(state="done"))
 
-    def refuse(path: Path, value: dict[str, Any]) -> None:
+    def refuse(path: Path, text: str) -> None:
         raise PermissionError(path)
 
-    monkeypatch.setattr(index, "write_json", refuse)
+    monkeypatch.setattr(index, "SETTLED", 0.0)
+    monkeypatch.setattr(index, "write_text", refuse)
     assert [status.state for status in determine_statuses(tmp_path, {})] == ["done"]
 
 
