@@ -49,7 +49,9 @@ def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt
         print(f"{run.name}: {describe(accelerator, config.train)}", file=sys.stderr, flush=True)
     identity = compute_written_identity(run) if lock else ""
     trainer, batches = build(run, config, accelerator)
-    resume(run, {config.identity(), identity}, trainer)
+    if not resume(run, {config.identity(), identity}, trainer):
+        leave_processes(accelerator, lock)
+        return
     log = None
     if lock:
         from trainer.log import TrainingLog
@@ -178,20 +180,25 @@ def record_data(run: RunDirectory, config: Config) -> None:
     run.write_data(record)
 
 
-def resume(run: RunDirectory, identities: set[str], trainer: "Trainer") -> None:
-    """Load the newest intact checkpoint of one of the identities, if there is one; the main process chooses it."""
+def resume(run: RunDirectory, identities: set[str], trainer: "Trainer") -> bool:
+    """Load the newest intact checkpoint of one of the identities, if there is one; the main process chooses it.
+
+    Return False, without loading any, if the trial is done: an attempt on a lost node may have finished it and removed
+    its checkpoints after this attempt had looked, but before it took the lock.
+    """
     from accelerate.utils import broadcast_object_list
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     is_main = trainer.accelerator.is_main_process
-    choice = [checkpoints.newest(run, identities, say) if is_main else None]
-    (checkpoint,) = broadcast_object_list(choice)
-    if checkpoint:
+    choice = [checkpoints.newest(run, identities, say), run.is_done()] if is_main else [None, False]
+    checkpoint, done = broadcast_object_list(choice)
+    if checkpoint and not done:
         trainer.load(checkpoint)
-        if is_main:
-            say(f"{run.name}: resuming from step {trainer.step}")
+    if is_main and (checkpoint or done):
+        say(f"{run.name}: " + ("already done" if done else f"resuming from step {trainer.step}"))
+    return not done
 
 
 def leave_processes(accelerator: "Accelerator", lock: Lock | None) -> None:

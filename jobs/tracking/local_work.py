@@ -10,6 +10,7 @@ import psutil
 from trainer.runs.atomic import read_json, write_json
 
 FILE = ".worker.json"
+SAME_START = 2.0  # seconds; an adjusted clock moves the start of a process, but no second process gets its pid so soon
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def read_local_work(sweep: Path) -> LocalWork | None:
     record = read_json(sweep / FILE)
     try:
         worker = psutil.Process(record["pid"])
-        alive = worker.create_time() == record["created"] and worker.status() != psutil.STATUS_ZOMBIE
+        is_same = abs(worker.create_time() - record["created"]) < SAME_START
+        alive = is_same and worker.status() != psutil.STATUS_ZOMBIE
     except (KeyError, psutil.Error):
         return None
     if not alive or record["host"] != socket.gethostname():

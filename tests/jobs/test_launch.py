@@ -119,6 +119,31 @@ def test_an_attempt_that_slurm_had_lost_leaves_without_a_trace(peer: str, tmp_pa
     assert losses(run) == losses(whole)
 
 
+SUCCESSOR = """
+import os, subprocess, sys
+from trainer import main, session
+
+def take_lock(*arguments, original=session.take_lock):
+    command = [sys.executable, "trainer/main.py", sys.argv[1]]
+    subprocess.run(command, env=os.environ | {"TURNOUT_ATTEMPT": "7.0"}, check=True)
+    return original(*arguments)
+
+session.take_lock = take_lock
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_a_trial_that_ends_while_the_next_attempt_starts_is_not_trained_again(tmp_path: Path, data_root: str) -> None:
+    """The lost attempt ends, and removes its checkpoints, after the next one has looked, before it has the lock."""
+    run = RunDirectory(new_run(tmp_path / "ended", data_root))
+    output = finish(start("-c", SUCCESSOR, str(run.path), TURNOUT_ATTEMPT="7.1"))
+    assert output.count("done at step 60") == output.count("already done") == 1
+    assert checkpoints.steps(run) == []
+    assert [line["step"] for line in losses(run.path)] == [*range(1, STEPS + 1)]
+    assert run.state() == "done"
+    assert run.status()["attempt"] == json.loads((run.path / "done").read_text())["attempt"] == "7.0"
+
+
 def writer(text: str) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         (folder / "a").write_text(text)

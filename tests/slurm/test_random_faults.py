@@ -28,7 +28,6 @@ from tests.slurm.submitted import (
     DANN,
     Submitted,
     agents,
-    children,
     command,
     commands,
     launchers,
@@ -78,7 +77,7 @@ class Victim:
         folder = str(self.sweep.folder)
         sruns = [pid for pid, words in commands() if words[0] == "srun" and any(folder in word for word in words)]
         with suppress(psutil.NoSuchProcess):
-            return sorted(set(sruns) - {child for pid in sruns for child in children(pid)})
+            return sorted(pid for pid in sruns if parent(pid) not in sruns)
         return []
 
     def has_ended(self) -> bool:

@@ -16,7 +16,6 @@ from tests.slurm.submitted import (
     DANN,
     Submitted,
     agents,
-    children,
     command,
     commands,
     is_alive,
@@ -50,7 +49,7 @@ def srun_of(run: Path) -> int:
     """Return the srun that the batch script of a trial has started."""
     jobs = {environment(pid, "SLURM_JOB_ID") for pid in launchers_of(run)}
     sruns = [pid for pid, words in commands() if words[0] == "srun" and environment(pid, "SLURM_JOB_ID") in jobs]
-    (srun,) = set(sruns) - {child for pid in sruns for child in children(pid)}  # it has a child of the same name
+    (srun,) = {pid for pid in sruns if parent(pid) not in sruns}  # it has a child of the same name
     return srun
 
 

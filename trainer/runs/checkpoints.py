@@ -61,12 +61,14 @@ def export_weights(
 
 
 def newest(run: RunDirectory, identities: set[str], say: Callable[[str], None]) -> Path | None:
-    """Return the newest intact checkpoint; None if the trial has no checkpoint at all.
+    """Return the newest intact checkpoint; None if the trial has no checkpoint at all, or is done.
 
     `say` reports each damaged one. Raises CheckpointError if none is intact, or if its settings have none of
     `identities`.
     """
     checkpoint = next(intact(run, say), None)
+    if run.is_done():  # whoever finished it may be removing its checkpoints now
+        return None
     if checkpoint is None and (paths := steps(run)):
         raise CheckpointError(
             f"{run.path}: none of its {len(paths)} checkpoints is intact; remove {run.checkpoints} to start over"
