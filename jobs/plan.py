@@ -1,6 +1,7 @@
 """Plan a submission: decide which trials of a sweep need training or evaluation, and lock the sweep while it starts."""
 
 import argparse
+import hashlib
 import json
 import os
 import socket
@@ -9,13 +10,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+import models
 from eval.metrics import check_names
 from eval.record import needs_evaluation
 from jobs.backends.base import Backend, Job, Plan
@@ -24,13 +27,15 @@ from jobs.snapshot import ROOT, Snapshot
 from jobs.tracking.state import determine_status, is_failed
 from trainer.config.document import Settings, find_place
 from trainer.config.sweep import Trial, load_trials
+from trainer.data.cache import data_root
 from trainer.data.provenance import describe_data, find_difference
 from trainer.errors import ConfigError, DataError
 from trainer.runs.archive import archive_file
-from trainer.runs.atomic import write_text
+from trainer.runs.atomic import hash_file, read_json, write_json, write_text
 from trainer.runs.directory import RunDirectory, find_runs
 from trainer.runs.placement import locate_trials
 
+BUILT = ".built.json"  # below the data root: hash of models/ and torch -> settings that were built with them
 LOCK_TIMEOUT = 600.0  # seconds to wait for another command that queues jobs of the same sweep
 
 
@@ -108,7 +113,10 @@ def refuse_archived(sweep: Path) -> None:
 
 
 def build_methods(submission: Submission, file: Path) -> None:
-    """Build the method of each new setting once, in a process with torch; ConfigError if a constructor refuses one."""
+    """Build the method of each new setting once, in a process with torch; ConfigError if a constructor refuses one.
+
+    What was built is remembered beside the data, for as long as models/ and torch stay the same.
+    """
     documents: dict[str, dict[str, Any]] = {}
     for i in submission.to_train:
         config = submission.trials[i].config
@@ -117,12 +125,27 @@ def build_methods(submission: Submission, file: Path) -> None:
             documents.setdefault(key, config.model_dump(mode="json"))
     if not documents:
         return
+    memory = data_root(submission.trials[0].config.data.root) / BUILT
+    built = read_json(memory).get(code := hash_methods(), [])
+    if not (new := sorted(documents.keys() - built)):
+        return
     command = [sys.executable, "-m", "trainer.construct"]
-    text = json.dumps([*documents.values()])
+    text = json.dumps([documents[key] for key in new])
     result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, cwd=ROOT)
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["exited without an error"]
         raise ConfigError(f"{file}: {lines[-1]}; correct model: or data:, nothing was queued")
+    with suppress(OSError):  # nothing is lost: the next command builds them again
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_json(memory, {code: [*built, *new]})
+
+
+def hash_methods() -> str:
+    """Return a hash of the files of models/ and of the version of torch."""
+    digest = hashlib.sha256(version("torch").encode())
+    for path in sorted(models.FOLDER.rglob("*.py")):
+        digest.update(f"{path.relative_to(models.FOLDER)} {hash_file(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def check_data(submission: Submission) -> None:

@@ -47,9 +47,10 @@ def without_batch_statistics(module: nn.Module) -> nn.Module:
 
 
 def small(name: str, spec: DataSpec) -> Method:
-    """The method with its defaults, but no wider than it must be."""
-    narrow = {"width": 8} if any(h.name == "width" for h in models.signature(name).hyperparameters) else {}
-    return models.load(name)(spec, **narrow)
+    """The method with its defaults, but no wider than it must be, and with few steps of sampling."""
+    names = {h.name for h in models.signature(name).hyperparameters}
+    settings = {"width": 8, "sampling_steps": 20}
+    return models.load(name)(spec, **{key: value for key, value in settings.items() if key in names})
 
 
 def build(name: str, independent: bool) -> Method:

@@ -1,11 +1,13 @@
 """Before an array is queued, each new setting is built once in a process with torch."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+import jobs.plan
 import models.checks
 from jobs.plan import Submission, build_methods
 from trainer.config.resolve import resolve
@@ -26,6 +28,7 @@ def config(method: str, **data: Any) -> Config:
 
 
 def test_a_setting_that_a_constructor_refuses_is_not_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNOUT_DATA", str(tmp_path / "data"))
     monkeypatch.setitem(models.checks.CHECKS, "doublings", lambda size, arguments: None)  # as if it were not declared
     valid, invalid = config("dcgan"), config("dcgan", size=27)
     build_methods(submission(tmp_path, valid, config("vae")), Path("a.yaml"))
@@ -35,3 +38,24 @@ def test_a_setting_that_a_constructor_refuses_is_not_queued(tmp_path: Path, monk
     started.runs[0].path.mkdir()
     started.runs[0].write_data({"classes": []})
     build_methods(started, Path("a.yaml"))  # a trial that has started was built
+
+
+def test_a_setting_is_built_once_with_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNOUT_DATA", str(tmp_path / "data"))
+    commands: list[Any] = []
+
+    def run(command: Any, **options: Any) -> SimpleNamespace:
+        commands.append(len(json.loads(options["input"])))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("jobs.plan.subprocess.run", run)
+    first, both = submission(tmp_path, config("vae")), submission(tmp_path, config("vae"), config("dcgan"))
+    for plan in (first, first, both, both):
+        build_methods(plan, Path("a.yaml"))
+    assert commands == [1, 1], "only what is new"
+    monkeypatch.setattr(jobs.plan, "hash_methods", lambda: "after an edit of models/")
+    build_methods(both, Path("a.yaml"))
+    assert commands == [1, 1, 2]
+    (tmp_path / "data" / ".built.json").write_text("{")
+    build_methods(first, Path("a.yaml"))
+    assert commands == [1, 1, 2, 1]

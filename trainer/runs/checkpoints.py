@@ -67,7 +67,7 @@ def newest(run: RunDirectory, identities: set[str], say: Callable[[str], None]) 
     `identities`.
     """
     checkpoint = next(intact(run, say), None)
-    if run.is_done():  # whoever finished it may be removing its checkpoints now
+    if run.is_done():  # the attempt that finished it may be removing its checkpoints now
         return None
     if checkpoint is None and (paths := steps(run)):
         raise CheckpointError(
