@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs import plan
+from jobs import plan, submit
 from jobs.plan import lock_sweep
 from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
@@ -178,14 +178,20 @@ def check_refused(result: "subprocess.CompletedProcess[str]", *fragments: str) -
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_bad_input_is_one_message_with_file_key_and_remedy(case: str, tmp_path: Path, data_root: str) -> None:
+def test_bad_input_is_one_message_with_file_key_and_remedy(
+    case: str, tmp_path: Path, data_root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run in this process, to save the start of one for each case."""
+    monkeypatch.setenv("TURNOUT_DATA", data_root)
+    monkeypatch.setattr("jobs.submit.signal.signal", lambda number, handler: None)
     files, words, fragments = WRONG[case]
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = snapshot(tmp_path)
     words = ["--runs", str(tmp_path / "logs"), "--cluster", "local", *(word.format(tmp_path) for word in words)]
-    check_refused(command(data_root, str(tmp_path / "x.yaml"), *words), *fragments)
+    code = submit.main([str(tmp_path / "x.yaml"), *words])
+    check_refused(subprocess.CompletedProcess([], code, *capsys.readouterr()), *fragments)
     assert not (tmp_path / "logs").exists()
     assert snapshot(tmp_path) == before
 
