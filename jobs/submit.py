@@ -208,7 +208,8 @@ def queue_jobs(submission: Submission, console: Console) -> int:
     record = submission.backend.submit(submission.sweep, plans, submission.code.folder, submission.record())
     for array in record["arrays"]:
         packed = f", up to {array['each']} in each job" if array["each"] > 1 else ""
-        print_plain(console, f"{array['stage']:>6}  job {array['id']}  {len(array['trials'])} trials{packed}")
+        waits = f", after job {', '.join(array['after'])}: max_parallel" if "after" in array else ""
+        print_plain(console, f"{array['stage']:>6}  job {array['id']}  {len(array['trials'])} trials{packed}{waits}")
     print_plain(console, f"report  job {record['report']}")
     print_plain(console, f"watch:  python jobs/status.py {submission.sweep} --watch")
     ids = [*(array["id"] for array in record["arrays"]), record["report"]]

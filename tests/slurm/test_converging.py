@@ -1,5 +1,6 @@
 """Submitting repeatedly starts no trial twice and misses none, and never queues more jobs than Slurm takes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,24 @@ def test_two_commands_at_the_same_moment_start_every_trial_once(
     (line,) = sweep.submissions()
     assert sorted(len(array["trials"]) for array in line["arrays"]) == [3, 3]
     assert len(queue(cluster, "twice")) == 7
+    cluster.cancel_jobs()
+
+
+def test_submissions_of_a_sweep_share_max_parallel(cluster: Cluster, tmp_path: Path, data_root: str) -> None:
+    sweep = Submitted(cluster, tmp_path, data_root, HELD | {"name": "shared"})
+    sweep.submit("--max-parallel", "2")
+    sweep.submit("train.seed=[3,4]", "--max-parallel", "3")
+    assert "after job " not in sweep.submit("train.seed=[5]")  # of 20
+    output = sweep.submit("train.seed=[6,7]", "--max-parallel", "4")
+    arrays = [next(a for a in line["arrays"] if a["stage"] == "train") for line in sweep.submissions()]
+    assert [array["max_parallel"] for array in arrays] == [2, 1, 17, 4]
+    assert arrays[3]["after"] == [array["id"] for array in arrays[:3]]
+    assert f"after job {', '.join(arrays[3]['after'])}: max_parallel" in output
+    shown = [cluster.run("scontrol", "show", "job", array["id"], "-o").stdout for array in arrays]
+    throttles = [re.findall(r"ArrayTaskThrottle=(\d+)", text) for text in shown]
+    assert throttles == [["2"], ["1"], [], ["2"]]  # submitit asks for no more than there are elements
+    assert "Dependency=afterany:" in shown[3]
+    assert not any("afterany" in text for text in shown[:3])
     cluster.cancel_jobs()
 
 

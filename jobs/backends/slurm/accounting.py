@@ -7,7 +7,7 @@ not every cluster has it. What neither knows stays open: the run directories kno
 import pwd
 import signal
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,17 @@ def active_jobs(sweep: Path) -> list[ActiveJob]:
             stage, trials = known[job]
             active.append(ActiveJob(job, stage, state, trials, is_queued=state in WAITING))
     return active
+
+
+def count_training(sweep: Path) -> dict[str, int]:
+    """Return id of an array → how many of its trials may train at the same time; {} where none waits or runs."""
+    jobs = Counter(job.id.partition("_")[0] for job in active_jobs(sweep) if job.stage == "train")
+    arrays = {array["id"]: array for record in read_submissions(sweep) for array in record.get("arrays", [])}
+    counts: dict[str, int] = {}
+    for job, count in jobs.items():
+        slots = arrays[job].get("slots", 1)
+        counts[job] = min(count * slots, arrays[job].get("max_parallel", count * slots))
+    return counts
 
 
 def read_submissions(sweep: Path) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Job arrays: how the trials of a sweep are split over them within Slurm's limits."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.backends.base import Plan
@@ -25,6 +25,7 @@ class Array:
     runs: list[RunDirectory]
     each: int = 1
     waits_for: tuple[str, int] | None = None  # kind of dependency, position of the array that it depends on
+    earlier: tuple[str, ...] = ()  # ids of arrays of former submissions that leave no room for this one
 
     @property
     def slots(self) -> int:
@@ -40,6 +41,7 @@ class Array:
 
         `ids` are those of all arrays before this one; where it waits for none of them, it waits for the jobs `after`.
         """
+        after = (*after, *self.earlier)
         if self.waits_for is None:
             return {"dependency": f"afterany:{':'.join(after)}"} if after else {}
         kind, position = self.waits_for
@@ -67,6 +69,20 @@ def fit_arrays(sweep: Path, plans: Sequence[Plan], preset: Preset) -> list[Array
         f"{sweep}: Slurm takes {limits.jobs:.0f} more jobs from you ({limits.reason}), at least {fewest} are needed; "
         "wait for queued ones, or cancel some; nothing was queued"
     )
+
+
+def leave_room(plans: Sequence[Plan], training: Mapping[str, int]) -> tuple[list[Plan], tuple[str, ...]]:
+    """Return plans that keep to `max_parallel` beside former submissions, and the ids that new trainings must wait for.
+
+    `training`: id of an array → how many of its trials may train at the same time. New trainings get what these leave,
+    and wait for their end if that is not enough for one job.
+    """
+    used = sum(training.values())
+    free = [plan.resources.max_parallel - used for plan in plans]
+    if any(left < plan.resources.trials_per_gpu for left, plan in zip(free, plans, strict=True)):
+        return list(plans), tuple(sorted(training, key=int))
+    resources = [plan.resources.model_copy(update={"max_parallel": n}) for plan, n in zip(plans, free, strict=True)]
+    return [replace(plan, resources=own) for plan, own in zip(plans, resources, strict=True)], ()
 
 
 def split_arrays(plans: Sequence[Plan], largest: int, each: int = 1) -> list[Array]:

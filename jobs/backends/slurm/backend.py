@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.backends.base import ActiveJob, Job, Plan
 from jobs.backends.slurm import accounting, client, limits, presets
-from jobs.backends.slurm.arrays import Array, fit_arrays
+from jobs.backends.slurm.arrays import Array, fit_arrays, leave_room
 from jobs.backends.slurm.presets import Preset
 from trainer.config.document import Settings
 from trainer.config.schema import Config
@@ -48,12 +48,19 @@ class SlurmBackend:
             )
         return replace(self, after=(*self.after, *ids))
 
+    def arrays(self, sweep: Path, plans: Sequence[Plan]) -> list[Array]:
+        """Return the arrays of all plans, with the trainings of former submissions in view; ConfigError."""
+        training = {} if self.unavailable() else accounting.count_training(sweep)
+        plans, earlier = leave_room(plans, training)
+        arrays = fit_arrays(sweep, plans, self.preset)
+        return [replace(array, earlier=earlier if array.stage == "train" else ()) for array in arrays]
+
     def scripts(self, sweep: Path, plans: Sequence[Plan], code: Path) -> Iterator[str]:
         """Yield the batch scripts that `submit` would use, with placeholders for ids."""
         from jobs.backends.slurm import sbatch
 
         ids: list[str] = []
-        for array in fit_arrays(sweep, plans, self.preset):
+        for array in self.arrays(sweep, plans):
             yield sbatch.script(sweep, array, array.dependency(ids, self.after), self.preset, code)
             ids.append(f"{array.stage.upper()}{len(ids)}")
         if plans:
@@ -72,11 +79,14 @@ class SlurmBackend:
             submissions.finish(sweep, accounting.read_submissions(sweep)[-1])
         record: dict[str, Any] = {"cluster": self.name, "arrays": [], **notes}
         try:
-            for array in fit_arrays(sweep, plans, self.preset):
+            for array in self.arrays(sweep, plans):
                 waits = array.dependency(accounting.submitted_ids(record), self.after)
                 trials = [run.name for run in array.runs]
+                entry = {"stage": array.stage, "id": "", "trials": trials, "each": array.each}
                 slots = {"slots": array.slots} if array.slots > 1 else {}
-                record["arrays"].append({"stage": array.stage, "id": "", "trials": trials, "each": array.each, **slots})
+                limit = {"max_parallel": array.resources.max_parallel * array.slots} if array.stage == "train" else {}
+                after = {"after": list(array.earlier)} if array.earlier else {}
+                record["arrays"].append(entry | slots | limit | after)
                 submissions.write_unfinished(sweep, record)
                 record["arrays"][-1]["id"] = sbatch.submit_array(sweep, array, waits, self.preset, code)
             waits = after_all(accounting.submitted_ids(record))
