@@ -20,10 +20,10 @@ check test: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(filter check,$@),-q $(QUICK))
 
-# Random events hit 40 trials on a private Slurm; every night.
+# Random events hit 40 trials on a private Slurm, and every scenario of faults one; every night.
 soak: export TURNOUT_RANDOM_TRIALS ?= 40
 soak: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -rA tests/slurm/test_random_faults.py
+	$(BIN)/python -m pytest -q -rA tests/slurm/test_random_faults.py tests/slurm/test_faults.py
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)

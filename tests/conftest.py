@@ -1,15 +1,24 @@
 """What tests share."""
 
+import shutil
+from pathlib import Path
+
 import pytest
+from filelock import FileLock
 
 from trainer.data.cache import stage
 from trainer.data.dataset import Form
 
 
 @pytest.fixture(scope="session")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data root in which the embedded sets are staged once for all tests."""
-    root = tmp_path_factory.mktemp("data")
-    for name in ("mnist5k", "mnistm5k"):
-        stage(name, root, Form(28, 3))
+def data_root(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
+    """A data root with the embedded sets, which are staged once for all of xdist's workers; each has a copy."""
+    common, root = Path(tmp_path_factory.getbasetemp().parent, "staged"), tmp_path_factory.mktemp("data")
+    if worker_id == "master":
+        common = root
+    with FileLock(f"{common}.lock"):
+        for name in ("mnist5k", "mnistm5k"):
+            stage(name, common, Form(28, 3))
+    if common != root:
+        shutil.copytree(common, root, dirs_exist_ok=True)
     return str(root)

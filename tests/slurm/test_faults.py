@@ -4,7 +4,8 @@ The same result means: each process took every step once, by its own record (ste
 every line of metrics.jsonl are bit-identical to those of an uninterrupted trial.
 
 Each trial, on two nodes or as an element of an array, has its own cluster and suffers several faults in turn, each at a
-random step; the trials run at the same time. TURNOUT_TEST_SEED=… repeats the steps of an earlier session.
+random step; the trials run at the same time. TURNOUT_TEST_SEED=… repeats the steps of an earlier session; `make soak`
+adds the scenarios of NIGHTLY, whose faults all occur in others, too.
 """
 
 import os
@@ -113,6 +114,10 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[Fault]]] = {
 }
 
 
+NIGHTLY = ("two_nodes_sigterm_with_grace", "two_nodes_sigterm_without_grace")
+SELECTED = [name for name in SCENARIOS if "TURNOUT_RANDOM_TRIALS" in os.environ or name not in NIGHTLY]
+
+
 def run_scenario(folder: Path, data_root: str, name: str) -> Trial:
     """Run a trial through all faults of a scenario."""
     knobs, faults = SCENARIOS[name]
@@ -163,14 +168,20 @@ def scenarios(
 ) -> Iterator[dict[str, "Future[Trial]"]]:
     """Start the scenarios of all selected tests at the same time."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
-    selected = [name for name in SCENARIOS if any(item.callspec.params.get("name") == name for item in items)]
+    selected = [name for name in SELECTED if any(item.callspec.params.get("name") == name for item in items)]
     folder = tmp_path_factory.mktemp("faults")
     # They mostly wait for Slurm.
     with ThreadPoolExecutor(len(SCENARIOS)) as pool:
         yield {name: pool.submit(run_scenario, folder / name, data_root, name) for name in selected}
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_fault_occurs_by_day() -> None:
+    assert {fault for name in SCENARIOS if name not in NIGHTLY for fault in SCENARIOS[name][1]} == {
+        fault for _, faults in SCENARIOS.values() for fault in faults
+    }
+
+
+@pytest.mark.parametrize("name", SELECTED)
 def test_a_trial_has_the_same_result_after_faults(
     name: str, scenarios: dict[str, "Future[Trial]"], whole: Path, single: Path
 ) -> None:
