@@ -3,6 +3,7 @@
 from setuptools import find_packages, setup
 
 PYARROW = "pyarrow>=14"  # for datasets hf:<path>
+SEARCH = ["optuna>=5", "cmaes>=0.10"]  # for `search:` in a sweep file; cmaes for its sampler of that name
 FACES = ["opencv-python-headless>=4.8,<5"]  # for eval/metrics/face_rate.py: OpenCV 5 ships no cascades
 
 setup(
@@ -38,8 +39,10 @@ setup(
     extras_require={
         "faces": FACES,
         "huggingface": [PYARROW],
+        "search": SEARCH,
         "test": [
             *FACES,
+            *SEARCH,
             "diffusers>=0.30",
             "mypy>=1.13",
             PYARROW,

@@ -87,7 +87,7 @@ def plan_sweep(options: argparse.Namespace, trials: list[Trial], backend: Backen
         jobs = backend.jobs(sweep)[0] | jobs
     statuses = [determine_status(run, jobs.get(run.name, ())) for run in runs]
     states = [status.state for status in statuses]
-    startable = ("failed",) if options.retry_failed else ("pending", "failed", "stopped")
+    startable = ("failed",) if options.retry_failed else ("pending", "failed", "stopped", "pruned")
     done = [i for i, state in enumerate(states) if state == "done" and runs[i].name not in evaluating]
     to_evaluate = [i for i in done if needs_evaluation(trials[i].config, runs[i])]
     if options.retry_failed:

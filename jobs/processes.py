@@ -25,11 +25,17 @@ from jobs.backends.base import IGNORE_SIGNALS, ignore_signals
 from trainer.runs.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = {"train": "trainer/main.py", "eval": "eval/main.py", "report": "eval/report.py"}
+PROGRAMS = {
+    "train": "trainer/main.py",
+    "eval": "eval/main.py",
+    "objective": "eval/objective.py",
+    "report": "eval/report.py",
+}
 # What a stage imports and takes long.
 IMPORTS = {
     "train": ("accelerate", "models.base", "trainer.data.batches", "trainer.data.provenance", "trainer.log"),
     "eval": ("accelerate", "eval.runner", "eval.trial", "eval.metrics.accuracy", "eval.figures"),
+    "objective": ("accelerate", "eval.runner", "eval.trial", "eval.metrics.accuracy", "eval.figures"),
     "report": (),
 }
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl: signal when the parent dies; adopt orphans instead of init
@@ -39,10 +45,11 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl: signal when the paren
 class Task:
     """One stage of one trial."""
 
-    stage: str  # train, eval or report
+    stage: str  # train, eval, objective or report
     path: str  # run directory; for a report, the sweep's
     processes: int = 1  # per node
     evaluate: bool = False  # whether its evaluation follows in the same worker
+    arguments: tuple[str, ...] = ()  # of its program, after the path
 
     @property
     def run(self) -> RunDirectory:
@@ -148,7 +155,7 @@ def start(
         # The container's own start-up may restore signal handlers, and drop the environment or PYTHONPATH.
         inside = [f"{name}={value}" for name, value in (variables | {"PYTHONPATH": str(ROOT)}).items()]
         python = [*container[:-1], *IGNORE_SIGNALS, *inside, container[-1]]
-    command = [*python, *prefix, str(ROOT / PROGRAMS[task.stage]), task.path]
+    command = [*python, *prefix, str(ROOT / PROGRAMS[task.stage]), task.path, *task.arguments]
     with open_log(log) as output:
         return subprocess.Popen(
             command, env=os.environ | variables, preexec_fn=tie_to_parent, stdout=output, stderr=output
@@ -164,8 +171,8 @@ def fork(task: Task, variables: dict[str, str], log: Path | None = None) -> Chil
 def call(task: Task) -> int:
     """Run the program of a task in this process; return its exit code."""
     program = PROGRAMS[task.stage]
-    sys.argv = [program, task.path]
-    code: int = importlib.import_module(program.removesuffix(".py").replace("/", ".")).main([task.path])
+    sys.argv = [program, task.path, *task.arguments]
+    code: int = importlib.import_module(program.removesuffix(".py").replace("/", ".")).main(sys.argv[1:])
     return code
 
 

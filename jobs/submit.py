@@ -43,6 +43,7 @@ from jobs.plan import (
 from jobs.stage import stage_datasets
 from jobs.tracking.table import summarize_progress
 from trainer.config.schema import Config
+from trainer.config.search import load_search
 from trainer.data.registry import DATASETS
 from trainer.environment import use_utf8
 from trainer.errors import ConfigError, DataError
@@ -134,6 +135,12 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     refuse_archived(options.runs / trials[0].config.name)
     for trial in {str(trial.config.resources): trial for trial in trials}.values():
         backend.check(trial.settings, trial.config)
+    if search := load_search(options.sweep, options.overrides, preset.defaults()):
+        from jobs.search.submit import submit_search  # imports Optuna
+
+        if not options.dry_run:
+            confirm(search.options.trials, options.yes, console)
+        return submit_search(options, search, backend, console)
     submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)
     print_plain(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'on this machine ({reason})'}")
     if options.dry_run:
@@ -163,7 +170,7 @@ def run_locally(submission: Submission, console: Console) -> int:
     started, completed, code = time.monotonic(), True, snapshot.ROOT
     if submission.code:
         code = submission.code.folder
-        backend = LocalBackend(submission.options.max_parallel, console, tuple(runs))
+        backend = LocalBackend(submission.options.max_parallel, console, lambda: runs)
         plans = group_trials(submission)
         completed = backend.submit(sweep, plans, code, submission.record())["completed"]
     page = sweep / "report" / "index.html"

@@ -11,21 +11,20 @@ import os
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
 
 from jobs import processes
 from jobs.backends.base import Allocation
-from jobs.deaths import DISK_ERROR, DISK_REFUSED, KILLED, count_oom_kills, describe_death
+from jobs.deaths import DISK_ERROR, DISK_REFUSED, KILLED, count_oom_kills, describe_death, exit_silently
 from jobs.processes import Task
 from jobs.rendezvous import RendezvousError, torchrun
+from jobs.sources import Source, open_source
 from jobs.tracking.local_work import write_local_work
 from trainer.environment import use_utf8
 from trainer.runs.directory import RunDirectory
@@ -58,6 +57,8 @@ class Worker:
     max_requeues: int = 0  # attempts that may end at the time limit and be followed by another one
     directory: str = ""  # the user's working directory, which relative paths start from
     container: list[str] = field(default_factory=list)  # command that starts a Python in a container; empty: none
+    search: str = ""  # directory of a sweep whose study gives the tasks instead
+    search_processes: int = 1  # per node, of its trainings
     signals: list[int] = field(default_factory=list)  # received
     pids: dict[int, int] = field(default_factory=dict)  # slot → its process
     warm: bool = False  # whether single processes are forked from this one
@@ -66,13 +67,14 @@ class Worker:
 
     def __call__(self, allocation: Allocation) -> None:
         """Run all tasks. SystemExit if every one failed; does not return after a stop, or from a disk that refuses."""
-        say(f"{self.tasks[0].stage}: attempt {allocation.attempt} on {allocation.node_name()}")
+        stage = self.tasks[0].stage if self.tasks else "search"
+        say(f"{stage}: attempt {allocation.attempt} on {allocation.node_name()}")
         failures, unfinished = self.work(allocation)
         if unfinished:
             if not (reason := self.requeue(unfinished, allocation)):
                 exit_silently()
             failures += [f"{run.name}: {reason}" for run in unfinished]
-        if len(failures) == len(self.tasks):
+        if self.tasks and len(failures) == len(self.tasks):
             if self.exit_code == DISK_CODE:
                 say(f"error: {'; '.join(failures)}")
                 exit_silently(DISK_CODE)
@@ -94,43 +96,44 @@ class Worker:
             signal.signal(number, self.receive)
         signal.signal(signal.SIGCONT, signal.SIG_IGN)  # Slurm sends it with every signal
         if self.slots > 1:  # threads that wait for each other spin, and are slow where cores are short
-            threads = len(os.sched_getaffinity(0)) // (self.slots * max(task.processes for task in self.tasks))
+            most = max((task.processes for task in self.tasks), default=self.search_processes)
+            threads = len(os.sched_getaffinity(0)) // (self.slots * most)
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
-        self.warm = not self.container and processes.import_for(self.tasks)
-        waiting, running = deque(self.tasks), dict[int, tuple[Task, Steps]]()
-        failures: list[str] = []
-        unfinished: list[RunDirectory] = []
+        source = open_source(self.tasks, self.search, self.search_processes, allocation.attempt)
+        running: dict[int, tuple[Task, Steps]] = {}
+        self.warm = not self.container and processes.import_for(source.kinds())
+        failures, unfinished = list[str](), list[RunDirectory]()
         with processes.adopt_orphans():
             # A job that is stopped before its first task starts it all the same: its processes then agree to stop.
-            self.fill(waiting, running, allocation)
+            self.fill(source, running, allocation)
             while running:
                 for slot, (task, steps) in [*running.items()]:
                     try:
                         next(steps)
                         continue
                     except StopIteration as end:
-                        if end.value and task.evaluate and not self.signals:
-                            waiting.appendleft(Task("eval", task.path))
-                        elif not end.value and self.signals:
+                        if not self.signals:
+                            source.end(task, bool(end.value))
+                        elif not end.value:
                             unfinished.append(task.run)
                     except (TrialFailed, RendezvousError, OSError) as error:
                         self.explain(task, allocation, error)
                         failures.append(f"{task.run.name}: {error}")
                         self.note(task, str(error))
+                        source.fail(task, str(error))
                     del running[slot]
                     self.pids.pop(slot, None)
                 if not self.signals:
-                    self.fill(waiting, running, allocation)
+                    self.fill(source, running, allocation)
                 if self.watch:
                     self.watch({slot: task for slot, (task, _) in running.items()})
                 time.sleep(0.05)
-        return failures, unfinished + [task.run for task in waiting]
+        return failures, [*dict.fromkeys([*unfinished, *source.rest()])]
 
-    def fill(self, waiting: deque[Task], running: dict[int, tuple[Task, Steps]], allocation: Allocation) -> None:
+    def fill(self, source: Source, running: dict[int, tuple[Task, Steps]], allocation: Allocation) -> None:
         """Give every free slot the next task."""
         for slot in range(self.slots):
-            if waiting and slot not in running:
-                task = waiting.popleft()
+            if slot not in running and (task := source.take()):
                 running[slot] = task, self.run_task(task, slot, allocation)
 
     def run_task(self, task: Task, slot: int, allocation: Allocation) -> Steps:
@@ -140,8 +143,8 @@ class Worker:
                 raise TrialFailed(task.run.error())
             if task.stage == "eval" and not task.run.is_done():
                 raise TrialFailed("not evaluated: its training has not finished")
-        stages = {"train": self.train, "eval": self.evaluate, "report": self.report}
-        return (yield from stages[task.stage](task, slot, allocation))
+        stages = {"train": self.train, "report": self.report}
+        return (yield from stages.get(task.stage, self.evaluate)(task, slot, allocation))
 
     def train(self, task: Task, slot: int, allocation: Allocation) -> Steps:
         """Train a trial with this node's share of processes; return whether it finished. TrialFailed with its error."""
@@ -265,7 +268,7 @@ class Worker:
         with contextlib.suppress(OSError):  # on a full disk, the job's log and its exit code tell
             if task.stage == "train":
                 task.run.fail_worker(allocation.attempt, allocation.node, reason, cause, consequence)
-            elif task.stage == "eval":
+            elif task.stage != "report":
                 task.run.fail_evaluation(reason)
 
     def note(self, task: Task, error: str) -> None:
@@ -273,13 +276,6 @@ class Worker:
         if self.own_logs:
             with contextlib.suppress(OSError), task.run.log_file(task.stage).open("a") as log:
                 log.write(f"{task.run.name}: {error}\n")
-
-
-def exit_silently(code: int = 0) -> NoReturn:
-    """Exit without result and exception: submitit would take either for the end of the job."""
-    with contextlib.suppress(OSError):  # the disk of the log may be full
-        sys.stdout.flush()
-    os._exit(code)
 
 
 def main() -> int:

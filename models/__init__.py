@@ -49,6 +49,7 @@ class Signature:
     check: str  # of models/checks.py, which refuses sizes and widths; else empty
     role: str  # "lower_bound" or "upper_bound" of domain adaptation, else empty
     revisions: dict[str, int]  # net -> revision of its layers, where they were corrected
+    functions: frozenset[str]  # names of those that it defines or inherits from another method, such as predict
     hyperparameters: tuple[Hyperparameter, ...] = field(default=())
 
 
@@ -90,6 +91,8 @@ def signature(name: str) -> Signature:
     inherited = None if parent == "models.base" else signature(parent.removeprefix("models."))
     attributes = {name: getattr(inherited, name) if inherited else default for name, default in DEFAULTS.items()}
     arguments = inherited.hyperparameters if inherited else ()
+    functions = {node.name for node in definition.body if isinstance(node, ast.FunctionDef)}
+    functions |= inherited.functions if inherited else set()
     for node in definition.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             attribute = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
@@ -98,7 +101,7 @@ def signature(name: str) -> Signature:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             arguments = tuple(_arguments(name, tree, node, _comments(source)))
     summary = (ast.get_docstring(tree) or "").split("\n")[0]
-    return Signature(name, summary, hyperparameters=arguments, **attributes)
+    return Signature(name, summary, hyperparameters=arguments, functions=frozenset(functions), **attributes)
 
 
 def revision(name: str, arguments: Mapping[str, Any]) -> int:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import models
+from eval.objective import find_metric
+from trainer.config.search import load_search
 from trainer.config.sweep import Trial, load_trials
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +65,18 @@ def test_a_variant_changes_every_trial_of_its_base(path: Path) -> None:
     variants, originals = load_trials(path, []), load_trials(base, [])
     assert len(variants) == len(originals)
     assert {trial.identity for trial in variants}.isdisjoint(trial.identity for trial in originals)
+
+
+def test_the_search_tries_the_papers_setting_first_and_sees_no_label_of_the_target() -> None:
+    path = ROOT / "sweeps" / "search_dann.yaml"
+    search = load_search(path, [])
+    assert search
+    assert search.rungs() == [150, 450, 1350]
+    assert find_metric(search.options.metric, search.template(), str(path)) == "accuracy"
+    (paper,) = search.trials(search.starting_points()[0])
+    defaults = models.signature("dann").hyperparameters
+    assert paper.config.model_arguments() == {h.name: h.default for h in defaults}
+    assert load_search(path, ["name=other", "search.metric=validation/accuracy/source"])
 
 
 @pytest.mark.parametrize("path", FACES, ids=key)

@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
     # Not --logs: torchrun would take that for an abbreviation of one of its own options.
     parser.add_argument("--runs", type=Path, default=Path("logs"), help="parent of sweep directories (default: logs)")
+    parser.add_argument("--until", type=int, metavar="STEP", help="stop at this step, saved and with weights exported")
     options = parser.parse_intermixed_args(arguments)
     attempt = Attempt(os.environ.get("TURNOUT_ATTEMPT", DIRECT))
     try:
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     if attempt != DIRECT:
         threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
-        train(run, config, stop, attempt)
+        train(run, config, stop, attempt, options.until)
     except AlreadyTraining as error:
         return refuse(error, stop)
     except Exception as error:

@@ -33,8 +33,8 @@ class AlreadyTraining(ConfigError):
     """The trial is already being trained by another process."""
 
 
-def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt) -> None:
-    """Train a trial to its last step, or to a stop, and mark how it ended; AlreadyTraining if another process does."""
+def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt, until: int | None = None) -> None:
+    """Train to the last step, or to a stop or the step `until`, and mark how it ended; AlreadyTraining."""
     if run.is_done():
         print(f"{run.name}: already done", file=sys.stderr)
         return
@@ -57,7 +57,8 @@ def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt
         from trainer.log import TrainingLog
 
         log = TrainingLog(run, trainer.step, config.train.steps, attempt, lock.check)
-    session = Session(run, config, identity, trainer, batches, stop, lock, log)
+    end = min(until or config.train.steps, config.train.steps)
+    session = Session(run, config, identity, trainer, batches, stop, lock, log, end)
     try:
         finished = session.train()
     except Exception as error:
@@ -239,6 +240,7 @@ class Session:
     stop: StopRequest
     lock: Lock | None
     log: "TrainingLog | None"
+    until: int  # step at which training ends: the last one, or that of a stop
 
     def train(self) -> bool:
         """Train, log, save and export; return whether the last step was reached."""
@@ -253,7 +255,7 @@ class Session:
             preview = Preview(self.config)
         # The processes agree on a stop over the CPU, so that no step waits for the GPU.
         group = torch.distributed.new_group(backend="gloo") if trainer.accelerator.num_processes > 1 else None
-        for step in explain_batch_norm(trainer.fit(prefetch(self.batches, trainer.step, train.steps)), self.run):
+        for step in explain_batch_norm(trainer.fit(prefetch(self.batches, trainer.step, self.until)), self.run):
             last = step == train.steps
             if self.lock:
                 with suppress(OSError):  # a disk that fails for a moment; nothing is put in place meanwhile
@@ -264,14 +266,16 @@ class Session:
                 self.log.write_preview(step, *preview.look(trainer))
             if self.log:
                 self.log.heartbeat(step)
-            if last or (train.export_every and step % train.export_every == 0):
+            if step == self.until or (train.export_every and step % train.export_every == 0):
                 self.export(step)
-            if not last and self.stop.agreed(group):
+            if not last and (step == self.until or self.stop.agreed(group)):
                 self.save()
                 return False
             if not last and step % train.checkpoint_every == 0:
                 self.save()
-        return True
+        if trainer.step < train.steps:  # an earlier attempt has reached `until`, perhaps without exporting
+            self.export(trainer.step)
+        return trainer.step == train.steps
 
     def write_line(self, step: int) -> None:
         """Log the loss terms since the last line."""

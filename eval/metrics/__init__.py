@@ -46,6 +46,12 @@ def declares(name: str, field: str) -> bool:
     return field in _declaration(name)
 
 
+def capability(name: str) -> str:
+    """Return the capability that a metric needs, read from its source without importing it."""
+    needed: str = ast.literal_eval(_declaration(name)["needs"])
+    return needed
+
+
 def select_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the options of `eval:` that a metric reads."""
     node = _declaration(name).get("options")

@@ -20,8 +20,9 @@ from trainer.errors import ConfigError
 from trainer.runs import submissions
 from trainer.runs.directory import RunDirectory, find_runs
 from trainer.runs.job_states import JobState, read_job_states
+from trainer.runs.objective import newest_objective
 
-STATES = ("done", "running", "stopped", "cancelled", "pending", "failed")
+STATES = ("done", "running", "pruned", "stopped", "cancelled", "pending", "failed")
 SEED = "train.seed"
 T = TypeVar("T")
 
@@ -197,6 +198,7 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
     metrics = {k: v for k, v in (evaluation.get("metrics") or {}).items() if type(v) in (int, float)}
     selected_steps = {f"{k} step": provenance.get(f"{k}.chosen at step") for k in metrics}
     metrics |= {k: step for k, step in selected_steps.items() if type(step) is int}
+    metrics = _read(lambda: newest_objective(run), dict[str, float]) | metrics
     history = [{"step": h.get("step"), **h.get("metrics", {})} for h in evaluation.get("history") or []]
     steps = int(_number(status.get("steps")) or _number(config.get("train.steps")))
     folders = ["", "eval", *(f"../slurm/{job}" for job in jobs.values() if error or state == "failed")]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ class LocalBackend:
 
     parallel: int | None = None  # trials at a time; default: one per GPU, or per core
     console: Console = field(default_factory=Console)
-    shown: tuple[RunDirectory, ...] = ()  # trials in the live table
+    shown: Callable[[], Sequence[RunDirectory]] = tuple  # returns the trials of the live table
     name: str = "local"
 
     def unavailable(self) -> str | None:
@@ -59,11 +59,7 @@ class LocalBackend:
 
         ConfigError if a worker is at work on the sweep.
         """
-        if active := read_local_work(sweep):
-            raise ConfigError(
-                f"{sweep}: the worker of an earlier command (process {active.pid}) still runs its trials; wait for it, "
-                f"or stop it with jobs/cancel.py {sweep}, then run this command again"
-            )
+        refuse_second_worker(sweep)
         to_train = [run for plan in plans for run in plan.train]
         to_evaluate = [run for plan in plans for run in plan.evaluate_now]
         record = {"trials": [run.name for run in to_train], "evaluate": [run.name for run in to_evaluate]}
@@ -84,6 +80,20 @@ class LocalBackend:
         slots = min(self.parallel or count_slots(shared, largest), max(1, len(tasks)))
         work = {"tasks": tasks, "slots": slots, "devices": share_devices(gpus, slots, largest)}
         return {**record, "completed": self.run_worker(sweep, work, code)}
+
+    def search(self, sweep: Path, config: Config, settings: int, code: Path, notes: dict[str, Any]) -> bool:
+        """Search until the study of a sweep is complete, or Ctrl-C; return whether it is complete.
+
+        `config`: of the trials, as far as it is not searched; `settings`: how many are to be tried. ConfigError if a
+        worker is at work on the sweep.
+        """
+        refuse_second_worker(sweep)
+        submissions.append(sweep, {"cluster": self.name, **notes})
+        gpus = visible_gpus()
+        processes = count_processes(config, gpus)
+        slots = min(self.parallel or count_slots(len(gpus) * config.resources.trials_per_gpu, processes), settings)
+        work = {"tasks": [], "search": str(sweep), "search_processes": processes, "slots": slots}
+        return self.run_worker(sweep, work | {"devices": share_devices(gpus, slots, processes)}, code)
 
     def run_worker(self, sweep: Path, work: dict[str, Any], code: Path) -> bool:
         """Run a worker of some fields to its end, with progress; return whether it was not stopped."""
@@ -114,11 +124,11 @@ class LocalBackend:
                 while worker.poll() is None:
                     started = time.monotonic()
                     if started > next_look and self.console.is_terminal:
-                        live.update(render_local(self.shown), refresh=True)
+                        live.update(render_local(self.shown()), refresh=True)
                         next_look = time.monotonic() + max(0.5, 20 * (time.monotonic() - started))
                     elif started > next_look:
                         if next_look:
-                            self.console.print(summarize_progress(self.shown), highlight=False)
+                            self.console.print(summarize_progress(self.shown()), highlight=False)
                         next_look = started + SUMMARY_INTERVAL
                     if len(interrupts) > handled:
                         self.stop(worker, first=not handled)
@@ -164,6 +174,15 @@ class LocalBackend:
                 for target in targets - signalled:
                     target.send_signal(signal.SIGTERM if whole or job.stage == "train" else signal.SIGKILL)
                 signalled |= targets
+
+
+def refuse_second_worker(sweep: Path) -> None:
+    """Check that no worker of this machine is at work on a sweep; ConfigError."""
+    if active := read_local_work(sweep):
+        raise ConfigError(
+            f"{sweep}: the worker of an earlier command (process {active.pid}) still runs its trials; wait for it, "
+            f"or stop it with jobs/cancel.py {sweep}, then run this command again"
+        )
 
 
 def kill_tree(pid: int) -> None:

@@ -31,7 +31,7 @@ class TrialStatus:
     """The line of a trial in jobs/status.py; each field is a key of its --json output."""
 
     trial: str
-    state: str  # done, running, queued, failed, stopped, pending
+    state: str  # done, running, queued, failed, stopped, pending, pruned
     cause: str  # of failed, stopped or queued: exception, out of memory, time limit, killed, cancelled, preempted, …
     reason: str  # explains the state, and counts preemptions and other interruptions
     job: str  # the newest; <array>_<index> on Slurm
@@ -156,7 +156,7 @@ def read_disk_state(run: RunDirectory, status: dict[str, Any]) -> DiskState:
 
 def combine_states(disk: DiskState, job: Job | None) -> tuple[str, str]:
     """Return state and cause of a trial from its disk state and its newest training job."""
-    if disk.state == "done" or job is None or not job.state:
+    if disk.state in ("done", "pruned") or job is None or not job.state:
         return disk.state, disk.cause
     same_attempt = disk.attempt == job.attempt
     if job.is_queued:

@@ -10,8 +10,16 @@ from rich.text import Text
 from jobs.tracking.state import TrialStatus, determine_status
 from trainer.runs.directory import RunDirectory
 
-COLOURS = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "queued": "blue", "pending": "dim"}
-URGENCY = ("running", "failed", "stopped", "queued", "pending", "done")
+COLOURS = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "red",
+    "stopped": "yellow",
+    "queued": "blue",
+    "pruned": "dim",
+    "pending": "dim",
+}
+URGENCY = ("running", "failed", "stopped", "queued", "pending", "pruned", "done")
 COLUMNS = ("trial", "state", "job", "node", "step", "steps/s", "left")  # before the last one, "newest"
 DROPPED_FIRST = ("node", "steps/s", "job", "left")  # in a narrow terminal, in this order
 RIGHT_ALIGNED = ("step", "steps/s", "left")

@@ -251,7 +251,9 @@ def test_help_list_and_dry_run_do_not_import_torch(tmp_path: Path, data_root: st
         print(f"{' '.join(words[1:] or words)}: {time.monotonic() - began:.2f} s")
         assert result.returncode == 0, result.stderr
         *output, modules = result.stdout.splitlines()
-        assert not {"torch", "torchvision", "accelerate", "sklearn", "scipy", "matplotlib"} & set(modules.split())
+        assert not {"torch", "torchvision", "accelerate", "optuna", "sklearn", "scipy", "matplotlib"} & set(
+            modules.split()
+        )
         if "--dry-run" in words:
             assert sum(line.strip().startswith("pending  dann,seed=") for line in output) == 1000
     assert not (tmp_path / "logs").exists()

@@ -124,24 +124,34 @@ def draw_columns(block: Settings, place: str) -> Settings:
 
 def draw_value(distribution: str, bounds: list[Any], generator: random.Random) -> Any:
     """Draw one value: from the list for a choice, else from [low, high], both included; ValueError for bad bounds."""
+    check_bounds(distribution, bounds)
+    if distribution == "choice":
+        return generator.choice(bounds)
+    low, high = (float(bound) for bound in bounds)
+    if distribution == "integer":
+        return generator.randint(int(low), int(high))
+    if distribution == "uniform":
+        return round_within(generator.uniform(low, high), low, high)
+    return round_within(math.exp(generator.uniform(math.log(low), math.log(high))), low, high)
+
+
+def check_bounds(distribution: str, bounds: list[Any]) -> None:
+    """Check the values of a choice, or [low, high] of another distribution; ValueError or TypeError."""
     if distribution == "choice":
         if not bounds:
             raise ValueError("must contain at least one value")
-        return generator.choice(bounds)
+        return
     if len(bounds) != 2:
         raise ValueError("must be [low, high]")
     low, high = (float(bound) for bound in bounds)  # YAML reads 1e-5 as text
     if not low < high or math.isinf(high - low):
         raise ValueError("low must be less than high")
-    if distribution == "integer":
-        if low % 1 or high % 1:
-            raise ValueError("low and high must be whole numbers")
-        return generator.randint(int(low), int(high))
-    if distribution == "uniform":
-        value = generator.uniform(low, high)
-    elif low > 0:
-        value = math.exp(generator.uniform(math.log(low), math.log(high)))
-    else:
+    if distribution == "integer" and (low % 1 or high % 1):
+        raise ValueError("low and high must be whole numbers")
+    if distribution == "loguniform" and low <= 0:
         raise ValueError("low must be greater than 0")
-    # Rounding keeps names short, but must not leave the bounds.
+
+
+def round_within(value: float, low: float, high: float) -> float:
+    """Round a drawn value to 6 digits, which keeps names short, but within its bounds."""
     return min(max(float(f"{value:.6g}"), low), high)

@@ -12,7 +12,7 @@ from trainer.errors import ConfigError
 
 Document = dict[str, Any]  # a YAML mapping as Python reads it
 AXES = ("grid", "zip", "random")
-SWEEP_KEYS = (*AXES, "trials")  # only allowed at the top level of a sweep file
+SWEEP_KEYS = (*AXES, "trials", "search")  # only allowed at the top level of a sweep file
 COMMAND_LINE = "command line"
 WHOLE_MAPPINGS = ("data.classes",)  # keys whose value is one mapping, whose keys are not settings
 KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # of valid keys: text, or <<
@@ -88,7 +88,7 @@ def parse_overrides(words: list[str]) -> Settings:
         key, equals, text = word.partition("=")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"{COMMAND_LINE}: {word!r} is not key=value, such as train.steps=500")
-        if key.split(".")[0] in ("base", *SWEEP_KEYS):
+        if key.split(".")[0] in ("base", *AXES, "trials"):
             raise ConfigError(f"{COMMAND_LINE}: {key}: only a file sets this; name the key itself: train.seed=[0,1,2]")
         try:
             if (node := yaml.compose(text, yaml.SafeLoader)) is not None:

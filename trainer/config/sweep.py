@@ -32,9 +32,14 @@ class Trial:
 
 
 def load_trials(path: Path, words: list[str], defaults: Settings | None = None) -> list[Trial]:
-    """Return the trials of a sweep file over `defaults` and under `key=value` words, in order; ConfigError."""
+    """Return the trials of a sweep file over `defaults` and under `key=value` words, in order; ConfigError.
+
+    Of a file with `search:`, these are the trials of its fixed settings: see trainer.config.search.
+    """
     settings = {"name": Setting(path.stem, str(path))} | read_settings(path)
-    return expand(merge(defaults or {}, settings), parse_overrides(words), str(path))
+    layers = (merge(defaults or {}, settings), parse_overrides(words))
+    settings, overrides = ({k: s for k, s in layer.items() if k.split(".")[0] != "search"} for layer in layers)
+    return expand(settings, overrides, str(path))
 
 
 def load_single_trial(path: Path, words: list[str], defaults: Settings | None = None) -> Trial:

@@ -1,5 +1,13 @@
 """Attempts: one execution of a trial by one job start."""
 
+import socket
+import time
+from typing import Any
+
+import psutil
+
+HEARTBEAT_TIMEOUT = 120.0  # seconds without a heartbeat after which a trial counts as dead
+
 
 class Attempt(str):
     """The name of an attempt, as markers and the heartbeat carry it.
@@ -31,3 +39,11 @@ class Attempt(str):
 
 
 DIRECT = Attempt("direct")  # shared by all attempts that were started by hand
+
+
+def is_alive(status: dict[str, Any]) -> bool:
+    """Return whether the process of a heartbeat may be running."""
+    pid = status.get("pid")
+    if status.get("host") == socket.gethostname() and not (isinstance(pid, int) and psutil.pid_exists(pid)):
+        return False
+    return time.time() - status.get("time", 0) < HEARTBEAT_TIMEOUT

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from trainer.runs.atomic import read_json, replace_file, write_json
-from trainer.runs.attempt import Attempt
+from trainer.runs.attempt import Attempt, is_alive
 
-HEARTBEAT_TIMEOUT = 120.0  # seconds without a heartbeat after which a trial counts as dead
+PRUNED = "pruned"
 TIME_LIMITS, PREEMPTIONS = ".time_limits.json", ".preemptions.json"
 
 
@@ -76,6 +74,11 @@ class RunDirectory:
         return self.path / "eval"
 
     @property
+    def objective_file(self) -> Path:
+        """What a search has measured: see trainer.runs.objective."""
+        return self.path / "objective.json"
+
+    @property
     def evaluation_file(self) -> Path:
         """The metrics of the newest evaluation with their provenance."""
         return self.evaluation_directory / "metrics.json"
@@ -87,8 +90,6 @@ class RunDirectory:
     def rendezvous_file(self, attempt: Attempt, step_id: str) -> Path:
         """Return where the first node of an attempt publishes the address that its processes meet at."""
         return self.path / f".rendezvous.{attempt}.{step_id}.json"
-
-    # Reading
 
     def exists(self) -> bool:
         """Return whether this is a run directory."""
@@ -103,14 +104,16 @@ class RunDirectory:
         return config if isinstance(config, dict) else {}
 
     def state(self) -> str:
-        """Return done, failed, stopped, running or pending, from the disk alone."""
+        """Return done, failed, pruned, stopped, running or pending, from the disk alone."""
         if self.is_done():
             return "done"
         status = self.status()
-        if status.get("state") == "running" and _is_alive(status):
+        if status.get("state") == "running" and is_alive(status):
             return "running"
         if any(self._failure_markers()):
             return "failed"
+        if self.is_pruned():
+            return "pruned"
         # A trial that died without a marker can resume from its checkpoint, so it counts as stopped.
         return "stopped" if status or self.has_stopped() else "pending"
 
@@ -172,6 +175,10 @@ class RunDirectory:
         """Return whether training has reached its last step."""
         return (self.path / "done").exists()
 
+    def is_pruned(self) -> bool:
+        """Return whether a search gave up the trial before its last step."""
+        return (self.path / PRUNED).exists()
+
     def has_stopped(self, attempt: str = "*") -> bool:
         """Return whether an attempt, or any, was asked to stop and has saved."""
         return any(self.path.glob(f"stopped.{attempt}.json"))
@@ -191,11 +198,9 @@ class RunDirectory:
     def _failure_markers(self, prefix: str = "") -> Iterator[Path]:
         return self.path.glob(f"failed.{prefix}*")
 
-    # Writing
-
     def start(self, attempt: Attempt) -> None:
         """Remove the markers and temporary files of earlier attempts; requires the lock."""
-        for pattern in ("failed.*", "stopped.*", "stop.*", ".rendezvous.*"):
+        for pattern in ("failed.*", "stopped.*", "stop.*", ".rendezvous.*", PRUNED):
             for marker in self.path.glob(pattern):
                 if marker != self.stop_file(attempt):
                     marker.unlink(missing_ok=True)
@@ -223,6 +228,10 @@ class RunDirectory:
     def finish(self, attempt: Attempt, step: int) -> None:
         """Mark that training has reached its last step."""
         self._mark("done", attempt, step)
+
+    def prune(self, attempt: Attempt, step: int) -> None:
+        """Mark that a search gave up the trial at a step."""
+        self._mark(PRUNED, attempt, step)
 
     def _mark(self, name: str, attempt: Attempt, step: int) -> None:
         write_json(self.path / name, {"step": step, "attempt": attempt, "time": time.time()})
@@ -257,8 +266,6 @@ class RunDirectory:
         else:
             marker.unlink(missing_ok=True)
 
-    # Attempts that were followed by another one
-
     def note_preemption(self, attempt: Attempt) -> None:
         """Record that an attempt ends because Slurm preempts it: Slurm itself will only know of a requeue."""
         attempts = read_json(self.path / PREEMPTIONS).get("attempts", [])
@@ -290,11 +297,3 @@ def find_runs(sweep: Path) -> list[RunDirectory]:
         return any(original != name and original in name for original in originals)
 
     return [RunDirectory(sweep / name) for name in names if not is_copy(name)]
-
-
-def _is_alive(status: dict[str, Any]) -> bool:
-    """Return whether the process of a heartbeat may be running."""
-    pid = status.get("pid")
-    if status.get("host") == socket.gethostname() and not (isinstance(pid, int) and psutil.pid_exists(pid)):
-        return False
-    return time.time() - status.get("time", 0) < HEARTBEAT_TIMEOUT

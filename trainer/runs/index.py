@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.runs.atomic import read_json, write_text
-from trainer.runs.directory import RunDirectory, find_runs
+from trainer.runs.directory import PRUNED, RunDirectory, find_runs
 
 FILE = ".index.json"  # in the sweep's directory
 VERSION = 2  # of the entries
@@ -35,6 +35,10 @@ class IndexedRun(RunDirectory):
     def is_done(self) -> bool:
         """Return whether training has reached its last step."""
         return "done" in self.entry["markers"]
+
+    def is_pruned(self) -> bool:
+        """Return whether a search gave the trial up before its last step."""
+        return PRUNED in self.entry["markers"]
 
     def status(self) -> dict[str, Any]:
         """Return the newest heartbeat, or {}."""
@@ -102,7 +106,7 @@ def sign(run: RunDirectory) -> list[list[int]]:
 def read_entry(run: RunDirectory) -> dict[str, Any]:
     """Return what the index holds of a trial, from as few files as possible."""
     names = os.listdir(run.path)
-    markers = [name for name in names if name == "done" or name.startswith(("failed.", "stopped."))]
+    markers = [name for name in names if name in ("done", PRUNED) or name.startswith(("failed.", "stopped."))]
     status, is_done = run.status(), "done" in markers
     evaluation = run.evaluation() if "eval" in names else {}
     return {

@@ -29,6 +29,15 @@ class Superseded(RuntimeError):
     """A newer attempt of this job trains the trial: exit and write nothing."""
 
 
+class ClaimedRun(RunDirectory):
+    """A run directory as a search gives it to a worker: locked from its first step to the last, also in between."""
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the worker that runs the trial for a search."""
+        return self.path / ".claim"
+
+
 class Lock:
     """Held until it is closed or the process ends. The file's content is the attempt that holds it."""
 

@@ -33,13 +33,18 @@ def create_run_directories(folder: Path, trials: list[Trial]) -> list[Path]:
     """
     paths = match_directories(folder, trials)
     for trial, path in zip(trials, paths, strict=True):
-        if text := update_config(path, trial):
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-                write_text(RunDirectory(path).config_file, text)
-            except OSError as error:
-                raise ConfigError(f"{path}: cannot write there: {error.strerror}; give another --runs") from None
+        create_run_directory(path, trial)
     return paths
+
+
+def create_run_directory(path: Path, trial: Trial) -> None:
+    """Create the run directory of a trial at `path`, or update its config.yaml; ConfigError."""
+    if text := update_config(path, trial):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(RunDirectory(path).config_file, text)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot write there: {error.strerror}; give another --runs") from None
 
 
 def match_directories(folder: Path, trials: list[Trial]) -> list[Path]:

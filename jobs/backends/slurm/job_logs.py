@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 SLURM_MESSAGE = re.compile(r"srun: |slurmstepd\S*: |submitit ")  # follows the error that ended a job
-NEW_ATTEMPT = re.compile(r"(train|eval|report): attempt \S+ on \S+$")  # attempts of a job append to the same files
+NEW_ATTEMPT = re.compile(
+    r"(train|eval|report|search): attempt \S+ on \S+$"
+)  # attempts of a job append to the same files
 NAMES = {signal.strsignal(number): number.name for number in signal.Signals}  # Killed: SIGKILL
 SIGNAL = "|".join(re.escape(name) for name in NAMES if name)
 # What a line of a log says of the end of a job, as cause and reason; the first entry that matches any line wins.

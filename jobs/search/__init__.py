@@ -1,0 +1,1 @@
+"""Adaptive search: the study that slots ask for trials, and the source of a worker's tasks that it becomes."""

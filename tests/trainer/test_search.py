@@ -1,0 +1,141 @@
+"""The block `search:`: what it resolves to, and every mistake in it as one message with its line."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eval.objective import find_metric, is_maximized, list_objectives
+from trainer.config.search import Search, load_search
+from trainer.config.sweep import load_trials
+from trainer.errors import ConfigError
+
+SPACE = {
+    "model.lr": {"loguniform": ["1e-4", 0.1]},
+    "model.gamma": {"uniform": [1, 20]},
+    "train.batch_size": {"integer": [4, 16]},
+    "model.net": {"choice": ["slim", "lenet"]},
+}
+SEARCH = {
+    "metric": "validation/accuracy/source",
+    "trials": 12,
+    "pruner": {"name": "asha", "first": 10, "factor": 3},
+    "space": SPACE,
+    "enqueue": [{"model.lr": 0.01, "model": {"gamma": 10}}],
+}
+SWEEP = {
+    "name": "s",
+    "method": "dann",
+    "data": {"source": "mnist5k", "target": "mnistm5k"},
+    "train": {"steps": 100},
+    "grid": {"train.seed": [0, 1]},
+    "search": SEARCH,
+}
+
+
+def load(folder: Path, *words: str, **changes: Any) -> Search:
+    file = folder / "s.yaml"
+    file.write_text(yaml.safe_dump({k: v for k, v in (SWEEP | changes).items() if v is not None}, sort_keys=False))
+    search = load_search(file, [*words])
+    assert search
+    return search
+
+
+def test_a_search_makes_the_trials_that_a_grid_would(tmp_path: Path) -> None:
+    point = {"model.lr": 0.0123456789, "model.gamma": 4.0, "train.batch_size": 8, "model.net": "slim"}
+    trials = load(tmp_path).trials(point)
+    grid = tmp_path / "grid.yaml"
+    model = {"lr": 0.0123457, "gamma": 4.0, "net": "slim"}  # drawn values are rounded to 6 digits, as by `random:`
+    content = {k: v for k, v in SWEEP.items() if k != "search"} | {"model": model}
+    grid.write_text(yaml.safe_dump(content | {"train": {"steps": 100, "batch_size": 8}}))
+    assert [t.identity for t in trials] == [t.identity for t in load_trials(grid, [])]
+    assert [t.config.train.seed for t in trials] == [0, 1]
+    assert trials[0].label == "dann,seed=0,lr=0.0123457,gamma=4.0,batch_size=8,net=slim"
+
+
+def test_rungs_are_steps_and_the_last_is_the_trials_own(tmp_path: Path) -> None:
+    assert load(tmp_path).rungs() == [10, 30, 90, 100]
+    assert load(tmp_path, search=SEARCH | {"pruner": "none"}).rungs() == [100]
+
+
+def test_a_search_survives_json(tmp_path: Path) -> None:
+    search = load(tmp_path, "model.momentum=0.5")
+    copy = Search.from_document(json.loads(json.dumps(search.to_document())))
+    assert copy == search
+    assert copy.trials(copy.starting_points()[0] | {"train.batch_size": 4, "model.net": "slim"})[0].config.train
+
+
+def test_a_value_on_the_command_line_leaves_less_to_search(tmp_path: Path) -> None:
+    search = load(tmp_path, "model.gamma=3", "search.trials=5", search=SEARCH | {"enqueue": []})
+    assert "model.gamma" not in search.space
+    assert search.options.trials == 5
+    assert search.template().model.gamma == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"space": {}}, r"s.yaml:19: search.space: is empty"),
+        ({"space": {"model.lr": {"loguniform": [0, 1]}}}, r"s.yaml:\d+: search.space.model.lr.loguniform: .*than 0"),
+        ({"space": {"model.lr": {"uniform": [1, 0.1]}}}, r"s.yaml:\d+: search.space.*low must be less than high"),
+        ({"space": {"model.lr": {"normal": [0, 1]}}}, r"s.yaml:\d+: search.space.*must be one of"),
+        ({"space": {"model.depth": {"integer": [1, 3]}}}, r"s.yaml:\d+: model.depth: unknown key 'model.depth'"),
+        ({"space": {"model.lr": {"uniform": [-1, 1]}}}, r"s.yaml:\d+: model.lr: -1.0: input should be greater than 0"),
+        ({"space": {"train.seed": {"integer": [0, 9]}}}, r"train.seed is not searched.*grid: \{train.seed"),
+        ({"space": {"eval.samples": {"integer": [1, 9]}}}, r"eval.samples is not searched"),
+        ({"trials": 0}, r"s.yaml:\d+: search.trials: 0: input should be greater than 0"),
+        ({"budget": 3}, r"s.yaml:\d+: search.budget: unknown key 'budget'"),
+        ({"sampler": "grid"}, r"s.yaml:\d+: search.sampler: 'grid'"),
+        ({"pruner": "asha"}, r"s.yaml:\d+: search.pruner: .*needs the step of its first rung"),
+        ({"pruner": {"name": "asha", "first": 100}}, r"s.yaml:\d+: search.pruner.first: 100: .*train.steps: 100"),
+        ({"enqueue": [{"model.lr": 1.0}]}, r"search.enqueue.0: model.lr: 1.0: must be in"),
+        ({"enqueue": [{"model.weight": 1.0}]}, r"search.enqueue.0: model.weight: 1.0: is not in search.space"),
+        ({"trials": 1, "enqueue": [{"model.lr": 0.01}] * 2}, r"2 settings are more than search.trials: 1"),
+    ],
+)
+def test_a_mistake_in_the_block_is_one_message(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    changed = SEARCH | change
+    if "space" in change:
+        changed["enqueue"] = []
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, search=changed)
+    assert re.search(message, str(error.value)), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_other_axes_beside_a_search_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"s.yaml:\d+: grid.model.gamma: beside search:, only seeds are crossed"):
+        load(tmp_path, grid={"model.gamma": [1, 2]})
+    with pytest.raises(ConfigError, match=r"s.yaml:\d+: trials: beside search:"):
+        load(tmp_path, trials=[{"method": "dann"}])
+    with pytest.raises(ConfigError, match=r"differ in more than train.seed"):
+        load(tmp_path, "model.weight=[0.5,1]")
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("accuracy/source", "is of the test split, which no search may see"),
+        ("accuracy/target", "is of the test split"),
+        ("oracle/accuracy/target", "an oracle"),
+        ("validation/accuracy/target", "needs labels of the target, which dann does not train on: an oracle"),
+        ("validation/fid", "no evaluation of dann gives it"),
+        ("accuracies", "use one of validation/accuracy/source, validation/information/target"),
+    ],
+)
+def test_a_search_sees_validation_data_without_target_labels(tmp_path: Path, metric: str, message: str) -> None:
+    config = load(tmp_path).template()
+    with pytest.raises(ConfigError, match=message):
+        find_metric(metric, config, "s.yaml")
+
+
+def test_the_direction_is_the_metrics_own(tmp_path: Path) -> None:
+    config = load(tmp_path).template()
+    assert is_maximized(find_metric("validation/information/target", config, ""))
+    file = tmp_path / "vae.yaml"
+    file.write_text("method: vae\ndata: {dataset: mnist5k}")
+    assert list_objectives(load_trials(file, [])[0].config)["validation/fid_classifier"] == "fid_classifier"
+    assert not is_maximized("fid_classifier")
