@@ -24,7 +24,7 @@ NO_METHODS = ("__init__", "base", "checks", "optim", "sampling", "types")
 TYPE_MODULES = ("typing", "pydantic", "models.types")
 # Class attributes of a method that are read from its source, with their values in models.base.Method.
 DEFAULTS: dict[str, Any] = {
-    "reads": ("images", "labels"), "conditional": False, "role": "", "check": "", "revisions": {},
+    "reads": ("images", "labels"), "conditional": False, "role": "", "check": "", "least_batch": "", "revisions": {},
 }  # fmt: skip
 
 
@@ -47,6 +47,7 @@ class Signature:
     reads: tuple[str, ...]  # keys of a batch
     conditional: bool  # whether `sample` takes class labels
     check: str  # of models/checks.py, which refuses sizes and widths; else empty
+    least_batch: str  # of models/checks.py: fewest images that batch norm takes; else empty
     role: str  # "lower_bound" or "upper_bound" of domain adaptation, else empty
     revisions: dict[str, int]  # net -> revision of its layers, where they were corrected
     functions: frozenset[str]  # names of those that it defines or inherits from another method, such as predict

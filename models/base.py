@@ -44,6 +44,7 @@ class Method(nn.Module):
     reads: ClassVar[tuple[str, ...]] = ("images", "labels")  # keys of a batch; `source_…` and `target_…` name a domain
     conditional: ClassVar[bool] = False  # whether `sample` takes class labels
     check: ClassVar[str] = ""  # of models/checks.py: sizes and widths that the constructor refuses
+    least_batch: ClassVar[str] = ""  # of models/checks.py: fewest images that batch norm takes; default: one
     role: ClassVar[str] = ""  # "lower_bound" or "upper_bound" of domain adaptation, for baselines
     # Net (value of the hyperparameter `net`; "" without one) -> revision, part of the identity of its trials. Raise it
     # when a network is corrected, so that its earlier trials are neither resumed nor averaged with new ones.

@@ -1,6 +1,7 @@
-"""Which image sizes and widths the networks take, without torch, so that a sweep is refused before it is queued.
+"""Which image sizes, widths and batches the networks take, without torch, so that a bad sweep is never queued.
 
-A method names its check by the class attribute `check`. Networks call the same functions, or are compared by tests.
+A method names its functions by the class attributes `check` and `least_batch`. Networks call the same functions, or are
+compared by tests.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,4 +54,12 @@ CHECKS: dict[str, Callable[[int, Mapping[str, Any]], None]] = {
     "doublings": check_doublings,
     "unet": check_unet,
     "digit_net": check_digit_net,
+}
+
+# Fewest images of a batch in training, by image size and arguments: batch norm needs two values of a channel, and of
+# one image a hidden layer or a map of one pixel has only one.
+LEAST_BATCHES: dict[str, Callable[[int, Mapping[str, Any]], int]] = {
+    "pair": lambda size, arguments: 2,
+    "digit_net": lambda size, arguments: 1 if arguments["net"] in ("deep", "gta") else 2,  # without domain classifier
+    "five_halvings": lambda size, arguments: 2 if size <= 32 else 1,
 }

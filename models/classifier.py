@@ -16,6 +16,7 @@ MIN_SIZE = 28  # pixels; smaller images are enlarged
 
 class Classifier(Method):
     reads = ("images", "labels")
+    least_batch = "pair"
 
     def __init__(
         self,

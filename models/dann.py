@@ -18,6 +18,7 @@ from models.types import ClassifierSchedule, DigitNet, OptimizerName, Share
 class DANN(Method):
     reads = ("source_images", "source_labels", "target_images")
     check = "digit_net"
+    least_batch = "pair"
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from models.types import ClassifierSchedule, DigitNet, OptimizerName, Share
 class MCD(Method):
     reads = ("source_images", "source_labels", "target_images")
     check = "digit_net"
+    least_batch = "digit_net"
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from models.types import ClassifierSchedule, DigitNet, OptimizerName, Share
 class SourceOnly(Method):
     reads = ("source_images", "source_labels")
     check = "digit_net"
+    least_batch = "digit_net"
     role = "lower_bound"
 
     def __init__(

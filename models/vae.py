@@ -18,6 +18,7 @@ BLOCKS = 5
 
 class VAE(Method):
     reads = ("images",)
+    least_batch = "five_halvings"
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from trainer.config.document import Setting, Settings
-from trainer.config.resolve import check_batch_size
+from trainer.config.resolve import check_batch
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
 
@@ -105,7 +105,7 @@ def start_processes(launch: Launch, config: Config) -> None:
             "counts the processes of all machines"
         )
     try:
-        check_batch_size(config.train.batch_size, launch.processes * config.train.micro_batches)
+        check_batch(config, launch.processes)
     except ValueError as error:
         raise ConfigError(f"{LAUNCHER}: num_processes: {launch.processes}: {error}") from None
     command = ["-m", "torch.distributed.run", "--nproc-per-node", str(each)]

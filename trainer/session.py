@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainer.config.resolve import check_batch_size
+from trainer.config.resolve import check_batch
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
 from trainer.runs import checkpoints
@@ -99,7 +99,7 @@ def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> "Acce
     if share < 1 and accelerator.device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(share)
     try:
-        check_batch_size(config.train.batch_size, accelerator.num_processes * config.train.micro_batches)
+        check_batch(config, accelerator.num_processes)
     except ValueError as error:
         raise ConfigError(f"{run.path}: {error}") from None
     return accelerator

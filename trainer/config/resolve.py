@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError, create_model
 
 import models
-from models.checks import CHECKS
+from models.checks import CHECKS, LEAST_BATCHES
 from trainer.config.document import SWEEP_KEYS, Document, Settings, find_place, nest, read_settings, to_settings
 from trainer.config.evaluation import check_method
 from trainer.config.schema import Config, Resources
@@ -89,14 +89,21 @@ def check_combinations(config: Config) -> None:
         config.evaluation_resources()
     except ValidationError as error:
         raise ValueError(f"eval.resources: {explain(error, Resources)[1]}") from None
-    parts = config.resources.nodes * config.resources.processes() * config.train.micro_batches
-    check_batch_size(config.train.batch_size, parts)
+    check_batch(config, config.resources.nodes * config.resources.processes())
     if check := models.signature(config.method).check:
         CHECKS[check](config.data.shape()[1], config.model_arguments())
 
 
-def check_batch_size(batch_size: int, parts: int) -> None:
-    """Check that the global batch can be split into `parts` = processes × micro-batches; ValueError."""
+def check_batch(config: Config, processes: int) -> None:
+    """Check that the global batch can be split into processes × micro-batches, each of enough images; ValueError."""
+    batch_size, parts = config.train.batch_size, processes * config.train.micro_batches
+    rule = models.signature(config.method).least_batch
+    least = LEAST_BATCHES[rule](config.data.shape()[1], config.model_arguments()) if rule else 1
+    if batch_size < parts * least and least > 1:
+        raise ValueError(
+            f"train.batch_size: {batch_size} is too small: batch norm of {config.method} needs {least} images in each "
+            f"process and micro-batch; use {parts * least} or more"
+        )
     if batch_size % parts:
         nearest = max(1, round(batch_size / parts)) * parts
         raise ValueError(
