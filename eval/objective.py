@@ -4,6 +4,7 @@ import argparse
 import sys
 import tempfile
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -102,6 +103,8 @@ def measure(run: RunDirectory, objective: str, step: int) -> float:
     values: dict[str, float] = result.history.get(step, {}) | result.metrics
     if objective not in values:
         raise ConfigError(f"{run.path}: search.metric: {objective}: {name} gives only {', '.join(values)}")
+    if not isfinite(values[objective]):
+        raise ConfigError(f"{run.path}: {objective} is {values[objective]} at step {step}, which cannot be compared")
     return values[objective]
 
 

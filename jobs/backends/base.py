@@ -32,6 +32,7 @@ class Plan:
     evaluate_after: list[RunDirectory]  # of `train`: evaluated as each one ends; either all of them or none
     evaluate_now: list[RunDirectory]  # trained before
     evaluation: Resources | None = None  # of the evaluations, if they need other ones
+    is_search: bool = False  # whether `train` are names of slots that ask the study of the sweep for trials
 
     def stage_resources(self, stage: str) -> Resources:
         """Return the resources of a stage; the report has those of the evaluations."""

@@ -86,8 +86,8 @@ class StudySource:
             self.release(claim)
 
     def rest(self) -> list[RunDirectory]:
-        """Return the trials of this worker, which goes on with them after a stop."""
-        return [run for claim in self.claims.values() for run in claim.runs if not run.is_done()]
+        """Return a run directory of each trial of this worker, which goes on with them after a stop."""
+        return [next((run for run in c.runs if not run.is_done()), c.runs[-1]) for c in self.claims.values()]
 
     def find_claim(self, task: Task) -> Claim | None:
         """Return the claim that a task is of; None for an evaluation."""

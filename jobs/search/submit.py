@@ -8,41 +8,55 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import TrialState
 from rich.console import Console
 
 from eval.objective import find_metric, is_maximized
+from eval.record import needs_evaluation
 from jobs import snapshot
-from jobs.backends.base import Allocation, Backend
+from jobs.backends.base import Allocation, Backend, Plan
 from jobs.backends.local import LocalBackend
 from jobs.command import print_plain
 from jobs.plan import lock_sweep
-from jobs.search.study import JOURNAL, Study, best_trials, write_search
+from jobs.search.study import JOURNAL, RETRY, Study, best_trials, write_search
 from jobs.stage import stage_datasets
+from trainer.config.resolve import load_config
+from trainer.config.schema import Config
 from trainer.config.search import Search
 from trainer.errors import ConfigError
-from trainer.runs.directory import find_runs
+from trainer.runs.directory import RunDirectory, find_runs
 
 
 def submit_search(options: argparse.Namespace, search: Search, backend: Backend, console: Console) -> int:
-    """Search to the end, or until Ctrl-C; return the exit code. ConfigError before anything is started."""
+    """Search here to the end, or until Ctrl-C, or queue slots on Slurm; return the exit code.
+
+    ConfigError before anything is started.
+    """
     search, template = complete(search), search.template()
-    sweep = options.runs / template.name
+    sweep, is_local = options.runs / template.name, isinstance(backend, LocalBackend)
     print_plain(console, f"{sweep}: {describe(search)}")
-    if not isinstance(backend, LocalBackend):
-        raise ConfigError(f"{search.file}: search: runs on this machine only for now; use --cluster local")
+    if not is_local and (nodes := template.resources.nodes) > 1:
+        raise ConfigError(f"{search.file}: resources.nodes: {nodes}: trials of a search have one node")
     if options.dry_run:
+        plans = plan_slots(sweep, template, options.max_parallel, search.options.trials)
+        for script in backend.scripts(sweep, plans, snapshot.take(sweep, write=False).folder):
+            print(f"\n{script}")
         return 0
-    stage_datasets(options.sweep, options.overrides, [template], console)
-    with lock_sweep(sweep, "trains"):
+    stage_datasets(options.sweep, options.overrides, [template], console, download=is_local)
+    with lock_sweep(sweep, "trains" if is_local else "queues"):
         study = begin(sweep, search)
         code = snapshot.take(sweep)
         if options.sweep.resolve() != (sweep / "sweep.yaml").resolve():
             shutil.copyfile(options.sweep, sweep / "sweep.yaml")
+        notes = {"overrides": options.overrides, **code.record()}
+        if not is_local:
+            busy = sum(len(job.trials) for job in backend.active(sweep) if job.stage == "train")
+            plans = plan_slots(sweep, template, options.max_parallel, count_open(study), busy)
+            return queue_slots(backend, sweep, plans, code.folder, notes, console)
         started = time.monotonic()
         local = LocalBackend(options.max_parallel, console, lambda: find_runs(sweep))
-        notes = {"overrides": options.overrides, **code.record()}
         completed = local.search(sweep, template, search.options.trials, code.folder, notes)
         page = write_report(sweep, code.folder)
     print_plain(console, summarize(study))
@@ -51,6 +65,41 @@ def submit_search(options: argparse.Namespace, search: Search, backend: Backend,
         return 130
     print_plain(console, f"{time.monotonic() - started:.0f} s; report: {page}; study: {sweep / JOURNAL}")
     return report_failures(study)
+
+
+def plan_slots(sweep: Path, config: Config, parallel: int | None, settings: int, busy: int = 0) -> list[Plan]:
+    """Return the slots to queue for some settings, beside those that are `busy`: one plan, or none."""
+    limit = {"max_parallel": parallel} if parallel else {}
+    resources = config.resources.model_copy(update=limit)
+    count = min(resources.max_parallel, settings) - busy
+    slots = [RunDirectory(sweep / f"slot-{busy + number}") for number in range(count)]
+    return [Plan(resources, slots, [], [], config.evaluation_resources(), is_search=True)] if slots else []
+
+
+def count_open(study: Study) -> int:
+    """Return how many settings have not ended; 1 if only the best one's evaluation is missing."""
+    ended = study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    fresh = study.search.options.trials - study.count_asked()
+    unfinished = max(0, fresh) + len(study.trials(TrialState.RUNNING))
+    retries = [trial for trial in study.trials(TrialState.WAITING) if RETRY in trial.user_attrs]
+    best = study.runs(best_trials(study)[0]) if best_trials(study) else []
+    is_missing = any(needs_evaluation(load_config(run.config_file), run) for run in best)
+    return unfinished + len(retries) or int(bool(ended) and is_missing)
+
+
+def queue_slots(
+    backend: Backend, sweep: Path, plans: list[Plan], code: Path, notes: dict[str, Any], console: Console
+) -> int:
+    """Queue jobs whose slots ask the study, and the report; return the exit code."""
+    if not plans:
+        print_plain(console, "nothing to do")
+        return 0
+    record = backend.submit(sweep, plans, code, notes)
+    for array in record["arrays"]:
+        print_plain(console, f"search  job {array['id']}  {len(array['trials'])} slots")
+    print_plain(console, f"report  job {record['report']}")
+    print_plain(console, f"watch:  python jobs/status.py {sweep} --watch")
+    return 0
 
 
 def complete(search: Search) -> Search:

@@ -192,6 +192,15 @@ def test_a_requeued_job_goes_on_with_its_own_trial(work: Open, tmp_path: Path) -
     assert again == task
 
 
+def test_a_job_that_stops_between_two_tasks_has_work_left(work: Open, tmp_path: Path) -> None:
+    sweep = start(tmp_path, load(tmp_path, pruner="none"))
+    source = work(sweep, "7_0.0")
+    task = source.take()
+    assert task
+    perform(task, "7_0.0")  # trained to the end, not measured yet
+    assert source.rest() == [task.run]
+
+
 def test_what_a_killed_job_left_is_resumed_by_the_next_that_comes(work: Open, tmp_path: Path) -> None:
     sweep = start(tmp_path, load(tmp_path))
     killed = work(sweep, "7_0.0")

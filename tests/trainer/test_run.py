@@ -138,6 +138,23 @@ def test_told_to_stop_it_saves_and_the_same_command_ends_the_same(
     assert losses(run) == losses(whole)
 
 
+def test_stopped_at_steps_of_a_search_it_ends_as_if_trained_through(
+    whole: Path, tmp_path: Path, data_root: str
+) -> None:
+    settings = [f"train.steps={STEPS}", "train.batch_size=8", "train.log_every=7", "train.checkpoint_every=10"]
+    words = ["sweeps/dann.yaml", *settings, f"data.root={data_root}", "--runs", str(tmp_path)]
+    program = (
+        "import sys; from trainer.main import main; words = sys.argv[1:];"
+        "sys.exit(max(main([*words, *stop]) for stop in (['--until', '13'], ['--until', '20'], ['--until', '20'], [])))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, env=environment, check=True)
+    run = only_run(tmp_path)
+    assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    assert losses(run) == losses(whole)
+    assert [*RunDirectory(run).exported_weights()] == [13, 20, STEPS]
+
+
 def test_a_stop_file_stops_it_as_well(tmp_path: Path, data_root: str) -> None:
     process = start(tmp_path, data_root, "train.steps=100000")
     until(lambda: list(tmp_path.glob("dann/*/metrics.jsonl")), process)

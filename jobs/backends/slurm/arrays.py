@@ -25,6 +25,7 @@ class Array:
     runs: list[RunDirectory]
     each: int = 1
     waits_for: tuple[str, int] | None = None  # kind of dependency, position of the array that it depends on
+    is_search: bool = False  # whether its workers ask the study of the sweep for trials
     earlier: tuple[str, ...] = ()  # ids of arrays of former submissions that leave no room for this one
 
     @property
@@ -104,7 +105,7 @@ def split_arrays(plans: Sequence[Plan], largest: int, each: int = 1) -> list[Arr
                 part = runs[number * jobs // count * size : (number + 1) * jobs // count * size]
                 waits_for = ("afterany", parts[-lanes]) if number >= lanes else None
                 parts.append(len(arrays))
-                arrays.append(Array(stage, share(plan, stage, number, count), part, size, waits_for))
+                arrays.append(Array(stage, share(plan, stage, number, count), part, size, waits_for, plan.is_search))
                 if stage == "train" and plan.evaluate_after:
                     arrays.append(
                         Array("eval", share(plan, "eval", number, count), part, size, ("aftercorr", parts[-1]))

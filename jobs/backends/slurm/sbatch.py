@@ -45,11 +45,14 @@ def create_worker(array: Array, runs: list[RunDirectory], preset: Preset) -> Slu
     """Return the worker of one job of an array."""
     resources = array.resources
     processes = resources.processes() if array.stage == "train" else 1
+    tasks = [Task(array.stage, str(run.path.absolute()), processes) for run in runs if not array.is_search]
     return SlurmWorker(
         Worker(
-            [Task(array.stage, str(run.path.absolute()), processes) for run in runs],
+            tasks,
+            search=str(runs[0].path.parent.absolute()) if array.is_search else "",
+            search_processes=processes,
             slots=array.slots,
-            own_logs=array.slots > 1,
+            own_logs=array.slots > 1 or array.is_search,
             signal_delay=resources.signal_delay,
             max_requeues=resources.max_requeues,
             directory=os.getcwd(),
