@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 import models
 from eval import figures
-from eval.reporting.results import Setting, Sweep, Trial
+from eval.reporting.results import Sweep, Trial
+from eval.reporting.seeds import Setting
 
 ORDER = {"lower_bound": 0, "": 1, "upper_bound": 2}  # of rows, by the role that a method declares
 # Column → metric: accuracies on the target's test split that differ in the selection of weights, and a distance.

@@ -24,6 +24,11 @@ def format_deviation(mean: float, std: float) -> str:
     return f"{std:.{len(text.partition('.')[2])}f}" if has_decimals else format_number(std)
 
 
+def format_interval(interval: tuple[float, float] | None) -> str:
+    """Format the bounds of an interval; empty without one."""
+    return f"[{format_number(interval[0])}, {format_number(interval[1])}]" if interval else ""
+
+
 def format_exactly(values: dict[str, Any], key: str) -> str:
     """Format a value in full precision: strings unchanged, other types as JSON; empty if absent."""
     value = values.get(key, "")

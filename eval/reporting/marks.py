@@ -1,4 +1,4 @@
-"""Mark trials that must not be averaged although their settings are the same."""
+"""Mark trials that must not be averaged although their settings are the same, and metrics that a classifier judges."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -31,3 +31,19 @@ def mark_revisions(trials: "Sequence[Trial]") -> None:
     for trial in trials:
         if is_of_earlier_revision(trial.run):
             trial.config["revision"] = "before the correction of the network"
+
+
+def describe_judges(trials: "Sequence[Trial]") -> list[str]:
+    """Return a sentence for each metric that a trained classifier computes: its accuracy on real test images."""
+    judges: dict[str, set[str]] = {}
+    for trial in trials:
+        for key, accuracy in trial.provenance.items():
+            metric, _, name = key.rpartition(".")
+            if name == "test accuracy":
+                dataset = format_exactly(trial.provenance, f"{metric}.set")
+                judges.setdefault(metric, set()).add(f"{accuracy:.4f} on test images of {dataset}")
+    return [
+        f"{metric}: the classifier's own accuracy is {', '.join(sorted(accuracies))}"
+        + ("; compare values of one classifier only." if len(accuracies) > 1 else ".")
+        for metric, accuracies in sorted(judges.items())
+    ]

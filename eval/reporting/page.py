@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import jinja2
 
-from eval.reporting import formatting
+from eval.reporting import formatting, tables
 from eval.reporting.curves import BINS, HEIGHT, WIDTH, Curve, Plot, draw_plot
 from eval.reporting.domain_pairs import DomainPair
+from eval.reporting.marks import describe_judges
 from eval.reporting.pictures import collect_pictures, embed_png
 from eval.reporting.results import Sweep, Trial
 
@@ -31,6 +32,9 @@ def render_page(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
         histories=_draw_plots(sweep, lambda trial: trial.history, markers=True),
         curves=_draw_plots(sweep, lambda trial: trial.curves, markers=False),
         pictures=collect_pictures(sweep),
+        judges=describe_judges(sweep.trials),
+        one_seed=tables.ONE_SEED,
+        intervals=tables.INTERVALS,
         shared=shared,
         differing=sorted({key for p in provenance for key in p} - set(shared)),
         bins=BINS,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from eval.reporting.results import Setting, Sweep, Trial
+from eval.reporting.results import Sweep, Trial
+from eval.reporting.seeds import Setting
 
 MAX_WIDTH = 1200  # pixels; wider pictures are embedded at this width
 MAX_EMBEDDED = 24  # per file name, which keeps the page light; the others are links

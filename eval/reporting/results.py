@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import yaml
 
-from eval.reporting.curves import Curve, Style, choose_styles, read_curves
-from eval.reporting.formatting import format_deviation, format_exactly, format_number, format_setting, is_oracle
+from eval.reporting.curves import Curve, choose_styles, read_curves
+from eval.reporting.formatting import format_exactly, format_setting, is_oracle
 from eval.reporting.marks import mark_data, mark_revisions
+from eval.reporting.seeds import Setting
 from trainer.config.document import flatten
 from trainer.errors import ConfigError
 from trainer.runs import submissions
@@ -43,6 +43,7 @@ class Trial:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     provenance: dict[str, Any]  # of the evaluation and of the data
+    is_evaluated: bool  # also if its metrics are figures without a number, or if it has none
     class_names: list[str]
     files: tuple[str, ...]  # relative to the run directory, sorted
 
@@ -81,44 +82,6 @@ class Trial:
         """Return the logs and failure markers, relative to the sweep."""
         logs = [file for file in self.files if file.endswith((".log", ".out", ".err")) or file.startswith("failed.")]
         return [os.path.normpath(os.path.join(self.name, file)) for file in logs]
-
-
-class Summary(NamedTuple):
-    """A metric over seeds."""
-
-    mean: float
-    std: float | None  # sample standard deviation; None for one seed
-    n: int
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Trials that differ only in the seed."""
-
-    label: str
-    style: Style
-    trials: list[Trial]  # ordered by seed
-
-    @property
-    def n(self) -> int:
-        """Return the number of finished and evaluated trials."""
-        return sum(trial.state == "done" and bool(trial.metrics) for trial in self.trials)
-
-    def summarize(self, metric: str) -> Summary | None:
-        """Summarize a metric over the finished trials that have it; None if none has."""
-        values = [t.metrics[metric] for t in self.trials if t.state == "done" and metric in t.metrics]
-        if not values:
-            return None
-        with np.errstate(invalid="ignore"):  # the deviation of an infinite metric is NaN
-            std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return Summary(float(np.mean(values)), std, len(values))
-
-    def describe(self, metric: str) -> str:
-        """Return mean ± standard deviation as text, with n if seeds are missing; empty without any value."""
-        if not (summary := self.summarize(metric)):
-            return ""
-        deviation = "" if summary.std is None else f" ± {format_deviation(summary.mean, summary.std)}"
-        return format_number(summary.mean) + deviation + (f" (n = {summary.n})" if summary.n != self.n else "")
 
 
 @dataclass(frozen=True)
@@ -216,6 +179,7 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
         metrics=metrics,
         intervals={k: (_number(v[0]), _number(v[1])) for k, v in intervals.items() if len(v) == 2},
         provenance=provenance | flatten({"data": data.get("domains") or {}}),
+        is_evaluated=bool(evaluation) or not config.get("eval.metrics"),
         class_names=[str(name) for name in data.get("classes") or []],
         files=tuple(sorted(os.path.join(folder, name) for folder, names in listings.items() for name in names)),
     )

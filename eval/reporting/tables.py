@@ -6,26 +6,37 @@ import re
 from collections.abc import Iterable, Sequence
 
 from eval.reporting.domain_pairs import DomainPair
-from eval.reporting.formatting import format_exactly, format_number, format_setting, is_oracle
+from eval.reporting.formatting import format_exactly, format_interval, format_number, format_setting, is_oracle
+from eval.reporting.marks import describe_judges
 from eval.reporting.results import Sweep
+
+ONE_SEED = "One seed says nothing about the spread over seeds."
+INTERVALS = (
+    "Over training seeds: Student's t-interval of the mean, very wide for two seeds. Over test images: the "
+    "uncertainty of one trained model's value, bounds averaged over the seeds."
+)
 
 
 def format_csv(sweep: Sweep) -> str:
-    """Return results.csv: a row per trial, numbers in full precision, an empty cell for an absent value."""
+    """Return results.csv: a row per trial, numbers in full precision, an empty cell for an absent value.
+
+    `seeds` is the number of finished and evaluated trials of the trial's configuration.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     tuned = ["tuned"] if any(t.is_tuned for t in sweep.trials) else []
-    writer.writerow(["trial", "state", "method", *tuned, *sweep.swept, *sweep.metrics, "error"])
+    writer.writerow(["trial", "state", "method", *tuned, "seeds", *sweep.swept, *sweep.metrics, "error"])
+    seeds = {t.name: s.n for s in sweep.settings for t in s.trials}
     for t in sweep.trials:
         values = [format_exactly(t.config, key) for key in sweep.swept]
         metrics = [format_exactly(t.metrics, name) for name in sweep.metrics]
         marks = [str(t.is_tuned).lower() for _ in tuned]
-        writer.writerow([t.name, t.state, t.method, *marks, *values, *metrics, t.error])
+        writer.writerow([t.name, t.state, t.method, *marks, seeds[t.name], *values, *metrics, t.error])
     return file.getvalue()
 
 
 def format_markdown(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
-    """Return results.md: configurations with mean ± std over seeds, trials, domain pairs and failures."""
+    """Return results.md: configurations with mean ± std and intervals, trials, domain pairs and failures."""
     metrics = [f"{name} †" if is_oracle(name) else name for name in sweep.metrics]
     configurations, trials = [], []
     for s in sweep.settings:
@@ -41,8 +52,10 @@ def format_markdown(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
         f"# {_escape(sweep.name)}",
         ", ".join(f"{n} {state}" for state, n in sweep.counts.items()),
         "## Results by configuration",
-        "Mean ± sample standard deviation over n finished and evaluated seeds.",
+        f"Mean ± sample standard deviation over n finished and evaluated seeds. {ONE_SEED}",
         _table(["method", *sweep.keys, "n", *metrics], configurations),
+        *describe_judges(sweep.trials),
+        *_format_intervals(sweep),
         "## Trials",
         _table(["trial", "state", "method", *sweep.swept, *metrics], trials),
         *(text for pair in pairs for text in _format_pair(pair)),
@@ -55,6 +68,22 @@ def format_markdown(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
         rows = [[t.name, ", ".join(t.logs), t.error] for t in sweep.failures]
         parts += ["## Failures", _table(["trial", "log", "error"], rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _format_intervals(sweep: Sweep) -> list[str]:
+    """Return heading and table of the intervals over training seeds and over test images, if there are any."""
+    rows = []
+    for s in sweep.settings:
+        summaries = [s.summarize(name) for name in sweep.metrics]
+        over = {
+            "training seeds": [format_interval(summary and summary.over_seeds) for summary in summaries],
+            "test images": [format_interval(summary and summary.over_images) for summary in summaries],
+        }
+        rows += [[s.label, name, *cells] for name, cells in over.items() if any(cells)]
+    head = ["configuration", "over", *sweep.metrics]
+    columns = [0, 1, *(i for i in range(2, len(head)) if any(row[i] for row in rows))]
+    shown = [[row[i] for i in columns] for row in (head, *rows)]
+    return ["## 95 % intervals", INTERVALS, _table(shown[0], shown[1:])] if rows else []
 
 
 def _format_pair(pair: DomainPair) -> list[str]:

@@ -129,7 +129,7 @@ def test_csv_has_the_documented_columns_and_full_precision(sweep: Path) -> None:
     evaluate(sweep / "dann,gamma=1,seed=0", {"accuracy/target": 0.1 + 0.2, "fid": 12.0})
     report.write_report(sweep)
     rows = table(sweep)
-    expected = ["trial", "state", "method", "model.gamma", "train.seed", "accuracy/target", "fid", "error"]
+    expected = ["trial", "state", "method", "seeds", "model.gamma", "train.seed", "accuracy/target", "fid", "error"]
     assert list(rows[0]) == expected
     by_name = {row["trial"]: row for row in rows}
     assert len(rows) == len(by_name) == 11
@@ -139,6 +139,7 @@ def test_csv_has_the_documented_columns_and_full_precision(sweep: Path) -> None:
         "trial": "dann,gamma=10,seed=2",
         "state": "done",
         "method": "dann",
+        "seeds": "3",
         "model.gamma": "10",
         "train.seed": "2",
         "accuracy/target": "0.84",
@@ -178,24 +179,75 @@ def test_mean_and_deviation_are_over_finished_seeds(sweep: Path) -> None:
     settings = {setting.label: setting for setting in results.read_sweep(sweep).settings}
     assert list(settings) == ["dann · gamma 1", "dann · gamma 10", "source_only"]
     for label, values in {"dann · gamma 1": low, "dann · gamma 10": high}.items():
-        mean, std, n = settings[label].summarize("accuracy/target") or (0, 0, 0)
+        mean, std, n, *_ = settings[label].summarize("accuracy/target") or (0, 0, 0)
         assert (mean, std, n) == (pytest.approx(statistics.mean(values)), pytest.approx(statistics.stdev(values)), 3)
     report.write_report(sweep)
     text = (sweep / "report" / "results.md").read_text()
     # By hand: deviations −.02, −.01, .03; √(.0014 / 2) = .02646, to the decimals of the mean.
     assert "| dann        | 1           | 3   | 0.7200 ± 0.0265 |" in text
     assert "| source_only |             | 3   | 0.5500 ± 0.0500 |" in text
-    settings_table = [line for line in text.split("## Trials")[0].splitlines() if line.startswith("|")]
+    settings_table = [line for line in text.split("## 95 %")[0].splitlines() if line.startswith("|")]
     assert len({len(line) for line in settings_table}) == 1
     page = Page(sweep / "report" / "index.html").text
     assert "0.7200 ± 0.0265" in page
     assert "3 of 5" in page
 
 
-def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+def test_one_seed_has_no_deviation_and_is_marked(tmp_path: Path) -> None:
     trial(tmp_path, "alone", accuracy=0.5)
-    report.write_report(tmp_path)
-    assert "| dann   | 1   | 0.5000          |" in (tmp_path / "report" / "results.md").read_text()
+    page = Page(report.write_report(tmp_path))
+    text = (tmp_path / "report" / "results.md").read_text()
+    assert "| dann   | 1   | 0.5000 (1 seed) |" in text
+    assert "## 95 % intervals" not in text, "neither over seeds nor over test images"
+    assert text.count("0.5000 (1 seed)") == 2  # in the table of configurations and in that of the pair of domains
+    assert page.text.count("(1 seed)") == 2
+    assert [row["seeds"] for row in table(tmp_path)] == ["1"]
+
+
+def test_intervals_over_seeds_and_over_test_images_are_beside_each_other(sweep: Path) -> None:
+    for seed, value in enumerate((0.7, 0.71, 0.75)):
+        intervals = {"accuracy/target": [value - 0.02, value + 0.01]}
+        evaluate(sweep / f"dann,gamma=1,seed={seed}", {"accuracy/target": value}, intervals=intervals)
+    page = Page(report.write_report(sweep)).text
+    text = (sweep / "report" / "results.md").read_text().partition("## 95 % intervals")[2].partition("##")[0]
+    # By hand: .72 ± 4.3027 · .026458 / √3, the 97.5 % quantile of Student's t with two degrees of freedom.
+    assert re.search(r"\| dann · gamma 1 +\| training seeds \| \\\[0\.6543, 0\.7857\\\]", text)
+    assert re.search(r"\| dann · gamma 1 +\| test images +\| \\\[0\.7000, 0\.7300\\\]", text)
+    assert text.count("test images ") == 1, "the other settings have no interval over test images"
+    assert "seeds [0.6543, 0.7857]" in page
+    assert "images [0.7000, 0.7300]" in page
+    assert {row["trial"]: row["seeds"] for row in table(sweep)}["dann,gamma=1,seed=4"] == "3"
+
+
+def test_finished_trials_that_only_make_figures_count(tmp_path: Path) -> None:
+    for gamma, (name, metrics) in enumerate({"figures": ["tsne"], "nothing": [], "waiting": ["tsne"]}.items()):
+        trial(tmp_path, name, model={"gamma": gamma}, eval={"metrics": metrics})
+    evaluate(tmp_path / "figures", {})
+    trial(tmp_path, "trains", model={"gamma": 9}, eval={"metrics": []}, state="running")
+    settings = results.read_sweep(tmp_path).settings
+    assert {setting.trials[0].name: setting.n for setting in settings} == {
+        "figures": 1,
+        "nothing": 1,
+        "waiting": 0,
+        "trains": 0,
+    }
+    page = Page(report.write_report(tmp_path)).text
+    assert page.count("of 1") == 2
+
+
+def test_the_accuracy_of_the_classifier_that_judges_samples_is_stated(sweep: Path) -> None:
+    judged = {"set": "mnistm5k", "test accuracy": 0.97531}
+    for seed in (0, 1):
+        path = sweep / f"dann,gamma=1,seed={seed}"
+        evaluate(path, {"fid_classifier": 9.0}, provenance={"fid_classifier": judged})
+    page = Page(report.write_report(sweep)).text
+    sentence = "fid_classifier: the classifier's own accuracy is 0.9753 on test images of mnistm5k"
+    assert f"{sentence}." in page
+    assert f"{sentence}." in (sweep / "report" / "results.md").read_text()
+    judged["test accuracy"] = 0.9
+    evaluate(sweep / "dann,gamma=1,seed=1", {"fid_classifier": 9.0}, provenance={"fid_classifier": judged})
+    report.write_report(sweep)
+    assert "compare values of one classifier only." in (sweep / "report" / "results.md").read_text()
 
 
 @pytest.mark.parametrize(

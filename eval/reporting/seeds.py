@@ -1,0 +1,61 @@
+"""Trials that differ only in their seed, and the summary of a metric over them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from eval.intervals import student_interval
+from eval.reporting.curves import Style
+from eval.reporting.formatting import format_deviation, format_number
+
+if TYPE_CHECKING:
+    from eval.reporting.results import Trial
+
+Interval = tuple[float, float]
+
+
+class Summary(NamedTuple):
+    """A metric over seeds; intervals of 95 %."""
+
+    mean: float
+    std: float | None  # sample standard deviation; None for one seed
+    n: int
+    over_seeds: Interval | None  # of the mean, over training seeds (Student's t); None for one seed
+    over_images: Interval | None  # over test images, bounds averaged over the seeds; None if the metric has none
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Trials that differ only in the seed."""
+
+    label: str
+    style: Style
+    trials: "list[Trial]"  # ordered by seed
+
+    @property
+    def n(self) -> int:
+        """Return the number of finished and evaluated trials."""
+        return sum(trial.state == "done" and trial.is_evaluated for trial in self.trials)
+
+    def summarize(self, metric: str) -> Summary | None:
+        """Summarize a metric over the finished trials that have it; None if none has."""
+        trials = [t for t in self.trials if t.state == "done" and metric in t.metrics]
+        if not trials:
+            return None
+        values, n = [t.metrics[metric] for t in trials], len(trials)
+        images = [t.intervals[metric] for t in trials if metric in t.intervals]
+        with np.errstate(invalid="ignore"):  # the deviation of an infinite metric is NaN
+            std = float(np.std(values, ddof=1)) if n > 1 else None
+            over_seeds = student_interval(values) if n > 1 else None
+        low, high = np.mean(images, axis=0).tolist() if images else (0.0, 0.0)
+        return Summary(float(np.mean(values)), std, n, over_seeds, (low, high) if images else None)
+
+    def describe(self, metric: str) -> str:
+        """Return mean ± standard deviation as text, marked if it is of one seed or if seeds are missing; or empty."""
+        if not (summary := self.summarize(metric)):
+            return ""
+        if summary.std is None:
+            return f"{format_number(summary.mean)} (1 seed)"
+        deviation = format_deviation(summary.mean, summary.std)
+        return f"{format_number(summary.mean)} ± {deviation}" + (f" (n = {summary.n})" if summary.n != self.n else "")
