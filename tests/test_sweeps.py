@@ -86,6 +86,7 @@ def test_a_variant_for_faces_takes_images_of_the_users_own(path: Path, tmp_path:
     assert len(trials) == len(load_trials(path, []))
     assert {trial.config.data.dataset for trial in trials} == {f"npz:{tmp_path}/faces.npz"}
     assert all(trial.config.data.flip and trial.config.data.size == 64 for trial in trials)
+    assert all({"fid", "face_rate"} <= set(trial.config.eval.metrics) for trial in trials)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=key)
