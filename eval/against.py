@@ -48,7 +48,9 @@ def compare_with(path: Path, names: list[str], dataset: str, n: int, step: int |
             spread = measure_spread(real, fake, estimates)
         if distributed.is_main():
             print(f"{trial.run.name}: {count:,} samples of step {trial.step} against {real.moments.count:,} images of")
-            print(f"{dataset}, features of {extractor.name} ({extractor.sha256[:8]})")
+            accuracy = extractor.provenance.get("test accuracy")  # of a classifier that was trained for this
+            judge = "" if accuracy is None else f", accuracy {accuracy:.4f} on test images"
+            print(f"{dataset}, features of {extractor.name} ({extractor.sha256[:8]}{judge})")
             for key, value in values.items():
                 deviation = f"  (std {spread[key]['std']:.4f} over {spread[key]['over']})" if key in spread else ""
                 print(f"{key} {value:.4f}{deviation}")

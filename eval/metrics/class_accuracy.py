@@ -76,7 +76,8 @@ def evaluate(trial: TrainedTrial) -> Result:
     result.metrics["seconds_per_1000_samples"] = 1000 * seconds / n
     if distributed.is_main():
         np.savez(trial.folder / "class_accuracy.npz", counts=counts)
-        title = f"class accuracy {correct / n:.3f} of {n} samples, step {trial.step}"
+        title = f"class accuracy {correct / n:.3f} of {n} samples, step {trial.step}\n"
+        title += f"(test images: {judge.facts['test accuracy']:.3f})"
         figures.save(figures.confusion(counts, title, trial.class_names), trial.folder / "class_accuracy.png")
     by_class = {name: round(counts[label, label] / PER_CLASS, 4) for label, name in enumerate(trial.class_names)}
     facts = {"set": trial.domains[domain], "n": n, "by class": by_class, "step": trial.step, "seed": seed}

@@ -163,6 +163,7 @@ def main() -> None:
         print("no accuracy: the method learns no classes that a classifier could recognise")
         return
     classifier = load_judge(subject.cache_folder(""), device)
+    print(f"accuracy of the classifier on test images: {classifier.facts['test accuracy']:.4f}")
     labels = torch.arange(config.data.shape()[2]).repeat_interleave(options.samples // config.data.shape()[2])
     settings = {f"DDIM {steps}": {"steps": steps, "eta": 0.0} for steps in STEPS if steps <= whole}
     settings[f"DDPM {whole}"] = {"steps": whole, "eta": 1.0}

@@ -35,7 +35,7 @@ from eval.metrics import face_rate, samples, tsne
 from eval.trial import TrainedTrial
 from jobs import stage as staging_command
 from models.base import DataSpec
-from models.classifier import build, enlarge
+from models.classifier import build_judge, enlarge
 from trainer.config.resolve import resolve
 from trainer.data import cache, registry
 from trainer.data.cache import Arrays, stage
@@ -312,6 +312,8 @@ def test_samples_are_compared_with_a_given_folder_and_nothing_is_written(
     fid = found(run)["metrics"]["fid"]
     assert f"8 samples of step 10 against 8 images of\nfolder:{val}" in printed
     assert f"\nfid {fid:.4f}  (std " in printed, "all images of the folder, as all of the test split"
+    assert main.main([str(run), "--metrics", "fid_classifier", "--against", f"folder:{val}"]) == 0
+    assert "accuracy 1.0000 on test images)" in capsys.readouterr().out
     assert main.main([*command, "--against", "folder:nowhere"]) == 2
     assert "there is no folder" in capsys.readouterr().err
     assert main.main([str(run), "--metrics", "samples", "--against", f"folder:{val}"]) == 2
@@ -388,7 +390,7 @@ def test_the_classifier_is_trained_once_and_says_how_good_it_is(make: Callable[.
     how = found(first)["provenance"]["fid_classifier"]
     assert how["sha256"] == sha256(file) == found(second)["provenance"]["fid_classifier"]["sha256"]
     train, test = arrays(root, "train"), arrays(root, "test")
-    network = build(1, 8, 2).eval()
+    network = build_judge(1, 8, 2).eval()
     network.load_state_dict(load(before[1]))
     x = torch.from_numpy(np.array(test.images)) / 127.5 - 1
     assert how["test accuracy"] == (network(enlarge(x)).argmax(1).numpy() == test.labels).mean() == 1
@@ -397,6 +399,14 @@ def test_the_classifier_is_trained_once_and_says_how_good_it_is(make: Callable[.
     made_anew = found(first)["metrics"]
     assert main.main([str(first), "--metrics", "fid_classifier", "--force"]) == 0
     assert found(first)["metrics"] == pytest.approx(made_anew, rel=1e-12)
+
+
+def test_the_classifier_takes_images_of_any_size_and_trains_longer_on_more() -> None:
+    for channels, size in ((1, 8), (3, 28), (3, 32), (3, 64)):
+        network, images = build_judge(channels, size, 5).eval(), torch.zeros(2, channels, size, size)
+        assert network(enlarge(images)).shape == (2, 5)
+        assert network[:-1](enlarge(images)).shape == (2, classifier.WIDTH)
+    assert [classifier.count_steps(n) for n in (70, 3500, 54_000)] == [500, 500, 2531]
 
 
 def test_better_images_have_lower_distances(make: Callable[..., Path], root: Path) -> None:

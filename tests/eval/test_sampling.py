@@ -12,7 +12,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 import models
-from eval import main
+from eval import figures, main
 from eval.metrics import class_accuracy, diffusion
 from eval.sampling_options import parse_options
 from models.base import DataSpec
@@ -160,7 +160,13 @@ def test_the_share_of_recognised_samples_is_that_of_a_count_by_hand(
     make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(class_accuracy, "PER_CLASS", 20)
-    run = make(**MODEL)
+    run, titles, draw = make(**MODEL), list[str](), figures.confusion
+
+    def record_title(counts: Any, title: str, classes: Any) -> Any:
+        titles.append(title)
+        return draw(counts, title, classes)
+
+    monkeypatch.setattr(figures, "confusion", record_title)
     assert main.main([str(run), "--metrics", "class_accuracy"]) == 0
     metrics, how = found(run)["metrics"], found(run)["provenance"]["class_accuracy"]
     counts = np.load(run / "eval" / "class_accuracy.npz")["counts"]
@@ -168,6 +174,9 @@ def test_the_share_of_recognised_samples_is_that_of_a_count_by_hand(
     assert metrics["class_accuracy"] == counts.trace() / 40
     assert how["by class"] == {"0": counts[0, 0] / 20, "1": counts[1, 1] / 20}
     assert metrics["class_accuracy/of_test_images"] == how["test accuracy"]
+    (title,) = titles
+    assert f"class accuracy {counts.trace() / 40:.3f} of 40 samples" in title
+    assert f"(test images: {how['test accuracy']:.3f})" in title
     assert metrics["seconds_per_1000_samples"] > 0
     low, high = found(run)["intervals"]["class_accuracy"]
     assert 0 <= low <= metrics["class_accuracy"] <= high <= 1

@@ -36,7 +36,7 @@ from trainer.data.dataset import Form
 # Settings that were added later: not part of the identity at these defaults, which keep the earlier behaviour.
 ADDED_LATER: dict[str, Any] = {
     "data.classes": None, "data.crop": "center", "data.background": "white",
-    "eval.tuned": [], "model.residual": "all", "model.net": "paper", "model.disc_iters": 1,
+    "eval.tuned": [], "model.residual": "all", "model.net": "paper", "model.network": "lenet", "model.disc_iters": 1,
     "resources.trials_per_gpu": 1, "train.keep_checkpoints": False, "eval.resources": None, "data.copy_to": None,
     "train.preview_every": 0,
     "eval.split": "test", "eval.samples": None, "eval.real": None, "eval.grid": [8, 8],
