@@ -136,11 +136,16 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     for trial in {str(trial.config.resources): trial for trial in trials}.values():
         backend.check(trial.settings, trial.config)
     if search := load_search(options.sweep, options.overrides, preset.defaults()):
-        from jobs.search.submit import submit_search  # imports Optuna
-
         if not options.dry_run:
             confirm(search.options.trials, options.yes, console)
-        return submit_search(options, search, backend, console)
+        try:
+            from jobs.search.submit import submit_search  # imports Optuna
+
+            return submit_search(options, search, backend, console)
+        except ImportError as error:
+            raise ConfigError(
+                f"{options.sweep}: search: {error}; Optuna and its samplers: pip install turnout[search]"
+            ) from None
     submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)
     print_plain(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'on this machine ({reason})'}")
     if options.dry_run:

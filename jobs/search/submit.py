@@ -104,7 +104,7 @@ def queue_slots(
 
 def complete(search: Search) -> Search:
     """Return a search with its direction filled in; ConfigError for a metric that it may not go by."""
-    metric = find_metric(search.options.metric, search.template(), search.file)
+    metric = find_metric(search.options.metric, search.template(), search.metric_place)
     default = "maximize" if is_maximized(metric) else "minimize"
     direction = search.options.direction or default
     return replace(search, options=search.options.model_copy(update={"direction": direction}))

@@ -21,6 +21,7 @@ from jobs.processes import Task
 from jobs.search.source import StudySource
 from jobs.search.study import JOURNAL, Study
 from jobs.search.submit import begin, complete, summarize
+from jobs.submit import main
 from trainer.config.search import Search, load_search
 from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
@@ -324,6 +325,21 @@ def test_a_damaged_journal_is_named(work: Open, tmp_path: Path) -> None:
     (sweep / JOURNAL).write_text("".join([*lines[:4], lines[4][:9] + "\n", *lines[5:]]))
     with pytest.raises(ConfigError, match=r"study.log: is damaged: .*move it and search.json away"):
         Study(sweep, search)
+
+
+def test_without_optuna_a_search_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(tmp_path)
+    monkeypatch.setitem(sys.modules, "jobs.search.submit", None)
+    words = [str(tmp_path / "s.yaml"), "--cluster", "local", "--runs", str(tmp_path / "logs")]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    assert main(words) == 2
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install turnout[search]" in line
+    assert not (tmp_path / "logs").exists()
 
 
 def wait_for(look: Callable[[], Any], process: "subprocess.Popen[str]") -> None:

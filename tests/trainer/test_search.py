@@ -127,9 +127,9 @@ def test_other_axes_beside_a_search_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_search_sees_validation_data_without_target_labels(tmp_path: Path, metric: str, message: str) -> None:
-    config = load(tmp_path).template()
-    with pytest.raises(ConfigError, match=message):
-        find_metric(metric, config, "s.yaml")
+    search = load(tmp_path, search=SEARCH | {"metric": metric})
+    with pytest.raises(ConfigError, match=rf"s.yaml:\d+: search.metric: {metric}: .*{message}"):
+        find_metric(metric, search.template(), search.metric_place)
 
 
 def test_the_direction_is_the_metrics_own(tmp_path: Path) -> None:

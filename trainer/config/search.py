@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -108,6 +108,7 @@ class Search:
     settings: Settings  # of the file, over the preset's
     overrides: Settings  # of the command line
     file: str
+    metric_place: str = field(default="", compare=False)  # where search.metric was written
 
     def trials(self, parameters: Document) -> list[Trial]:
         """Return the trials of a setting, one for each seed; ConfigError if a method refuses it."""
@@ -166,7 +167,8 @@ def load_search(path: Path, words: list[str], defaults: Settings | None = None) 
     space = {key: d for key, d in read_space(block, str(path)).items() if key not in overrides}
     if not space:
         raise ConfigError(f"command line: {min(overrides)}: no key of search.space is left to search; leave one out")
-    search = Search(read_options(block, str(path)), space, settings, overrides, str(path))
+    metric_place = find_place(block, "search.metric", str(path))
+    search = Search(read_options(block, str(path)), space, settings, overrides, str(path), metric_place)
     check_space(search)
     check_starting_points(search, find_place(block, "search.enqueue", str(path)))
     first, steps = search.options.pruner.first, search.template().train.steps
