@@ -10,6 +10,15 @@ from trainer.data.cache import stage
 from trainer.data.dataset import Form
 
 
+# Files that take minutes: they start first, so that xdist's workers end at about the same time.
+LONG = ("test_faults.py", "test_learning.py", "test_random_faults.py", "test_launchers.py", "test_generative.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move the files of LONG to the front, in that order."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
     """A data root with the embedded sets, which are staged once for all of xdist's workers; each has a copy."""
