@@ -48,7 +48,11 @@ CONTENT: dict[str, Any] = DANN | {"train": DANN["train"] | {"steps": STEPS, "che
 SHAPES = ((2, 1), (1, 2), (1, 1))
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED")
 # What an event of another trial on the same node may add.
-ANY_TIME = r"cancelled( by \w+)?|preempted|requeued|node failure(; node n\d went down)?|.* went down"
+# Slurm's kill of an attempt whose node went down can hit srun of the next one, since both have the same job id.
+ANY_TIME = (
+    r"cancelled( by \w+)?|preempted|requeued|node failure(; node n\d went down)?|.* went down|"
+    "srun, which runs the job's tasks, was killed by SIGKILL"
+)
 
 
 @dataclass
