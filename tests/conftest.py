@@ -9,7 +9,6 @@ from filelock import FileLock
 from trainer.data.cache import stage
 from trainer.data.dataset import Form
 
-
 # Files that take minutes: they start first, so that xdist's workers end at about the same time.
 LONG = ("test_faults.py", "test_learning.py", "test_random_faults.py", "test_launchers.py", "test_generative.py")
 
