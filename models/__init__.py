@@ -24,7 +24,8 @@ NO_METHODS = ("__init__", "base", "checks", "optim", "sampling", "types")
 TYPE_MODULES = ("typing", "pydantic", "models.types")
 # Class attributes of a method that are read from its source, with their values in models.base.Method.
 DEFAULTS: dict[str, Any] = {
-    "reads": ("images", "labels"), "conditional": False, "role": "", "check": "", "least_batch": "", "revisions": {},
+    "reads": ("images", "labels"), "conditional": False, "role": "", "check": "", "least_batch": "",
+    "revisions": {}, "added_later": {},
 }  # fmt: skip
 
 
@@ -51,6 +52,7 @@ class Signature:
     role: str  # "lower_bound" or "upper_bound" of domain adaptation, else empty
     revisions: dict[str, int]  # net -> revision of its layers, where they were corrected
     functions: frozenset[str]  # names of those that it defines or inherits from another method, such as predict
+    added_later: dict[str, Any]  # hyperparameter -> default that keeps the behaviour of trials from before it existed
     hyperparameters: tuple[Hyperparameter, ...] = field(default=())
 
 
@@ -113,6 +115,14 @@ def revision(name: str, arguments: Mapping[str, Any]) -> int:
         return 0
     default = next((h.default for h in described.hyperparameters if h.name == "net"), "")
     return described.revisions.get(arguments.get("net", default), 0)
+
+
+def added_later(name: str) -> dict[str, Any]:
+    """Return the hyperparameters that a method got later, with their defaults; {} if there is no such method."""
+    try:
+        return signature(name).added_later
+    except (OSError, TypeError):
+        return {}
 
 
 def _arguments(

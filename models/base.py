@@ -49,6 +49,8 @@ class Method(nn.Module):
     # Net (value of the hyperparameter `net`; "" without one) -> revision, part of the identity of its trials. Raise it
     # when a network is corrected, so that its earlier trials are neither resumed nor averaged with new ones.
     revisions: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    # Hyperparameter that was added later -> default that keeps the earlier behaviour: no part of an identity at it.
+    added_later: ClassVar[Mapping[str, object]] = MappingProxyType({})
     averaged: Mapping[str, float] = MappingProxyType({})  # network -> EMA decay; the average is what is exported
 
     def updates(self) -> list[Update]:

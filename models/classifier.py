@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import PositiveFloat
@@ -19,6 +19,7 @@ MIN_SIZE = 28  # pixels; smaller images are enlarged
 class Classifier(Method):
     reads = ("images", "labels")
     least_batch = "pair"
+    added_later: ClassVar[dict[str, object]] = {"network": "lenet"}
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ class DCGAN(Method):
     reads = ("images",)
     check = "doublings"
     revisions: ClassVar[dict[str, int]] = {"paper": 1}  # weights of batch norm start from N(1, 0.02²), not at 1
+    added_later: ClassVar[dict[str, object]] = {"net": "paper", "disc_iters": 1}
 
     def __init__(
         self,

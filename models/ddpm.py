@@ -36,6 +36,7 @@ class DDPM(Method):
     revisions: ClassVar[dict[str, int]] = {
         "attention_unet": 1
     }  # the second block of each upward stage has a middle of half the width
+    added_later: ClassVar[dict[str, object]] = {"residual": "all"}
 
     def __init__(
         self,

@@ -424,6 +424,17 @@ def test_labels_are_readable_and_safe_as_directory_names(load: Load) -> None:
         assert re.fullmatch(r"dann[A-Za-z0-9._=,+-]{0,96}", label)
 
 
+def test_a_label_has_the_word_that_yaml_reads_as_a_boolean(load: Load) -> None:
+    grid = {"train.precision": [False, "bf16"], "data.flip": [False, True]}
+    assert [t.label for t in load("train.precision=[no,bf16]", "data.flip=no")] == [
+        "dann,precision=no,flip=False",
+        "dann,precision=bf16,flip=False",
+    ]
+    assert [t.label for t in load(grid=grid)][:2] == ["dann,flip=False,precision=no", "dann,flip=False,precision=bf16"]
+    (trial,) = load("train.precision=no")
+    assert (trial.label, trial.config.train.precision) == ("dann,precision=no", "no")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_sweep_expands_to_distinct_trials(path: Path) -> None:
     names = [trial.name for trial in load_trials(path, [])]

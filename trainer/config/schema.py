@@ -33,10 +33,11 @@ from trainer.data import registry
 from trainer.data.classes import match_classes
 from trainer.data.dataset import Form
 
-# Settings that were added later: not part of the identity at these defaults, which keep the earlier behaviour.
+# Settings that were added later: not part of the identity at these defaults, which keep the earlier behaviour. Methods
+# declare those of `model:`.
 ADDED_LATER: dict[str, Any] = {
     "data.classes": None, "data.crop": "center", "data.background": "white",
-    "eval.tuned": [], "model.residual": "all", "model.net": "paper", "model.network": "lenet", "model.disc_iters": 1,
+    "eval.tuned": [],
     "resources.trials_per_gpu": 1, "train.keep_checkpoints": False, "eval.resources": None, "data.copy_to": None,
     "train.preview_every": 0,
     "eval.split": "test", "eval.samples": None, "eval.real": None, "eval.grid": [8, 8],
@@ -217,7 +218,7 @@ class Config(Section):
     def to_document(self) -> dict[str, Any]:
         """Return the content of a run directory's config.yaml, as before settings were added that have defaults."""
         document = self.model_dump(mode="json")
-        for key, default in ADDED_LATER.items():
+        for key, default in list_added(self.method).items():
             block, _, name = key.partition(".")
             if document[block].get(name, ...) == default:
                 del document[block][name]
@@ -235,13 +236,19 @@ def is_in_identity(key: str) -> bool:
     return excluded is not True and name not in excluded
 
 
+def list_added(method: str) -> dict[str, Any]:
+    """Return {dotted key: default} of the settings that were added later, with those of a method."""
+    return ADDED_LATER | {f"model.{name}": default for name, default in models.added_later(method).items()}
+
+
 def select_identity(document: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that can change the trained weights."""
+    added = list_added(document.get("method", ""))
     content = {
         block: {
             name: v
             for name, v in value.items()
-            if is_in_identity(key := f"{block}.{name}") and v != ADDED_LATER.get(key, ...)
+            if is_in_identity(key := f"{block}.{name}") and v != added.get(key, ...)
         }
         if isinstance(value, dict)
         else value

@@ -96,7 +96,9 @@ def combine_trials(
     for combination in combine(replace_axes(axes, lists)):
         settings = merge(base, combination | fixed)
         config = resolve_settings(settings, file)
-        yield Trial(config, make_label(method, own | combination | fixed), config.identity(), settings)
+        yield Trial(
+            config, make_label(method, restore_words(config, own | combination | fixed)), config.identity(), settings
+        )
 
 
 def find_methods(
@@ -128,6 +130,17 @@ def is_axis(method: str, key: str, value: Any) -> bool:
     if isinstance(value, list) and takes_list(method, key):
         return bool(value) and all(isinstance(v, list) for v in value)
     return isinstance(value, list)
+
+
+def restore_words(config: Config, settings: Settings) -> Settings:
+    """Return settings with the word of the config where YAML reads it as a boolean: precision `no`, not False."""
+    words: Settings = {}
+    for key, setting in settings.items():
+        block, _, name = key.partition(".")
+        word = getattr(getattr(config, block, None), name, None)
+        if isinstance(setting.value, bool) and isinstance(word, str):
+            words[key] = Setting(word, setting.place)
+    return settings | words
 
 
 def make_label(method: str, settings: Settings) -> str:

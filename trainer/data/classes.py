@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from trainer.data.dataset import Dataset
+from trainer.data.pictures import printable
 from trainer.errors import DataError
 
 # data.classes: {target name: source name}, or the names of all datasets in their shared order
@@ -71,7 +72,7 @@ def check_train(splits: Mapping[str, Mapping[str, str | None]], where: str, reme
             if split in ("validation", "test") and name is not None and None not in train and name not in train:
                 names = sort_names(other for other in train if other is not None)
                 raise DataError(
-                    f"{where}: {position}: class {name!r} is in {split} but not in train, which has: "
+                    f"{where}: {printable(position)}: class {name!r} is in {split} but not in train, which has: "
                     f"{list_names(names)}; {remedy}"
                 )
 

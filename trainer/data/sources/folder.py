@@ -1,6 +1,6 @@
 """Datasets of pictures in a folder, labelled by its subfolders or by a table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -21,9 +21,10 @@ class Folder(LabelledPictures):
         if not self.path.is_dir():
             raise DataError(f"{name}: there is no folder {self.path}; give the path of one")
 
-    def list_files(self) -> list[Path]:
-        """Return the pictures and the table."""
-        return [self.path / file for file in list_folder(self.path).pictures] + [*self.path.glob(TABLE)]
+    def list_files(self) -> Iterator[Path]:
+        """Yield the pictures and the table."""
+        yield from (self.path / file for file in list_folder(self.path).pictures)
+        yield from self.path.glob(TABLE)
 
     def open(self, file: str) -> IO[bytes]:
         """Open a picture."""
@@ -63,11 +64,11 @@ def label_by_folder(where: str, files: Sequence[str], head: str, empty: Sequence
 
     DataError if only some pictures are in a folder of a class, or if a folder of a class is empty.
     """
-    inner = {file: file.removeprefix(head).split("/")[:-1] for file in files}
-    beside = [file for file, folders in inner.items() if not folders]
+    start = len(head)  # folders are computed where they are used: a list of them would take more memory than the names
+    beside = [file for file in files if "/" not in file[start:]]
     if len(beside) == len(files):
         return dict.fromkeys(files)
-    names = sorted({folders[0] for folders in inner.values() if folders})
+    names = sorted({file[start:].partition("/")[0] for file in files if "/" in file[start:]})
     if beside:
         raise DataError(
             f"{where}: {printable(beside[0])} and {len(beside) - 1} more pictures are beside the folders of classes "
@@ -75,14 +76,15 @@ def label_by_folder(where: str, files: Sequence[str], head: str, empty: Sequence
         )
     if empty:
         raise DataError(f"{where}: {printable(empty[0])}/ holds no pictures; add some, or remove this folder")
-    deeper = sorted({folders[1] for folders in inner.values() if len(folders) > 1})
-    if len(names) == 1 and len(deeper) > 1 and all(len(folders) > 1 for folders in inner.values()):
+    deeper = sorted({file[start:].split("/")[1] for file in files if file.count("/", start) > 1})
+    if len(names) == 1 and len(deeper) > 1 and all(file.count("/", start) > 1 for file in files):
         raise DataError(
             f"{where}: all pictures are in {printable(names[0])}/, so there is one class; if its folders "
             f"({printable(list_names(deeper))}) are the classes, give the path {where}/{head}{printable(names[0])}"
         )
     check_spelling({name: f"folder {head}{name}" for name in names}, where)
-    return {file: printable(folders[0]) for file, folders in inner.items()}
+    classes = {name: printable(name) for name in names}  # one string for all pictures of a class
+    return {file: classes[file[start:].partition("/")[0]] for file in files}
 
 
 def find_splits(where: str, files: Sequence[str]) -> dict[str, str]:

@@ -81,7 +81,6 @@ class LabelledPictures(ABC):
 
 def check_parts(where: str, parts: Parts) -> None:
     """Check that the training split has every class, spelt in one way; DataError, which names a picture."""
-    positions = {split: {printable(file): label for file, label in labels.items()} for split, labels in parts.items()}
-    spellings = {name: f"picture {file}" for part in positions.values() for file, name in part.items() if name}
-    check_spelling(spellings, where)
-    check_train(positions, where, "move, rename or remove its pictures")
+    examples = {name: file for part in parts.values() for file, name in part.items() if name}
+    check_spelling({name: f"picture {printable(file)}" for name, file in examples.items()}, where)
+    check_train(parts, where, "move, rename or remove its pictures")
