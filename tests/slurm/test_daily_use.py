@@ -55,13 +55,13 @@ def queued(cluster: Cluster) -> list[str]:
     return cluster.run("squeue", "-h", "-r", "-o", "%i").stdout.split()
 
 
-def replace_sbatch(sweep: Submitted, then: str) -> None:
-    """Let a wrapper stand before sbatch, which runs shell commands after the second job was accepted."""
+def replace_sbatch(sweep: Submitted, then: str, after: int = 2) -> None:
+    """Let a wrapper stand before sbatch, which runs shell commands after a number of jobs were accepted."""
     folder = sweep.file.parent / "bin"
     folder.mkdir()
     real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
     script = folder / "sbatch"
-    count = f"case $(cat {folder}/count 2>/dev/null) in x) {then};; esac; printf x >> {folder}/count"
+    count = f"printf x >> {folder}/count; case $(cat {folder}/count) in {'x' * after}) {then};; esac"
     script.write_text(f'#!/bin/sh\ncase "$*" in *--usage*|*--help*) exec {real} "$@";; esac\n{real} "$@"\n{count}\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     sweep.environment["PATH"] = f"{folder}:{sweep.environment['PATH']}"
@@ -108,6 +108,15 @@ def test_evaluations_have_resources_of_their_own_and_another_sweep_waits(
     archived = command(sweep, "tidy", "--archive", "--yes")
     assert archived.returncode == 0, archived.stderr
     assert not sweep.folder.exists()
+
+
+def test_no_job_starts_before_the_folder_of_its_logs_exists(sweep: Submitted, cluster: Cluster) -> None:
+    """The machine that submits is slow: Slurm could start the jobs before submitit goes on."""
+    replace_sbatch(sweep, "sleep 3", after=1)
+    sweep.submit("eval.metrics=[]")
+    sweep.wait_for(sweep.submissions()[-1]["report"], "COMPLETED")
+    assert [sweep.state(job) for job in sweep.jobs("train")] == ["COMPLETED"] * 2
+    assert all(run.is_done() for run in sweep.runs()), sweep.output()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])

@@ -124,6 +124,12 @@ def cancel(jobs: Sequence[str]) -> str:
     return ""
 
 
+def release(job: str) -> None:
+    """Let a held job, or all elements of an array, start; ConfigError if Slurm refuses."""
+    if error := ask("scontrol", "release", job).error:
+        raise ConfigError(f"scontrol release {job}: {error}")
+
+
 def compress(jobs: Iterable[str]) -> list[str]:
     """Return job ids with the elements of an array in one word, such as 7_[0-3,5]."""
     arrays: dict[str, list[int]] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.backends.slurm.allocation import SlurmWorker
 from jobs.backends.slurm.arrays import Array
-from jobs.backends.slurm.client import clean_environment
+from jobs.backends.slurm.client import clean_environment, release
 from jobs.backends.slurm.presets import Preset
 from jobs.processes import Task
 from jobs.worker import Worker
@@ -23,7 +23,10 @@ TRIAL_OPTIONS = re.compile(r"gres|gpu|mem-per|exclusive|licenses|constraint|core
 
 
 def submit_array(sweep: Path, array: Array, options: dict[str, str], preset: Preset, code: Path) -> str:
-    """Submit an array and return its id; ConfigError with Slurm's own words."""
+    """Submit an array and return its id; ConfigError with Slurm's own words.
+
+    It is held until submitit has made the folder of each job, without which Slurm cannot open a log and fails the job.
+    """
     import submitit
 
     executor = submitit.SlurmExecutor(folder=submitit_folder(sweep), python=preset.launcher_command(code))
@@ -38,7 +41,10 @@ def submit_array(sweep: Path, array: Array, options: dict[str, str], preset: Pre
         raise ConfigError(
             f"{sweep.name}: Slurm refused the {array.stage} job: {reason}; {remedy} the `resources:` block"
         ) from None
-    return str(jobs[0].job_id).partition("_")[0]
+    job = str(jobs[0].job_id).partition("_")[0]
+    if array.stage == "report" or not array.resources.slurm.get("hold"):
+        release(job)
+    return job
 
 
 def create_worker(array: Array, runs: list[RunDirectory], preset: Preset) -> SlurmWorker:
@@ -99,7 +105,7 @@ def parameters(
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--export=ALL", *preset.srun],
         "setup": [end_job_on_error(line) for line in preset.setup] or None,
         "wckey": None,  # submitit's own is refused where wckeys are enforced
-        "additional_parameters": {"requeue": True, **additional, **options},
+        "additional_parameters": {"requeue": True, **additional, **options, "hold": True},
     }
     return request | ({"gpus_per_node": gpus} if gpus and not resources.gres else {})
 
