@@ -60,7 +60,8 @@ def stage_all(folder: Path, size: int, root: Path) -> float:
 def measure_memory(folder: Path, size: int, root: Path) -> float:
     """Return the largest memory, MiB, of a process that stages the folder."""
     program = "import sys; from pathlib import Path; from trainer.data.cache import stage; "
-    program += "stage('folder:' + sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), 3); "
+    program += "from trainer.data.dataset import Form; "
+    program += "stage('folder:' + sys.argv[1], Path(sys.argv[2]), Form(int(sys.argv[3]), 3)); "
     program += "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
     command = [sys.executable, "-c", program, str(folder), str(root), str(size)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
