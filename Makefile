@@ -20,10 +20,12 @@ check test: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(filter check,$@),-q $(QUICK))
 
-# Random events hit 40 trials on a private Slurm, and every scenario of faults one; every night.
+# Random events hit 40 trials on a private Slurm, and every scenario of faults one; trainings of minutes; every night.
 soak: export TURNOUT_RANDOM_TRIALS ?= 40
+soak: export TURNOUT_TEST_LONG ?= 1
+soak: export OMP_NUM_THREADS ?= 1
 soak: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -rA tests/slurm/test_random_faults.py tests/slurm/test_faults.py
+	$(BIN)/python -m pytest -q -rA tests/slurm/test_random_faults.py tests/slurm/test_faults.py tests/test_learning.py
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)

@@ -62,14 +62,14 @@ def test_a_short_run_of_diffusion_draws_the_digits_that_it_is_asked_for(tmp_path
     assert metrics["class_accuracy"] > 0.35
 
 
-LONG = pytest.mark.skipif("TURNOUT_TEST_LONG" not in os.environ, reason="trains for minutes: set TURNOUT_TEST_LONG=1")
+LONG = pytest.mark.skipif("TURNOUT_TEST_LONG" not in os.environ, reason="trains for minutes: `make soak` runs it")
 
 
 @pytest.mark.parametrize(
     ("method", "steps"),
     [
         pytest.param(["method=vae"], 1200, marks=LONG),  # of the published size
-        (["method=vae_wide", "model={width: 16, latent: 512, lr: 0.004}"], 800),
+        pytest.param(["method=vae_wide", "model={width: 16, latent: 512, lr: 0.004}"], 800, marks=LONG),
     ],
 )
 def test_at_a_small_weight_of_the_divergence_images_come_back(
