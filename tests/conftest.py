@@ -9,8 +9,9 @@ from filelock import FileLock
 from trainer.data.cache import stage
 from trainer.data.dataset import Form
 
-# Files that take minutes: they start first, so that xdist's workers end at about the same time.
-LONG = ("test_faults.py", "test_learning.py", "test_random_faults.py", "test_launchers.py", "test_generative.py")
+# Files that take minutes start first, so that xdist's workers end at about the same time. Not those of tests/slurm:
+# workers that run in the process of tests/jobs kill its other children, such as Slurm's daemons.
+LONG = ("test_learning.py", "test_generative.py", "test_launchers.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
