@@ -137,7 +137,7 @@ def rows(slurm: None, tmp_path_factory: pytest.TempPathFactory, data_root: str) 
             return command(sweep, "status", "--json").stdout
 
         with suppress(TimeoutError):  # the tests show what is wrong
-            cluster.wait(are_explained, 30, "accounting to know how the jobs ended")
+            cluster.wait(are_explained, 90, "accounting to know how the jobs ended")
         print(sweep.output(4000))
         yield rows
 
