@@ -144,7 +144,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
             return submit_search(options, search, backend, console)
         except ImportError as error:
             raise ConfigError(
-                f"{options.sweep}: search: {error}; Optuna and its samplers: pip install turnout[search]"
+                f"{options.sweep}: search: {error}; Optuna and its samplers: pip install -e '.[search]'"
             ) from None
     submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)
     print_plain(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'on this machine ({reason})'}")

@@ -338,7 +338,7 @@ def test_without_optuna_a_search_says_what_to_install(
     for number, handler in handlers.items():
         signal.signal(number, handler)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install turnout[search]" in line
+    assert "pip install -e '.[search]'" in line
     assert not (tmp_path / "logs").exists()
 
 

@@ -26,7 +26,7 @@ class HuggingFace(LabelledPictures):
             import pyarrow as pa
             import pyarrow.parquet as pq
         except ImportError:
-            raise DataError(f"{self.name}: needs pyarrow: pip install 'turnout[huggingface]'") from None
+            raise DataError(f"{self.name}: needs pyarrow: pip install -e '.[huggingface]'") from None
         files: dict[str, list[Path]] = {}
         for file in self.list_files():
             word = re.match("[a-z]*", (file.parent if file.suffix == ".arrow" else file).name.lower())
