@@ -168,6 +168,16 @@ CASES: dict[str, tuple[list[dict[str, Any]], str, tuple[str, str], tuple[str, st
             "the disk of the run directory refuses to be written (full, over quota, read-only or unreachable)",
         ),
     ),
+    "a full disk, and a peer that was killed, whose code Slurm keeps": (
+        [],
+        "srun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 74",
+        ("FAILED", "9:0"),
+        (
+            "failed",
+            "disk error",
+            "the disk of the run directory refuses to be written (full, over quota, read-only or unreachable)",
+        ),
+    ),
     "a node": ([], NODE_FAILURE, ("NODE_FAIL", "0:0"), ("failed", "node failure", "node failure; node n2 went down")),
     "a node, and its log is lost": (
         [],

@@ -5,12 +5,17 @@ import signal
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from jobs.deaths import DISK_ERROR, DISK_REFUSED
+from trainer.runs.disk import DISK_CODE
+
 SLURM_MESSAGE = re.compile(r"srun: |slurmstepd\S*: |submitit ")  # follows the error that ended a job
 NEW_ATTEMPT = re.compile(
     r"(train|eval|report|search): attempt \S+ on \S+$"
 )  # attempts of a job append to the same files
 NAMES = {signal.strsignal(number): number.name for number in signal.Signals}  # Killed: SIGKILL
 SIGNAL = "|".join(re.escape(name) for name in NAMES if name)
+# Only a worker whose disk refuses ends so, before or after a peer that Slurm kills.
+DISK_END = rf"srun: error: \S+: tasks? [\d,-]+: Exited with exit code {DISK_CODE}$"
 # What a line of a log says of the end of a job, as cause and reason; the first entry that matches any line wins.
 EVIDENCE = [
     (r"error: (setup line failed: .*)", "exit code", "{0}"),
@@ -20,6 +25,7 @@ EVIDENCE = [
     (r"\*\*\* \w+ \S+ ON (\S+) CANCELLED AT \S+ DUE TO NODE FAILURE", "node failure", "a node went down"),
     (r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+ DUE TO TIME LIMIT", "time limit", ""),
     (rf"\S+: line \d+: +\d+ ({SIGNAL})\b.*\bsrun\b", "killed", "srun, which runs the job's tasks, was killed by {0}"),
+    (DISK_END, DISK_ERROR, DISK_REFUSED),
     (rf"srun: error: (\S+): tasks? [\d,-]+: ({SIGNAL})\b", "killed", "the worker on {0} was killed by {1}"),
 ]
 TASK_END = re.compile(r"srun: error: \S+: tasks? ")
@@ -43,7 +49,7 @@ def explain_lines(lines: Sequence[str]) -> tuple[str, str]:
     """Return cause and reason of the end of a job from the lines of its log; empty if they do not tell."""
     # After the end of one task, or a cancellation, Slurm ends the other tasks.
     ends = [line for line in lines if TASK_END.match(line) or "CANCELLED AT" in line]
-    lines = [line for line in lines if not TASK_END.match(line) or line == ends[0]]
+    lines = [line for line in lines if not TASK_END.match(line) or line == ends[0] or re.match(DISK_END, line)]
     for pattern, cause, reason in EVIDENCE:
         for line in lines:
             if match := re.search(pattern, line):
