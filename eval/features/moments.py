@@ -22,12 +22,10 @@ class Gaussian:
 
     @cached_property
     def factor(self) -> Array:
-        """A [d, rank] with A Aᵀ = covariance; eigenvalues below rounding count as zero."""
-        values, vectors = linalg.eigh(self.covariance, driver="evd")
-        kept = values > values[-1] * len(values) * np.finfo(float).eps
-        if not kept.any():  # all images are equal
-            return np.zeros((len(values), 1))
-        factor: Array = vectors[:, kept] * np.sqrt(values[kept])
+        """A [d, rank] with A Aᵀ = covariance, by Cholesky with pivots, which ends where only rounding is left."""
+        lower, pivots, rank, _ = linalg.lapack.dpstrf(self.covariance, lower=1)
+        factor: Array = np.zeros((len(lower), max(rank, 1)))  # zero if all images are equal
+        factor[pivots - 1, :rank] = np.tril(lower)[:, :rank]
         return factor
 
 
