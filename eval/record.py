@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from eval.metrics import select_options
+from eval.metrics import Metric, recipe, select_options
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
@@ -43,7 +43,8 @@ class Result:
 def is_current(run: RunDirectory, steps: int, metrics: list[str], options: Mapping[str, Any] = EMPTY) -> bool:
     """Return whether the newest evaluation is of the last step's weights, as they are, and has all metrics.
 
-    `options` are those of `eval:` that differ from their defaults; each metric must have been computed with its own.
+    `options` are those of `eval:` that differ from their defaults; each metric must have been computed with its own,
+    and by its present recipe, unless the weights were removed since.
     """
     record = run.evaluation()
     if record.get("step") != steps:
@@ -54,7 +55,9 @@ def is_current(run: RunDirectory, steps: int, metrics: list[str], options: Mappi
     evaluated = run.evaluation_file.stat().st_mtime
     evaluations = record.get("provenance", {}).get("evaluations", {})
     return exported < evaluated and all(
-        name in evaluations and evaluations[name].get("options", {}) == select_options(name, options)
+        name in evaluations
+        and evaluations[name].get("options", {}) == select_options(name, options)
+        and (weights is None or evaluations[name].get("recipe", Metric.recipe) == recipe(name))
         for name in metrics
     )
 

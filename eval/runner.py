@@ -145,6 +145,8 @@ def evaluate(run: RunDirectory, names: list[str], errors: list[tuple[int, str]])
             result: record.Result = module.evaluate(trial)
             details: dict[str, Any] = {"device": device.type, "seconds": round(time.monotonic() - started, 2)}
             details["versions"] = {library: metadata.version(library) for library in LIBRARIES}
+            if module.METRIC.recipe != metrics.Metric.recipe:
+                details["recipe"] = module.METRIC.recipe
             if options := metrics.select_options(name, trial.config.eval.options()):
                 details["options"] = options
             results = record.publish(

@@ -51,7 +51,7 @@ def test_a_short_run_improves(
     assert last[metric] < share * first[metric]
 
 
-def test_a_short_run_of_diffusion_draws_the_digits_that_it_is_asked_for(tmp_path: Path, data_root: str) -> None:
+def test_a_short_run_of_diffusion_samples_the_requested_digits(tmp_path: Path, data_root: str) -> None:
     """Of 1,000 samples a classifier recognises more than .35, where chance gives .1."""
     model = "model={predicts: velocity, width: 16, lr: 0.004, sampling_steps: 10, eta: 1.0, guidance: 4.0}"
     train = "train={steps: 800, batch_size: 32}"
@@ -72,9 +72,7 @@ LONG = pytest.mark.skipif("TURNOUT_TEST_LONG" not in os.environ, reason="trains 
         pytest.param(["method=vae_wide", "model={width: 16, latent: 512, lr: 0.004}"], 800, marks=LONG),
     ],
 )
-def test_at_a_small_weight_of_the_divergence_images_come_back(
-    method: list[str], steps: int, tmp_path: Path, data_root: str
-) -> None:
+def test_a_small_kl_weight_reconstructs_images(method: list[str], steps: int, tmp_path: Path, data_root: str) -> None:
     """At 1e-5 with a mean squared error below .03, of test images in [-1, 1]."""
     settings = ["model.kl_weight=1e-5", "data.size=64", f"train={{steps: {steps}, batch_size: 64}}"]
     path = trained(tmp_path, *method, *settings, f"data.root={data_root}")
@@ -82,7 +80,7 @@ def test_at_a_small_weight_of_the_divergence_images_come_back(
     assert RunDirectory(path).evaluation()["metrics"]["reconstruction_mse"] < 0.03
 
 
-def test_the_weight_of_the_divergence_trades_it_for_reconstructions(tmp_path: Path, data_root: str) -> None:
+def test_the_kl_weight_trades_divergence_for_reconstruction_error(tmp_path: Path, data_root: str) -> None:
     """From 1e-5 to .1 the divergence falls to a tenth, and the error rises by a third."""
     measurements = []
     for weight in ("1e-5", "0.1"):

@@ -24,6 +24,7 @@ class Metric:
     needs: str  # capability of the method: predict, features, sample or reconstruct
     higher_is_better: bool = False  # decides which milestone is best
     options: tuple[str, ...] = ()  # keys of `eval:` that it reads
+    recipe: int = 1  # raise it when values change: evaluations of an older recipe are then out of date
     shared: bool = False  # whether all processes of an evaluation run it: see eval/distributed.py
     stage: "Callable[[Path, torch.device], None] | None" = None  # computes what is cached for a dataset's folder
     weights: Callable[[], Path] | None = None  # path of downloaded weights, present or not
@@ -50,6 +51,12 @@ def capability(name: str) -> str:
     """Return the capability that a metric needs, read from its source without importing it."""
     needed: str = ast.literal_eval(_declaration(name)["needs"])
     return needed
+
+
+def recipe(name: str) -> int:
+    """Return the recipe of a metric, read from its source without importing it."""
+    node = _declaration(name).get("recipe")
+    return int(ast.literal_eval(node)) if node else Metric.recipe
 
 
 def select_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

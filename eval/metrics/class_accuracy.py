@@ -32,7 +32,7 @@ def stage(folder: Path, device: torch.device) -> None:
     load_judge(folder, device)
 
 
-METRIC = Metric(needs="sample", higher_is_better=True, shared=True, stage=stage)
+METRIC = Metric(needs="sample", recipe=2, higher_is_better=True, shared=True, stage=stage)
 
 
 def evaluate(trial: TrainedTrial) -> Result:

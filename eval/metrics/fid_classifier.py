@@ -21,7 +21,7 @@ def stage(folder: Path, device: torch.device) -> None:
     load_references(folder, classifier.extractor(folder, device))
 
 
-METRIC = Metric(needs="sample", options=("split", "samples", "real"), shared=True, stage=stage)
+METRIC = Metric(needs="sample", recipe=2, options=("split", "samples", "real"), shared=True, stage=stage)
 
 
 def create_extractor(trial: TrainedTrial) -> Extractor:

@@ -90,14 +90,14 @@ def pytorch_fid(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("parts", [1, 13])
-def test_mean_and_covariance_are_numpys_however_the_features_are_cut(parts: int) -> None:
+def test_streamed_mean_and_covariance_match_numpy(parts: int) -> None:
     features = cloud(500, 24, shift=100.0)
     actual, expected = moments(features, parts).gaussian(), gaussian(features)
     np.testing.assert_allclose(actual.mean, expected.mean, rtol=1e-12)
     np.testing.assert_allclose(actual.covariance, expected.covariance, rtol=1e-7, atol=1e-9)
 
 
-def test_two_processes_find_what_one_finds_of_10_000_samples(tmp_path: Path) -> None:
+def test_two_processes_compute_the_moments_of_one_for_10_000_samples(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     (tmp_path / "worker.py").write_text(WORKER)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -119,7 +119,7 @@ def test_two_processes_find_what_one_finds_of_10_000_samples(tmp_path: Path) -> 
         )
 
 
-def test_what_is_held_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Moments, and the KEPT first features, which the distances of single images look at; else a batch at a time.
 
     A tensor made of an array keeps it alive as long as any view of its memory is there.
@@ -187,7 +187,7 @@ def test_features_of_another_width_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("n", "width"), [(400, 16), (600, 200), (3000, 256)])
-def test_the_frechet_distance_is_pytorch_fids(n: int, width: int, pytorch_fid: Any) -> None:
+def test_the_frechet_distance_matches_pytorch_fid(n: int, width: int, pytorch_fid: Any) -> None:
     real, fake = cloud(n, width), cloud(n + 50, width, seed=1, shift=0.05)
     x, y = gaussian(real), gaussian(fake)
     expected = pytorch_fid(x.mean, x.covariance, y.mean, y.covariance)
@@ -196,7 +196,7 @@ def test_the_frechet_distance_is_pytorch_fids(n: int, width: int, pytorch_fid: A
     )
 
 
-def test_with_fewer_images_than_features_it_is_what_the_images_say() -> None:
+def test_the_frechet_distance_is_exact_with_fewer_images_than_features() -> None:
     """An independent route: the nuclear norm of the product of the centred data matrices."""
     real, fake = cloud(40, 100).double(), cloud(30, 100, seed=1).double()
     x, y = (f - f.mean(0) for f in (real, fake))
@@ -205,7 +205,7 @@ def test_with_fewer_images_than_features_it_is_what_the_images_say() -> None:
     assert distances.frechet(gaussian(real), gaussian(fake)) == pytest.approx(float(expected), rel=1e-9)
 
 
-def test_the_frechet_distance_of_independent_coordinates_has_a_formula() -> None:
+def test_the_frechet_distance_of_independent_coordinates_matches_its_formula() -> None:
     """Σ (m1 - m2)² + (s1 - s2)², for deviations s."""
     a, b = np.array([1.0, 2.0, 0.0]), np.array([3.0, 0.5, 0.0])
     distance = distances.frechet(Gaussian(np.zeros(3), np.diag(a**2)), Gaussian(np.array([1.0, 0, 2]), np.diag(b**2)))
@@ -214,14 +214,14 @@ def test_the_frechet_distance_of_independent_coordinates_has_a_formula() -> None
     assert distances.frechet(Gaussian(a, none), Gaussian(b, none)) == pytest.approx(((a - b) ** 2).sum())
 
 
-def test_a_set_is_at_no_distance_from_itself_and_symmetry_holds() -> None:
+def test_the_frechet_distance_is_symmetric_and_zero_to_itself() -> None:
     real, fake = gaussian(cloud(300, 20)), gaussian(cloud(300, 20, seed=1, shift=0.5))
     assert distances.frechet(real, real) == pytest.approx(0, abs=1e-10)
     assert distances.frechet(real, fake) == pytest.approx(distances.frechet(fake, real), rel=1e-12)
     assert distances.frechet(real, fake) > 1
 
 
-def test_what_is_not_finite_is_no_distance() -> None:
+def test_the_frechet_distance_refuses_values_that_are_not_finite() -> None:
     good = gaussian(cloud(30, 4))
     with pytest.raises(ValueError, match="finite"):
         distances.frechet(Gaussian(good.mean * np.nan, good.covariance), good)
@@ -245,7 +245,7 @@ def test_kid_is_the_unbiased_estimate_with_scikit_learns_kernel() -> None:
     assert distances.kid(real, fake) == pytest.approx(expected, rel=1e-9)
 
 
-def test_kid_on_subsets_is_near_that_on_all_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kid_on_subsets_is_close_to_kid_on_all_and_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = cloud(400, 12), cloud(400, 12, seed=1, shift=0.2)
     whole = distances.kid(real, fake)
     monkeypatch.setattr(distances, "SUBSET", 100)
@@ -253,14 +253,14 @@ def test_kid_on_subsets_is_near_that_on_all_and_repeats(monkeypatch: pytest.Monk
     assert distances.kid(real, fake) == distances.kid(real, fake) != whole
 
 
-def test_kid_of_two_draws_of_the_same_is_zero_on_average() -> None:
+def test_kid_of_two_samples_of_one_distribution_is_zero_on_average() -> None:
     estimates = [distances.kid(cloud(50, 6, seed), cloud(50, 6, 1000 + seed)) for seed in range(60)]
     assert abs(np.mean(estimates)) < 3 * np.std(estimates) / 60**0.5
     assert min(estimates) < 0 < max(estimates)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])
-def test_shares_are_those_of_a_count_with_scikit_learns_neighbours(shift: float) -> None:
+def test_precision_recall_density_coverage_match_scikit_learn(shift: float) -> None:
     real, fake = cloud(80, 5), cloud(70, 5, seed=1, shift=shift)
     x, y = real.double().numpy(), fake.double().numpy()
 
@@ -281,7 +281,7 @@ def test_shares_are_those_of_a_count_with_scikit_learns_neighbours(shift: float)
     assert 0 < recall < 1
 
 
-def test_what_collapses_has_no_recall_and_what_is_elsewhere_no_precision() -> None:
+def test_collapsed_samples_have_no_recall_and_distant_ones_no_precision() -> None:
     real = cloud(100, 6)
     collapsed = real[:1] + torch.randn(100, 6, generator=torch.Generator().manual_seed(0)) * 1e-3
     assert distances.precision_recall(real, collapsed) == (1.0, pytest.approx(0.01))
@@ -291,7 +291,7 @@ def test_what_collapses_has_no_recall_and_what_is_elsewhere_no_precision() -> No
     assert distances.precision_recall(real, real) == (1.0, 1.0)
 
 
-def test_sets_of_two_images_have_shares_too() -> None:
+def test_precision_and_recall_of_two_images_are_defined() -> None:
     real, fake = cloud(2, 3), cloud(2, 3, seed=1)
     for share in (*distances.precision_recall(real, fake), *distances.density_coverage(real, fake)):
         assert 0 <= share <= 2

@@ -62,7 +62,7 @@ def test_the_page_shows_the_rows_and_one_picture_of_all_methods(sweep: Path) -> 
     assert page.count('alt="t-SNE of mnist5k and mnistm5k, a row per method"') == 1
 
 
-def test_arrays_that_cannot_be_read_are_left_out(sweep: Path) -> None:
+def test_unreadable_arrays_are_left_out(sweep: Path) -> None:
     for file in sweep.glob("*/eval/tsne.npz"):
         file.write_bytes(b"PK\x03\x04 torn")
     for file in sweep.glob("dann*/eval/confusion_target.npz"):
@@ -75,7 +75,7 @@ def test_arrays_that_cannot_be_read_are_left_out(sweep: Path) -> None:
     assert "| dann " not in by_class
 
 
-def test_a_sweep_over_one_set_has_no_such_section(tmp_path: Path) -> None:
+def test_a_sweep_over_one_dataset_has_no_section_on_domain_pairs(tmp_path: Path) -> None:
     folder = tmp_path / "logs" / "lone"
     trial(folder, "dann,seed=0", data={"dataset": "digits"}, accuracy=0.5)
     assert 'id="domain-pairs"' not in report.write_report(folder).read_text()

@@ -25,7 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from threadpoolctl import threadpool_limits
 
 import models
-from eval import figures, main, record
+from eval import figures, main, metrics, record
+from eval.features import classifier
 from eval.metrics import accuracy, names, proxy_distance, tsne
 from eval.record import Result
 from eval.trial import TrainedTrial
@@ -174,7 +175,7 @@ def board(run: Path) -> tuple[Counter[tuple[str, int]], Counter[tuple[str, int]]
 
 
 @pytest.mark.parametrize("domain", ["source", "target"])
-def test_accuracy_is_the_share_that_a_count_by_hand_gives(evaluated: Path, domain: str) -> None:
+def test_accuracy_matches_a_manual_count(evaluated: Path, domain: str) -> None:
     guesses, labels = predicted(evaluated, STEPS, domain), arrays(evaluated, domain, "test").labels
     assert found(evaluated)["metrics"][f"accuracy/{domain}"] == share(evaluated, STEPS, domain)
     counts = np.load(evaluated / "eval" / f"confusion_{domain}.npz")["counts"]
@@ -185,7 +186,7 @@ def test_accuracy_is_the_share_that_a_count_by_hand_gives(evaluated: Path, domai
 
 
 @pytest.mark.parametrize("domain", ["source", "target"])
-def test_the_interval_is_wilsons(evaluated: Path, domain: str) -> None:
+def test_the_interval_of_an_accuracy_is_wilsons(evaluated: Path, domain: str) -> None:
     n, p = len(arrays(evaluated, domain, "test").labels), share(evaluated, STEPS, domain)
     low, high = found(evaluated)["intervals"][f"accuracy/{domain}"]
     expected = stats.binomtest(round(p * n), n).proportion_ci(0.95, "wilson")
@@ -196,7 +197,7 @@ def test_the_interval_is_wilsons(evaluated: Path, domain: str) -> None:
     assert 0 <= low < p < high <= 1
 
 
-def test_the_oracle_is_the_test_value_of_the_milestone_that_target_validation_labels_choose(run: Path) -> None:
+def test_each_selection_rule_reports_the_test_accuracy_of_its_milestone(run: Path) -> None:
     first, last = run / "weights" / "step-000010.safetensors", run / "weights" / LAST
     weights = first.read_bytes(), last.read_bytes()
     first.write_bytes(weights[1])  # the best in the first place: so that best, oracle and last are not all the same
@@ -249,14 +250,14 @@ def test_a_target_without_labels_has_no_accuracy(
     assert set(np.load(run / "eval" / "tsne.npz")["labels"]) == {-1, *range(10)}
 
 
-def test_without_milestones_nothing_is_chosen(run: Path) -> None:
+def test_without_milestones_no_selection_is_reported(run: Path) -> None:
     for step in (10, 20):
         (run / "weights" / f"step-{step:06d}.safetensors").unlink()
     assert main.main([str(run), "--metrics", "accuracy"]) == 0
     assert set(found(run)["metrics"]) == {"accuracy/source", "accuracy/target"}
 
 
-def test_only_what_is_named_oracle_depends_on_the_targets_validation_labels(
+def test_only_oracle_metrics_depend_on_target_validation_labels(
     run: Path, evaluated: Path, data_root: str, tmp_path: Path
 ) -> None:
     worst = min((10, 20, 30), key=lambda step: share(run, step, "target"))
@@ -279,7 +280,7 @@ def test_only_what_is_named_oracle_depends_on_the_targets_validation_labels(
         )
 
 
-def test_on_validation_images_the_test_split_is_not_read_and_figures_say_so(
+def test_an_evaluation_on_validation_images_never_reads_the_test_split(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, drawn = TrainedTrial.arrays, list[str]()
@@ -305,7 +306,7 @@ def test_on_validation_images_the_test_split_is_not_read_and_figures_say_so(
     assert provenance["tsne"]["split"] == provenance["validation/accuracy/target"]["split"] == "validation"
 
 
-def test_a_lone_set_has_metrics_and_pictures_without_a_domain(plugin: Callable[..., Path]) -> None:
+def test_metrics_and_figures_of_a_single_dataset_name_no_domain(plugin: Callable[..., Path]) -> None:
     run = plugin("predict", "features", steps=(10, 20, 30))
     assert main.main([str(run), "--metrics", "accuracy", "tsne"]) == 0
     metrics, history = found(run)["metrics"], [row["metrics"] for row in found(run)["history"]]
@@ -319,7 +320,7 @@ def test_a_lone_set_has_metrics_and_pictures_without_a_domain(plugin: Callable[.
 # --- t-SNE and pictures
 
 
-def test_tsne_keeps_points_features_and_whence_they_come(evaluated: Path) -> None:
+def test_tsne_saves_points_features_and_the_index_of_each_image(evaluated: Path) -> None:
     arrays_of = dict(np.load(evaluated / "eval" / "tsne.npz"))
     points, features, labels, domains, images = (
         arrays_of.pop(k) for k in ("points", "features", "labels", "domains", "images")
@@ -344,7 +345,7 @@ def test_tsne_keeps_points_features_and_whence_they_come(evaluated: Path) -> Non
     np.testing.assert_allclose(features[:5], vectors.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_equal_input_gives_equal_points_whatever_the_threads(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tsne_does_not_depend_on_the_number_of_threads(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tsne, "IMAGES", 500)  # with fewer points even two threads happen to give the same
     points = []
     for threads in (1, 2):
@@ -354,7 +355,7 @@ def test_equal_input_gives_equal_points_whatever_the_threads(run: Path, monkeypa
     np.testing.assert_array_equal(*points)
 
 
-def test_pictures_are_whole_and_show_every_group(evaluated: Path) -> None:
+def test_figures_are_complete_and_show_every_group(evaluated: Path) -> None:
     for name in ("tsne", "confusion_source", "confusion_target"):
         with Image.open(evaluated / "eval" / f"{name}.png") as image:
             assert image.width > 400
@@ -366,7 +367,7 @@ def test_pictures_are_whole_and_show_every_group(evaluated: Path) -> None:
 # --- what has been evaluated stays, and only what is missing is done
 
 
-def test_the_record_says_whence_its_numbers_come(evaluated: Path) -> None:
+def test_the_record_states_how_its_numbers_were_computed(evaluated: Path) -> None:
     assert found(evaluated)["step"] == STEPS
     provenance = found(evaluated)["provenance"]
     content = (evaluated / "weights" / LAST).read_bytes()
@@ -418,7 +419,28 @@ def test_a_second_evaluation_does_nothing_unless_forced(run: Path, capsys: pytes
         assert found(run)[key] == content[key]
 
 
-def test_what_is_added_later_keeps_what_was_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_an_older_recipe_are_out_of_date_while_their_weights_exist(run: Path) -> None:
+    def is_current() -> bool:
+        return record.is_current(RunDirectory(run), STEPS, ["accuracy"])
+
+    assert main.main([str(run), "--metrics", "accuracy"]) == 0
+    evaluated = found(run)
+    evaluated["provenance"]["evaluations"]["accuracy"]["recipe"] = 0
+    (run / "eval" / "metrics.json").write_text(json.dumps(evaluated))
+    assert not is_current()
+    shutil.move(run / "weights", run / "away")
+    assert is_current(), "without weights nothing can be computed again"
+    shutil.move(run / "away", run / "weights")
+    assert main.main([str(run), "--metrics", "accuracy"]) == 0
+    assert is_current()
+
+
+def test_metrics_of_the_classifier_that_judges_have_its_recipe() -> None:
+    for name in ("class_accuracy", "fid_classifier"):
+        assert metrics.recipe(name) == metrics.load(name).METRIC.recipe == classifier.RECIPE
+
+
+def test_a_metric_evaluated_later_keeps_earlier_results(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main.main([str(run), "--metrics", "accuracy"]) == 0
     former = found(run)
     with monkeypatch.context() as patch:  # accuracy is there already: it is not made a second time
@@ -435,7 +457,7 @@ def test_what_is_added_later_keeps_what_was_there(run: Path, monkeypatch: pytest
     assert (run / "eval" / "confusion_target.png").exists()
 
 
-def test_what_was_found_of_other_weights_is_dropped(run: Path) -> None:
+def test_results_of_other_weights_are_dropped(run: Path) -> None:
     assert main.main([str(run)]) == 0
     assert record.is_current(RunDirectory(run), load_config(run / "config.yaml").train.steps, ["accuracy", "tsne"])
     change(run / "weights" / LAST, "classifier.0.bias", 5.0)
@@ -448,9 +470,7 @@ def test_what_was_found_of_other_weights_is_dropped(run: Path) -> None:
     assert board(run)[0] == Counter()
 
 
-def test_a_run_that_is_not_finished_is_evaluated_at_its_newest_weights(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unfinished_trial_is_evaluated_at_its_newest_weights(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "done").unlink()
     last = (run / "weights" / LAST).rename(run / "later")
     assert main.main([str(run), "--metrics", "accuracy"]) == 0
@@ -464,7 +484,7 @@ def test_a_run_that_is_not_finished_is_evaluated_at_its_newest_weights(
     assert found(run)["metrics"]["accuracy/target"] == share(run, STEPS, "target")
 
 
-def test_of_two_that_evaluate_the_same_run_the_second_finds_it_done(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_simultaneous_evaluations_of_a_trial_compute_it_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     together, calls = threading.Barrier(2), []
 
     def evaluate(subject: TrainedTrial) -> Result:
@@ -484,7 +504,7 @@ def test_of_two_that_evaluate_the_same_run_the_second_finds_it_done(run: Path, m
     assert (codes, len(calls)) == ([0, 0], 1)
 
 
-def test_milestones_are_held_one_at_a_time(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_milestones_are_loaded_one_at_a_time(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in range(1, 9):
         shutil.copy(run / "weights" / LAST, run / "weights" / f"step-{step:06d}.safetensors")
     networks: list[weakref.ref[Method]] = []
@@ -506,7 +526,7 @@ def test_milestones_are_held_one_at_a_time(run: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("metric", "needs"), [("tsne", "features"), ("accuracy", "predict")])
-def test_a_method_that_cannot_says_what_it_can(
+def test_an_unsupported_metric_is_refused_with_the_capabilities_of_the_method(
     plugin: Callable[..., Path], capsys: pytest.CaptureFixture[str], metric: str, needs: str
 ) -> None:
     run = plugin("sample", "reconstruct")
@@ -517,7 +537,7 @@ def test_a_method_that_cannot_says_what_it_can(
     assert not (run / "eval" / "metrics.json").exists()
 
 
-def test_what_a_method_cannot_keeps_nothing_else_from_being_evaluated(plugin: Callable[..., Path]) -> None:
+def test_an_unsupported_metric_does_not_stop_the_others(plugin: Callable[..., Path]) -> None:
     run = plugin("predict")
     assert main.main([str(run), "--metrics", "tsne", "accuracy"]) == 2
     assert set(found(run)["metrics"]) == {"accuracy"}
@@ -526,7 +546,7 @@ def test_what_a_method_cannot_keeps_nothing_else_from_being_evaluated(plugin: Ca
     assert not (run / "eval" / "failed.json").exists()
 
 
-def test_bad_arguments_touch_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_change_no_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert main.main([str(run), "--metrics", "acuracy"]) == 2
     message = capsys.readouterr().err
@@ -538,7 +558,7 @@ def test_bad_arguments_touch_nothing(run: Path, tmp_path: Path, capsys: pytest.C
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_run_that_names_no_metrics_needs_some(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_without_metrics_needs_them_as_arguments(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_config(run, "eval", metrics=[])
     assert main.main([str(run)]) == 2
     assert f"eval.metrics: names nothing; give --metrics, of: {', '.join(names())}" in capsys.readouterr().err
@@ -563,7 +583,7 @@ def remove(path: Path) -> None:
     ],
     ids=["missing", "truncated", "empty", "not-a-number", "of-another-network"],
 )
-def test_weights_that_are_of_no_use_are_named(
+def test_unusable_weights_are_named(
     run: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], Any], message: str
 ) -> None:
     harm(run / "weights" / LAST)
@@ -576,7 +596,7 @@ def test_weights_that_are_of_no_use_are_named(
     assert errors.count("error: ") == 1
 
 
-def test_outputs_that_overflow_are_no_prediction(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outputs_that_are_not_finite_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = load_file(run / "weights" / LAST)
     state["classifier.3.weight"] *= 3e37 / state["classifier.3.weight"].abs().max().double()
     save_file(state, run / "weights" / LAST)
@@ -584,7 +604,7 @@ def test_outputs_that_overflow_are_no_prediction(run: Path, capsys: pytest.Captu
     assert "step 30: the method's outputs are not finite; train it again" in capsys.readouterr().err
 
 
-def test_a_crash_is_noted_and_the_rest_goes_on(
+def test_a_crashed_metric_is_recorded_and_the_others_are_computed(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = shutil.copytree(run, tmp_path / "other")
@@ -611,7 +631,7 @@ def test_a_crash_is_noted_and_the_rest_goes_on(
     assert list(found(run)["provenance"]["evaluations"]) == ["accuracy", "tsne"]
 
 
-def test_a_failed_repetition_leaves_the_files_as_they_were(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_second_evaluation_keeps_the_files_of_the_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main.main([str(run)]) == 0
     before = {path.name: path.read_bytes() for path in (run / "eval").iterdir() if path.is_file()}
 
@@ -627,7 +647,7 @@ def test_a_failed_repetition_leaves_the_files_as_they_were(run: Path, monkeypatc
 
 
 @pytest.mark.parametrize("where", ["metrics", "intervals", "history"])
-def test_a_number_that_is_none_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_metric_that_is_not_finite_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     odd: dict[str, Any] = {"metrics": {"a": float("nan")}, "intervals": {"a": (0.0, float("inf"))}}
     result = Result(**{where: odd.get(where, {10: {"a": -float("inf")}})})
     monkeypatch.setattr(accuracy, "evaluate", lambda subject: result)
@@ -637,7 +657,7 @@ def test_a_number_that_is_none_is_refused(run: Path, monkeypatch: pytest.MonkeyP
     assert not found(run)
 
 
-def test_data_that_is_not_there_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_data_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_config(run, "data", root=str(tmp_path / "nowhere"))
     assert main.main([str(run), "--metrics", "accuracy"]) == 2
     assert "mnist5k is not staged" in capsys.readouterr().err
@@ -647,7 +667,7 @@ def test_data_that_is_not_there_is_named(run: Path, tmp_path: Path, capsys: pyte
 # --- the command
 
 
-def test_the_command_is_light_and_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_imports_nothing_heavy_and_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main.main(["--help"])
     assert end.value.code == 0
@@ -656,7 +676,7 @@ def test_the_command_is_light_and_shows_an_example(capsys: pytest.CaptureFixture
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_files_with_an_evaluation_are_the_metrics() -> None:
+def test_each_file_of_the_metrics_folder_is_a_metric() -> None:
     from eval.metrics import names
 
     assert {"accuracy", "tsne"} <= set(names())

@@ -203,7 +203,7 @@ def pngs(folder: Path) -> np.ndarray:
 # --- Inception
 
 
-def test_fid_is_pytorch_fids_on_the_same_images(
+def test_fid_matches_pytorch_fid_on_the_same_images(
     make: Callable[..., Path], root: Path, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own reading of PNGs, its own network and numpy's covariance against all of ours, on what users export."""
@@ -231,7 +231,7 @@ def test_fid_is_pytorch_fids_on_the_same_images(
     assert how["versions"]["pytorch-fid"]
 
 
-def test_without_weights_fid_says_what_to_do_and_the_others_go_on(
+def test_without_weights_fid_names_the_remedy_and_the_others_are_computed(
     make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TURNOUT_INCEPTION", str(tmp_path / "absent.pth"))
@@ -250,16 +250,14 @@ def test_without_weights_fid_says_what_to_do_and_the_others_go_on(
     }
 
 
-def test_the_weights_are_looked_for_where_pytorch_fid_puts_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_weights_are_searched_where_pytorch_fid_saves_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TURNOUT_INCEPTION", raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert inception.weights_path() == tmp_path / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
     assert inception.SHA256.startswith("6726825d"), "which torch hub has in the name of the file"
 
 
-def test_weights_of_another_sum_are_refused(
+def test_weights_with_a_wrong_sha256_are_refused(
     make: Callable[..., Path], weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURNOUT_INCEPTION", str(weights))
@@ -271,7 +269,7 @@ def test_weights_of_another_sum_are_refused(
         inception.fetch()
 
 
-def test_a_download_that_fails_says_where_to_put_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_download_says_where_to_put_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def offline(url: str, path: str, hash_prefix: str) -> None:
         raise OSError("no route to host")
 
@@ -281,7 +279,7 @@ def test_a_download_that_fails_says_where_to_put_the_file(monkeypatch: pytest.Mo
         inception.fetch()
 
 
-def test_few_images_are_warned_of_and_the_spread_is_kept(
+def test_few_images_cause_a_warning_and_the_spread_is_recorded(
     make: Callable[..., Path], known: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make("a")
@@ -292,7 +290,7 @@ def test_few_images_are_warned_of_and_the_spread_is_kept(
     assert spread["fid"]["std"] > 0
 
 
-def test_samples_are_compared_with_a_given_folder_and_nothing_is_written(
+def test_against_compares_with_a_folder_and_writes_nothing(
     make: Callable[..., Path], root: Path, known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, val = make("a"), tmp_path / "val"
@@ -323,9 +321,7 @@ def test_samples_are_compared_with_a_given_folder_and_nothing_is_written(
 # --- the classifier, and what is kept
 
 
-def test_options_choose_how_many_images_of_which_split_and_are_computed_again(
-    make: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_changed_options_are_computed_again(make: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     run = make("a", steps=(5, 10))
 
     def evaluate(**options: Any) -> tuple[dict[str, float], dict[str, Any]]:
@@ -357,7 +353,7 @@ def test_options_choose_how_many_images_of_which_split_and_are_computed_again(
     assert "eval.real: 9 images, but the test split of tiny" in failure(run)
 
 
-def test_the_grid_of_samples_has_the_size_that_is_asked_for(make: Callable[..., Path]) -> None:
+def test_the_grid_of_samples_has_the_configured_size(make: Callable[..., Path]) -> None:
     run = make("a")
     document = yaml.safe_load((run / "config.yaml").read_text()) | {"eval": {"grid": [2, 3]}}
     (run / "config.yaml").write_text(yaml.dump(document))
@@ -377,7 +373,7 @@ def test_class_accuracy_is_measured_at_every_milestone(make: Callable[..., Path]
     assert found(alone)["metrics"]["class_accuracy"] == rows[5]
 
 
-def test_the_classifier_is_trained_once_and_says_how_good_it_is(make: Callable[..., Path], root: Path) -> None:
+def test_the_classifier_is_trained_once_and_its_accuracy_recorded(make: Callable[..., Path], root: Path) -> None:
     first, second = make("a"), make("b", steps=(20,))
     assert main.main([str(first), "--metrics", "fid_classifier"]) == 0
     (file,) = (root / "classifiers").glob("*.safetensors")
@@ -401,7 +397,7 @@ def test_the_classifier_is_trained_once_and_says_how_good_it_is(make: Callable[.
     assert found(first)["metrics"] == pytest.approx(made_anew, rel=1e-12)
 
 
-def test_the_classifier_takes_images_of_any_size_and_trains_longer_on_more() -> None:
+def test_the_classifier_takes_images_of_any_size_and_trains_longer_on_more_images() -> None:
     for channels, size in ((1, 8), (3, 28), (3, 32), (3, 64)):
         network, images = build_judge(channels, size, 5).eval(), torch.zeros(2, channels, size, size)
         assert network(enlarge(images)).shape == (2, 5)
@@ -432,7 +428,7 @@ def test_better_images_have_lower_distances(make: Callable[..., Path], root: Pat
     assert noise["mse"].min() > 0
 
 
-def test_a_set_of_one_class_has_no_classifier(make: Callable[..., Path]) -> None:
+def test_a_dataset_of_one_class_has_no_classifier(make: Callable[..., Path]) -> None:
     run = make("a", dataset="alike")
     assert main.main([str(run), "--metrics", "fid_classifier"]) == 2
     assert "alike has no labels of two classes" in failure(run)
@@ -448,7 +444,7 @@ def staging(run: Path, *words: str) -> int:
         signal.signal(signal.SIGTERM, handler)
 
 
-def test_staging_makes_what_evaluations_compare_with(
+def test_staging_computes_classifier_and_statistics(
     make: Callable[..., Path], root: Path, known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They then make none of it again, and find what they would have found."""
@@ -477,7 +473,7 @@ def test_staging_makes_what_evaluations_compare_with(
     assert found(run)["metrics"] == pytest.approx(expected, rel=1e-12)
 
 
-def test_staging_says_what_a_set_cannot_be_compared_by(
+def test_staging_refuses_a_metric_that_the_dataset_does_not_support(
     make: Callable[..., Path], root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("data.dataset=alike", f"data.root={root}", "eval.metrics=[fid_classifier]")
@@ -487,7 +483,7 @@ def test_staging_says_what_a_set_cannot_be_compared_by(
         assert part in said
 
 
-def test_staging_goes_on_after_a_metric_that_fails_and_says_all_that_did(
+def test_staging_continues_after_a_failed_metric_and_reports_every_failure(
     make: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def offline(url: str, path: str, hash_prefix: str) -> None:
@@ -510,7 +506,9 @@ def test_staging_goes_on_after_a_metric_that_fails_and_says_all_that_did(
 
 
 @pytest.mark.parametrize("field", ["shape", "extractor sha256", "images"])
-def test_reference_statistics_of_something_else_are_refused(make: Callable[..., Path], root: Path, field: str) -> None:
+def test_reference_statistics_of_other_images_or_features_are_refused(
+    make: Callable[..., Path], root: Path, field: str
+) -> None:
     run = make("a")
     assert main.main([str(run), "--metrics", "fid_classifier"]) == 0
     (path,) = (root / "statistics").glob("*-test-*.npz")
@@ -540,7 +538,7 @@ def test_a_damaged_classifier_is_refused(make: Callable[..., Path], root: Path) 
     assert str(path) in failure(run)
 
 
-def test_a_data_root_that_cannot_be_written_is_no_hindrance(
+def test_an_evaluation_works_if_the_data_root_is_not_writable(
     make: Callable[..., Path], root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make("a")
@@ -553,7 +551,7 @@ def test_a_data_root_that_cannot_be_written_is_no_hindrance(
 # --- milestones
 
 
-def test_best_is_of_the_milestone_nearest_to_the_validation_split(make: Callable[..., Path]) -> None:
+def test_best_selects_the_milestone_by_its_validation_metric(make: Callable[..., Path]) -> None:
     run = make("a", steps=(10, 20, 30))
     assert main.main([str(run), "--metrics", "fid_classifier", "reconstruction"]) == 0
     history, metrics = {row["step"]: row["metrics"] for row in found(run)["history"]}, found(run)["metrics"]
@@ -575,7 +573,7 @@ def test_best_is_of_the_milestone_nearest_to_the_validation_split(make: Callable
 # --- reconstruction and figures
 
 
-def test_the_error_of_reconstruction_is_that_of_a_computation_by_hand(make: Callable[..., Path], root: Path) -> None:
+def test_reconstruction_error_matches_a_manual_computation(make: Callable[..., Path], root: Path) -> None:
     run = make("a")
     assert main.main([str(run), "--metrics", "reconstruction"]) == 0
     method = trained_method(run)
@@ -627,9 +625,7 @@ def test_tensorboard_shows_the_samples_of_each_milestone_at_its_step(make: Calla
     assert events.Images("samples")[0].encoded_image_string != events.Images("samples")[1].encoded_image_string
 
 
-def test_every_figure_is_there_and_of_the_same_noise(
-    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_figure_is_drawn_from_the_same_noise(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tsne, "IMAGES", 8)
     run = make("a", steps=(10, 20), labels=True)
     assert main.main([str(run), "--metrics", "samples", "tsne", "reconstruction"]) == 0
@@ -641,13 +637,13 @@ def test_every_figure_is_there_and_of_the_same_noise(
     np.testing.assert_array_equal(np.load(run / "eval" / "samples.npz")["images"], first)
 
 
-def test_a_method_that_learns_from_no_labels_has_no_figure_by_class(make: Callable[..., Path]) -> None:
+def test_an_unconditional_method_has_no_figure_by_class(make: Callable[..., Path]) -> None:
     run = make("a")
     assert main.main([str(run), "--metrics", "samples"]) == 0
     assert {path.stem for path in (run / "eval").glob("*.png")} == {"samples", "samples_nearest"}
 
 
-def test_nearest_finds_what_a_search_one_by_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_matches_an_exhaustive_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "CHUNK", 7)
     random = np.random.default_rng(0)
     images, among = (random.integers(0, 256, (n, 3, 4, 4), dtype=np.uint8) for n in (9, 30))
@@ -667,7 +663,7 @@ def test_nearest_finds_what_a_search_one_by_one_finds(monkeypatch: pytest.Monkey
         ("torch.randn(n, 16", "torch.randn(n + 1, 16", ("sample()", "(9, 1, 8, 8)", "(8, 1, 8, 8)")),
     ],
 )
-def test_samples_that_are_none_are_refused(make: Callable[..., Path], was: str, becomes: str, words: Any) -> None:
+def test_invalid_samples_are_refused(make: Callable[..., Path], was: str, becomes: str, words: Any) -> None:
     run = make("a", text=METHOD.replace(was, becomes, 1))
     assert main.main([str(run), "--metrics", "fid_classifier"]) == 2
     for word in words:
@@ -694,14 +690,14 @@ def test_features_that_are_not_finite_are_refused(
     assert ".npz" not in failure(run)
 
 
-def test_a_method_that_makes_no_images_is_told_so(make: Callable[..., Path]) -> None:
+def test_metrics_of_images_are_refused_for_a_method_without_images(make: Callable[..., Path]) -> None:
     run = make("a", text=METHOD.replace("def sample", "def draw").replace("def reconstruct", "def again"))
     assert main.main([str(run), "--metrics", "fid", "fid_classifier", "samples", "reconstruction"]) == 2
     for word in ("fid needs sample()", "fid_classifier needs", "samples needs", "reconstruction needs reconstruct()"):
         assert word in failure(run)
 
 
-def test_one_sample_is_too_few(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_sample_is_refused(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "MAX_SAMPLES", 1)
     run = make("a")
     assert main.main([str(run), "--metrics", "fid_classifier"]) == 2
@@ -711,7 +707,7 @@ def test_one_sample_is_too_few(make: Callable[..., Path], monkeypatch: pytest.Mo
 # --- samples as files
 
 
-def test_samples_are_numbered_and_a_function_of_the_seed(
+def test_exported_samples_are_numbered_and_depend_on_the_seed_alone(
     make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make("a", steps=(10, 20))
@@ -736,7 +732,7 @@ def test_samples_are_numbered_and_a_function_of_the_seed(
     assert len(drawn("second process", "--samples", "12")) == 0
 
 
-def test_samples_of_classes_carry_their_class_in_the_name(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_file_names_of_samples_begin_with_their_class(make: Callable[..., Path], tmp_path: Path) -> None:
     run = make("a", labels=True)
     assert main.main([str(run), "--samples-per-class", "3", "--out", str(tmp_path / "both")]) == 0
     names = [path.name for path in sorted((tmp_path / "both").iterdir())]
@@ -766,7 +762,7 @@ def test_samples_of_classes_carry_their_class_in_the_name(make: Callable[..., Pa
         (["--samples-per-class", "3", "--labels", "7", "--out", "new"], ["--labels 7", "0 to 1"]),
     ],
 )
-def test_bad_wishes_for_samples_are_refused_and_leave_nothing(
+def test_invalid_sample_options_are_refused_and_write_nothing(
     make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], words: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -782,14 +778,14 @@ def test_bad_wishes_for_samples_are_refused_and_leave_nothing(
     assert [str(path.relative_to(work)) for path in sorted(work.rglob("*"))] == ["full", "full/a.txt"]
 
 
-def test_classes_of_a_method_that_knows_none_are_refused(
+def test_samples_per_class_of_an_unconditional_method_are_refused(
     make: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main([str(make("a")), "--samples-per-class", "3", "--out", str(tmp_path / "new")]) == 2
     assert "--samples instead" in capsys.readouterr().err
 
 
-def test_samples_of_no_run_or_of_two_are_refused(
+def test_samples_need_exactly_one_run_directory(
     make: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, options = str(make("a")), ["--samples", "3", "--out", str(tmp_path / "new")]
@@ -800,7 +796,7 @@ def test_samples_of_no_run_or_of_two_are_refused(
     assert "is not a run directory" in said
 
 
-def test_samples_that_fail_leave_nothing(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_failed_export_of_samples_leaves_no_file(make: Callable[..., Path], tmp_path: Path) -> None:
     run = make("a", text=METHOD.replace("torch.tanh(self.head(noise))", "(self.head(noise) / 0)", 1))
     (tmp_path / "out").mkdir()
     assert main.main([str(run), "--samples", "3", "--out", str(tmp_path / "out" / "new")]) == 2
@@ -818,7 +814,7 @@ def photographs(n: int, size: int) -> np.ndarray:
         return np.stack([np.asarray(image.crop(cut).resize((size, size))).transpose(2, 0, 1) for cut in cuts])
 
 
-def test_a_face_is_found_where_there_is_one(root: Path) -> None:
+def test_the_detector_finds_faces_and_none_in_noise(root: Path) -> None:
     has_face, facts = face_rate.load_detector("here")
     for size in (32, 64):
         assert all(map(has_face, photographs(6, size)))
@@ -849,7 +845,7 @@ def test_the_face_rate_counts_samples_and_test_images(
 
 
 @pytest.mark.parametrize("version", ["missing", "without cascades"])
-def test_without_a_detector_the_face_rate_says_what_to_install(
+def test_without_a_detector_face_rate_names_what_to_install(
     make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
 ) -> None:
     if version == "missing":
@@ -872,7 +868,7 @@ def in_two(run: Path, data_root: str, *arguments: str) -> "subprocess.CompletedP
     )
 
 
-def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_give_the_results_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data_root = str(tmp_path / "data")  # of its own: the classifier is less trained than others expect
     stage("mnistm5k", Path(data_root), Form(28, 3))
     monkeypatch.setattr(classifier, "STEPS", 20)
@@ -913,7 +909,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", ["ConfigError", "KeyError"])
-def test_what_one_process_finds_wrong_ends_all(tmp_path: Path, kind: str) -> None:
+def test_an_error_of_one_process_ends_all(tmp_path: Path, kind: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\n"

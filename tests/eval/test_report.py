@@ -150,7 +150,7 @@ def test_csv_has_the_documented_columns_and_full_precision(sweep: Path) -> None:
     assert by_name["dann,gamma=1,seed=4"]["state"] == "running"
 
 
-def test_swept_keys_are_those_that_do_not_follow_from_the_method(tmp_path: Path) -> None:
+def test_swept_keys_exclude_those_determined_by_the_method(tmp_path: Path) -> None:
     def swept(*configs: dict[str, Any]) -> list[str]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         for index, config in enumerate(configs):
@@ -274,7 +274,7 @@ def test_a_deviation_has_the_decimals_of_its_mean(mean: float, std: float, text:
     assert formatting.format_deviation(mean, std) == text
 
 
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
+def test_html_in_texts_is_escaped(tmp_path: Path) -> None:
     name = """<img src=x onerror=alert(1)>&"'#?%41 [a](b)|"""
     path = trial(tmp_path / "a & <b>", name, "<b>method</b>", state="failed", error=HOSTILE, model={"<i>": "</td>"})
     trial(tmp_path / "a & <b>", "other", "<b>method</b>", model={"<i>": "x"}, rows=[{"step": 1, "<svg onload=1>": 1.0}])
@@ -297,7 +297,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     ]
 
 
-def test_the_page_asks_for_nothing_and_does_not_show_this_machine(sweep: Path) -> None:
+def test_the_page_requests_nothing_and_shows_no_path_of_this_machine(sweep: Path) -> None:
     failed = sweep / "dann,gamma=1,seed=3" / "failed.1.json"
     failed.write_text(json.dumps({"error": f"cannot open {sweep}/dann,gamma=1,seed=3/latest"}))
     page = Page(report.write_report(sweep))
@@ -316,7 +316,7 @@ def test_the_page_asks_for_nothing_and_does_not_show_this_machine(sweep: Path) -
     assert "not this" not in page.text
 
 
-def test_whatever_is_missing_or_torn_the_report_is_written(sweep: Path) -> None:
+def test_the_report_is_written_with_missing_or_damaged_files(sweep: Path) -> None:
     for name, content in {
         "metrics.jsonl": '{"step": 10, "joint/label": 0.5}\n{"step": 20, "joi',
         "status.json": '{"state": "run',
@@ -343,7 +343,7 @@ def test_whatever_is_missing_or_torn_the_report_is_written(sweep: Path) -> None:
     assert not [path.name for path in (sweep / "report").iterdir() if path.suffix not in (".html", ".csv", ".md")]
 
 
-def test_nothing_but_the_time_changes_between_two_reports(sweep: Path) -> None:
+def test_two_reports_differ_only_in_their_time(sweep: Path) -> None:
     def written() -> dict[str, str]:
         return {p.name: re.sub(r"<time.*?</time>", "", p.read_text()) for p in (sweep / "report").iterdir()}
 
@@ -356,7 +356,7 @@ def test_nothing_but_the_time_changes_between_two_reports(sweep: Path) -> None:
     assert written() == first
 
 
-def test_failed_trials_say_why_and_where_their_logs_are(sweep: Path) -> None:
+def test_failed_trials_show_their_reason_and_logs(sweep: Path) -> None:
     names = ["dann,gamma=1,seed=2", "dann,gamma=1,seed=3"]
     record = {
         "arrays": [{"stage": "train", "id": "41", "trials": names}, {"stage": "eval", "id": "42", "trials": names[:1]}]
@@ -484,7 +484,7 @@ def test_a_band_is_mean_and_range_over_the_seeds_that_reached_a_step() -> None:
     assert high.tolist() == [3, 6, 3]
 
 
-def test_long_curves_are_averaged_not_cut() -> None:
+def test_long_curves_are_averaged_into_bins() -> None:
     steps = np.arange(100_000.0)
     grid, mean, low, high = curves.summarize_seeds(
         [(steps, np.tile([0.0, 1.0], 50_000)), (steps, np.full(100_000, 0.5))]
@@ -497,7 +497,7 @@ def test_long_curves_are_averaged_not_cut() -> None:
     assert (mean <= high).all()
 
 
-def test_curves_leave_out_what_is_no_finite_number() -> None:
+def test_curves_leave_out_values_that_are_not_finite_numbers() -> None:
     rows: list[dict[str, Any]] = [
         {"step": 2, "a": 2.0},
         {"step": 1, "a": float("nan"), "b": "text", "c": True},
@@ -787,7 +787,7 @@ def nothing_was_requested_or_logged(browser: Browser, sweep: Path) -> None:
     assert [url for url in asked if url != page and not url.startswith("data:")] == []
 
 
-def test_in_a_browser_hostile_text_does_nothing(tmp_path: Path, browser: Browser) -> None:
+def test_in_a_browser_scripts_in_texts_do_not_run(tmp_path: Path, browser: Browser) -> None:
     attack = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
     trial(tmp_path / "s", "a", attack, state="failed", error=attack, rows=[{"step": 1, attack: 1.0}])
     (tmp_path / "s" / "sweep.yaml").write_text(f"# {attack}\n")

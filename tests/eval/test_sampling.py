@@ -52,7 +52,7 @@ def export(run: Path, out: Path, *words: str) -> int:
     return main.main([str(run), "--samples-per-class", "3", "--out", str(out), *words])
 
 
-def test_options_of_sampling_reach_the_method(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_sampling_options_reach_the_method(make: Callable[..., Path], tmp_path: Path) -> None:
     run, how = make(**MODEL), {"steps": 6, "eta": 0.5, "guidance": 1.0, "batch": 2}
     assert export(run, tmp_path / "out", "--with", *(f"{key}={value}" for key, value in how.items())) == 0
     method = trained(run)
@@ -64,7 +64,7 @@ def test_options_of_sampling_reach_the_method(make: Callable[..., Path], tmp_pat
     assert [path.name for path in sorted((tmp_path / "out").iterdir())][::3] == ["0_001.png", "1_001.png"]
 
 
-def test_a_terminal_sees_how_far_the_samples_are(
+def test_a_terminal_shows_the_progress_of_sampling(
     make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make(**MODEL)
@@ -89,7 +89,7 @@ class Updates:
 
 
 @pytest.mark.parametrize("suffix", ["npy", "pt"])
-def test_the_noise_to_start_from_may_be_a_file(make: Callable[..., Path], tmp_path: Path, suffix: str) -> None:
+def test_initial_noise_is_read_from_a_file(make: Callable[..., Path], tmp_path: Path, suffix: str) -> None:
     run, file = make(**MODEL), tmp_path / f"start.{suffix}"
     noise = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     noise[3:] = noise[:3]
@@ -122,7 +122,7 @@ def test_the_noise_to_start_from_may_be_a_file(make: Callable[..., Path], tmp_pa
         (["precision=fp8"], "--with precision: 'fp8'"),
     ],
 )
-def test_bad_options_are_refused_and_leave_nothing(
+def test_invalid_sampling_options_are_refused_and_write_nothing(
     make: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -141,12 +141,12 @@ def test_bad_options_are_refused_and_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_method_without_options_says_so() -> None:
+def test_sampling_options_of_a_method_without_any_are_refused() -> None:
     with pytest.raises(ConfigError, match="vae has no sampling options"):
         parse_options("vae", models.load("vae").sample, ["steps=3"])  # type: ignore[attr-defined]
 
 
-def test_a_checkpoint_of_other_timesteps_is_refused(
+def test_weights_with_other_timesteps_are_refused(
     make: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, other = make(**MODEL), make(name="b", **{**MODEL, "timesteps": 20})
@@ -156,9 +156,7 @@ def test_a_checkpoint_of_other_timesteps_is_refused(
     assert "trained at 20 timesteps, not 12; set model.timesteps: 20" in capsys.readouterr().err
 
 
-def test_the_share_of_recognised_samples_is_that_of_a_count_by_hand(
-    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_class_accuracy_matches_a_manual_count(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(class_accuracy, "PER_CLASS", 20)
     run, titles, draw = make(**MODEL), list[str](), figures.confusion
 
@@ -182,7 +180,7 @@ def test_the_share_of_recognised_samples_is_that_of_a_count_by_hand(
     assert 0 <= low <= metrics["class_accuracy"] <= high <= 1
 
 
-def test_training_images_are_recognised(make: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_copied_test_images_are_judged(make: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """A method that hands out test images of the class it is asked for is right as often as the classifier is."""
     run, test = make(**MODEL), arrays(root, "test")
     monkeypatch.setattr(class_accuracy, "PER_CLASS", 4)
@@ -197,7 +195,9 @@ def test_training_images_are_recognised(make: Callable[..., Path], root: Path, m
     assert found(run)["metrics"]["class_accuracy"] == found(run)["metrics"]["class_accuracy/of_test_images"] == 1
 
 
-def test_figures_of_diffusion(make: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diffusion_figures_are_drawn_from_stored_and_from_own_noise(
+    make: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make(**MODEL)
     assert main.main([str(run), "--metrics", "diffusion"]) == 0
     drawn = {path.name for path in (run / "eval").glob("*.png")}
@@ -221,7 +221,7 @@ def test_figures_of_diffusion(make: Callable[..., Path], tmp_path: Path, capsys:
         assert capsys.readouterr().err.startswith(f"error: --noise {tmp_path}/faces.npy: ")
 
 
-def test_metrics_that_a_method_cannot_have_are_refused(make: Callable[..., Path]) -> None:
+def test_metrics_that_need_other_capabilities_are_refused(make: Callable[..., Path]) -> None:
     unconditional = make("ddpm_unconditional", **MODEL)
     assert main.main([str(unconditional), "--metrics", "class_accuracy", "diffusion"]) == 2
     assert "ddpm_unconditional learns from no labels" in failure(unconditional)

@@ -81,7 +81,7 @@ def test_a_time_above_the_limit_of_the_partition_is_refused(
         limits.check_time(settings, "resources", Resources(**resources))
 
 
-def test_a_slurm_that_does_not_answer_makes_no_traceback(
+def test_an_unresponsive_slurm_causes_no_traceback(
     replace: Replace, sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(client, "TIMEOUT", 0.3)
@@ -103,7 +103,7 @@ def test_a_slurm_that_does_not_answer_makes_no_traceback(
     assert "note: sacct: no answer within 0 s" in output
 
 
-def test_an_answer_that_is_no_text_makes_no_traceback(replace: Replace) -> None:
+def test_an_answer_that_is_not_utf8_causes_no_traceback(replace: Replace) -> None:
     replace(squeue=r"printf '5_0 \377\n'")
     assert client.queue(["5"]) == {"5_0": "\N{REPLACEMENT CHARACTER}"}
 
@@ -124,7 +124,7 @@ class Backend(SlurmBackend):
 
 
 @pytest.mark.parametrize("retry", [False, True])
-def test_retry_failed_starts_what_status_calls_failed(sweep: Path, retry: bool) -> None:
+def test_retry_failed_starts_the_trials_that_status_shows_as_failed(sweep: Path, retry: bool) -> None:
     """One trial failed before it wrote anything, one was cancelled, the evaluation of one was killed, one is new."""
     trials = load_trials(sweep.parents[1] / "x.yaml", ["eval.metrics=[accuracy]"])
     runs = [RunDirectory(path) for path in sorted(path.parent for path in sweep.glob("*/config.yaml"))]
@@ -184,7 +184,7 @@ def test_an_evaluation_may_have_resources_of_its_own(tmp_path: Path, replace: Re
         ("resources={mem_gb: null, slurm: {mem-per-cpu: 2G}}", "eval.resources: .*exclude each other"),
     ],
 )
-def test_wrong_resources_of_an_evaluation_are_refused(tmp_path: Path, word: str, message: str) -> None:
+def test_invalid_resources_of_an_evaluation_are_refused(tmp_path: Path, word: str, message: str) -> None:
     (tmp_path / "x.yaml").write_text(DANN + "eval: {resources: {mem_gb: 4}}\n")
     with pytest.raises(ConfigError, match=message):
         load_trials(tmp_path / "x.yaml", [word])

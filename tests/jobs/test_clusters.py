@@ -26,7 +26,7 @@ def preset(folder: Path, **content: Any) -> str:
     return str(folder / "lab.yaml")
 
 
-def test_the_example_is_one() -> None:
+def test_the_example_preset_is_valid_and_shows_every_key() -> None:
     example = load_preset("example")
     assert example.resources.gres == "gpu:a100"
     text = (presets.FOLDER / "example.yaml").read_text()
@@ -34,7 +34,7 @@ def test_the_example_is_one() -> None:
         assert f"\n{name}:" in text or f"\n# {name}:" in text, f"the example does not show {name}"
 
 
-def test_what_is_commented_out_in_the_example_is_valid_too(tmp_path: Path) -> None:
+def test_commented_lines_of_the_example_preset_are_valid(tmp_path: Path) -> None:
     lines = (presets.FOLDER / "example.yaml").read_text().splitlines()
     keys = tuple(f"# {name}:" for name in Preset.model_fields)
     bare = [line[2:] if line.startswith((*keys, "#   - ")) else re.sub("^    # ", "    ", line) for line in lines]
@@ -46,7 +46,7 @@ def test_what_is_commented_out_in_the_example_is_valid_too(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", [None, "local", "slurm"])
-def test_without_a_preset_nothing_is_particular(name: str | None) -> None:
+def test_without_a_preset_defaults_apply(name: str | None) -> None:
     assert load_preset(name) == Preset()
 
 
@@ -66,13 +66,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_bad_preset_is_refused_by_file_and_key(case: str, tmp_path: Path) -> None:
+def test_an_invalid_preset_is_refused_by_file_and_key(case: str, tmp_path: Path) -> None:
     content, said = WRONG[case]
     with pytest.raises(ConfigError, match=said):
         load_preset(preset(tmp_path, **content))
 
 
-def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path, data_root: str) -> None:
+def test_an_unknown_preset_is_refused_with_the_nearest_name(tmp_path: Path, data_root: str) -> None:
     (tmp_path / "x.yaml").write_text(DANN)
     words = [str(tmp_path / "x.yaml"), "--dry-run", "--runs", str(tmp_path / "logs")]
     result = command(data_root, *words, "--cluster", "exampel")
@@ -95,7 +95,7 @@ def test_a_preset_may_build_on_another(tmp_path: Path) -> None:
     assert loaded.max_jobs == 5
 
 
-def test_a_file_wins_key_by_key_and_no_trial_becomes_another(tmp_path: Path) -> None:
+def test_a_sweep_file_overrides_the_preset_and_identities_stay(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(DANN + "resources: {mem_gb: 1, slurm: {account: own}}\ngrid: {train.seed: [0, 1]}\n")
     resources = {"mem_gb": 8, "cpus_per_gpu": 2, "slurm": {"account": "lab", "partition": "gpu"}}
@@ -108,7 +108,7 @@ def test_a_file_wins_key_by_key_and_no_trial_becomes_another(tmp_path: Path) -> 
     assert chosen.slurm == {"account": "own", "partition": "gpu", "qos": "fast"}
 
 
-def test_a_dry_run_shows_what_a_preset_makes_of_it(tmp_path: Path, data_root: str) -> None:
+def test_a_dry_run_shows_the_settings_of_the_preset(tmp_path: Path, data_root: str) -> None:
     """Also where there is no Slurm."""
     (tmp_path / "x.yaml").write_text(DANN)
     asked = {"gres": "gpu:a100", "gpus_per_node": 2, "slurm": {"gres": "lscratch:10", "account": "vision"}}
@@ -132,7 +132,7 @@ def test_a_dry_run_shows_what_a_preset_makes_of_it(tmp_path: Path, data_root: st
 
 
 @pytest.mark.skipif(shutil.which("env") is None, reason="needs env")
-def test_the_launcher_is_started_deaf_and_with_its_code_first(tmp_path: Path) -> None:
+def test_the_launcher_ignores_signals_at_start_and_imports_its_own_code_first(tmp_path: Path) -> None:
     """Run by a real shell, from a path that it would have to be careful with."""
     code = tmp_path / "a b'\"$(touch x)"
     code.mkdir()
@@ -159,12 +159,12 @@ def test_python_of_the_nodes_or_of_the_container(tmp_path: Path) -> None:
     assert Preset(container=["run"]).container_command() == ["run", "python3"]
 
 
-def test_no_sbatch_refuses_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_sbatch_options_are_not_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     presets.check_options({"resources.slurm.partishun": Setting("x", "lab.yaml")})
 
 
-def test_only_the_connection_to_slurm_is_left_of_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_variables_are_removed_except_those_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SBATCH_PARTITION", "SLURM_JOB_ID", "SRUN_DEBUG", "SQUEUE_FORMAT", "SLURM_CONF", "SLURM_JWT"):
         monkeypatch.setenv(name, "x")
     before = dict(os.environ)
@@ -218,7 +218,7 @@ def test_a_report_gets_the_options_of_the_sweep_but_not_those_of_a_gpu(tmp_path:
         ),
     ],
 )
-def test_only_a_cluster_that_does_not_answer_keeps_a_sweep_from_this_machine(
+def test_only_an_unreachable_cluster_keeps_a_sweep_from_running_locally(
     answer: str, place: str, error: str, tmp_path: Path, data_root: str
 ) -> None:
     """Packages of Slurm alone, without a configuration, are no cluster."""

@@ -92,7 +92,7 @@ def content(run: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("peer", ["awake", "gone"])
-def test_an_attempt_that_slurm_had_lost_leaves_without_a_trace(peer: str, tmp_path: Path, data_root: str) -> None:
+def test_an_attempt_from_a_lost_node_exits_without_changing_the_run(peer: str, tmp_path: Path, data_root: str) -> None:
     """It stood still with the lock in its hands while the next attempt did the work; then it wakes up.
 
     Where its peer does not answer, it waits for that one in vain, and must leave all the same.
@@ -165,9 +165,7 @@ def hold() -> Iterator[Callable[[Path, str], Lock]]:
         yield taken
 
 
-def test_a_checkpoint_is_not_put_in_place_by_who_has_lost_the_run(
-    tmp_path: Path, hold: Callable[[Path, str], Lock]
-) -> None:
+def test_a_superseded_attempt_publishes_no_checkpoint(tmp_path: Path, hold: Callable[[Path, str], Lock]) -> None:
     lock = hold(tmp_path, "7.0")
     checkpoints.save(RunDirectory(tmp_path), 1, "cafe0123", writer("1"), lock.check)
 
@@ -203,7 +201,7 @@ def test_only_a_newer_attempt_of_the_same_job_takes_over(tmp_path: Path, hold: C
     assert not Attempt("local-4").supersedes(Attempt("local-3"))
 
 
-def test_a_run_that_another_job_trains_is_left_in_peace(tmp_path: Path, data_root: str) -> None:
+def test_a_trial_that_another_job_trains_is_not_touched(tmp_path: Path, data_root: str) -> None:
     run = new_run(tmp_path / "busy", data_root, steps=100000)
     other = start("trainer/main.py", str(run), TURNOUT_ATTEMPT="7.0")
     until(lambda: losses(run), other)
@@ -229,7 +227,7 @@ def test_workers_end_with_their_torchrun(tmp_path: Path, data_root: str) -> None
     assert (RunDirectory(run).state(), "killed by SIGKILL" in RunDirectory(run).error()) == ("failed", True)
 
 
-def test_the_worker_of_this_machine_is_not_that_of_the_job_around_it(tmp_path: Path, data_root: str) -> None:
+def test_a_local_worker_inside_a_slurm_job_does_not_use_that_job(tmp_path: Path, data_root: str) -> None:
     """Somebody's interactive job of two nodes: it is neither spread over them nor requeued."""
     run = new_run(tmp_path / "inside", data_root, steps=100000)
     tools = tmp_path / "bin"
@@ -270,5 +268,5 @@ def test_workers_of_one_node_never_share_a_rendezvous(tmp_path: Path) -> None:
     [("0:45", 45), ("9:58", 598), ("1:02:03", 3723), ("2-00:00:01", 172801), ("UNLIMITED", float("inf"))]
     + [(word, float("inf")) for word in ("INVALID", "NOT_SET", "")],
 )
-def test_times_of_squeue(clock: str, expected: float) -> None:
+def test_times_of_squeue_are_parsed(clock: str, expected: float) -> None:
     assert parse_time_left(clock) == expected

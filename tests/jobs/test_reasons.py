@@ -233,7 +233,7 @@ def test_the_reason_names_the_cause(name: str, tmp_path: Path) -> None:
     assert (row.state, row.cause, row.reason) == expected
 
 
-def test_a_trial_that_saved_before_its_batch_script_died_is_stopped_and_says_so(tmp_path: Path) -> None:
+def test_a_trial_that_saved_before_its_batch_script_died_is_stopped_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     run = RunDirectory(tmp_path / "a" / "dann")
     run.path.mkdir()
@@ -255,7 +255,7 @@ def allocate() -> None:
     torch.empty(1 << 50)
 
 
-def test_an_allocation_that_fails_is_out_of_memory() -> None:
+def test_a_failed_memory_allocation_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         allocate()
     failure = explain(caught.value, processes=2)
@@ -306,7 +306,7 @@ def test_kills_by_the_kernel_for_lack_of_memory_are_counted(groups: str, file: s
     assert count_oom_kills(tmp_path) == (3 if file else 0)
 
 
-def test_only_a_kill_at_the_time_of_a_lack_of_memory_is_blamed_on_it() -> None:
+def test_only_a_sigkill_beside_an_oom_kill_counts_as_out_of_memory() -> None:
     assert describe_death("process 1", -9, "n2", 1)[1] == "out of memory"
     assert describe_death("process 1", -9, "n2", 0) == ("process 1 was killed by SIGKILL on n2", "killed")
     assert describe_death("process 1", -11, "n2", 1) == ("process 1 was killed by SIGSEGV on n2", "killed")

@@ -179,7 +179,7 @@ def test_two_workers_never_run_the_same_trial(work: Open, tmp_path: Path) -> Non
     assert len({*paths}) == 4
 
 
-def test_a_requeued_job_goes_on_with_its_own_trial(work: Open, tmp_path: Path) -> None:
+def test_a_requeued_job_resumes_its_own_trial(work: Open, tmp_path: Path) -> None:
     sweep = start(tmp_path, load(tmp_path))
     preempted = work(sweep, "7_0.0")
     task = preempted.take()
@@ -202,7 +202,7 @@ def test_a_job_that_stops_between_two_tasks_has_work_left(work: Open, tmp_path: 
     assert source.rest() == [task.run]
 
 
-def test_what_a_killed_job_left_is_resumed_by_the_next_that_comes(work: Open, tmp_path: Path) -> None:
+def test_a_trial_of_a_killed_job_is_resumed_by_the_next_job(work: Open, tmp_path: Path) -> None:
     sweep = start(tmp_path, load(tmp_path))
     killed = work(sweep, "7_0.0")
     task = killed.take()
@@ -222,7 +222,7 @@ def test_a_job_on_a_lost_node_is_superseded_by_its_own_restart(work: Open, tmp_p
     assert {t.state for t in Study(sweep, search).trials()} == {TrialState.RUNNING}  # nothing was told
 
 
-def test_what_was_stopped_by_the_user_stays_for_the_next_submission(work: Open, tmp_path: Path) -> None:
+def test_a_trial_stopped_by_the_user_waits_for_the_next_submission(work: Open, tmp_path: Path) -> None:
     sweep = start(tmp_path, load(tmp_path, trials=1))
     source = work(sweep, "local-1")
     task = source.take()
@@ -233,7 +233,7 @@ def test_what_was_stopped_by_the_user_stays_for_the_next_submission(work: Open, 
     assert work(sweep, "local-2").take() == task
 
 
-def test_a_failed_trial_is_told_and_tried_again_by_the_next_submission(work: Open, tmp_path: Path) -> None:
+def test_a_failed_trial_is_recorded_and_retried_by_the_next_submission(work: Open, tmp_path: Path) -> None:
     search = load(tmp_path, trials=2)
     sweep = start(tmp_path, search)
     source = work(sweep, "local-1")
@@ -249,7 +249,7 @@ def test_a_failed_trial_is_told_and_tried_again_by_the_next_submission(work: Ope
     assert study.count_asked() == 2
 
 
-def test_a_larger_budget_goes_on(work: Open, tmp_path: Path) -> None:
+def test_a_larger_budget_continues_the_study(work: Open, tmp_path: Path) -> None:
     search = load(tmp_path, trials=3)
     sweep = start(tmp_path, search)
     drive(work(sweep, "local-1"))
@@ -303,7 +303,7 @@ def test_one_slot_asks_for_the_same_settings_every_time(work: Open, tmp_path: Pa
         ({"pruner": "none"}, r"search.pruner: .*begun"),
     ],
 )
-def test_a_study_that_has_begun_keeps_its_space(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_started_study_keeps_its_search_space(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     sweep = start(tmp_path, load(tmp_path))
     with pytest.raises(ConfigError, match=message):
         begin(sweep, load(tmp_path, **change))

@@ -60,7 +60,7 @@ def test_without_a_network_the_command_names_the_missing_file(svhn: Path) -> Non
     check_refused(result, "x.yaml", "data.source", "train_32x32.mat is missing", "where there is a network")
 
 
-def test_bad_input_is_refused(tmp_path: Path) -> None:
+def test_invalid_input_is_refused(tmp_path: Path) -> None:
     check_refused(command("", str(tmp_path / "x.yaml"), program="stage"), "x.yaml", "No such file")
     (tmp_path / "x.yaml").write_text(DANN)
     check_refused(command("", str(tmp_path / "x.yaml"), "data.sise=3", program="stage"), "data.sise", "'size'")

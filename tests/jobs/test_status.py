@@ -179,7 +179,7 @@ def test_disk_and_slurm_together_determine_the_state(disk: DiskState, slurm: str
         (DiskState("done"), ("done", "")),
     ],
 )
-def test_a_trial_waits_for_its_turn_in_a_job_of_several(disk: DiskState, expected: tuple[str, str]) -> None:
+def test_a_trial_in_a_job_of_several_is_pending_until_its_turn(disk: DiskState, expected: tuple[str, str]) -> None:
     assert combine_states(disk, SlurmJob(**JOB, state="RUNNING", is_shared=True)) == expected  # type: ignore[arg-type]
 
 
@@ -412,7 +412,7 @@ def count_opens(sweep: Path) -> tuple[int, list[TrialStatus]]:
     return number, statuses
 
 
-def test_a_look_at_three_thousand_trials_opens_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_status_of_three_thousand_trials_opens_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,500 are done, 500 failed, 490 have stopped, 500 have not started, and 10 train."""
     monkeypatch.setattr(index, "SETTLED", 0.0)
     sweep = tmp_path / "sweep"
@@ -476,7 +476,7 @@ def test_a_marker_within_the_same_tick_of_the_clock_is_seen(tmp_path: Path, mark
     assert determine_statuses(tmp_path, {}) == [determine_status(run)]
 
 
-def test_without_the_right_to_write_the_index_a_look_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_works_without_permission_to_write_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path, "dann,seed=0-0a1b2c3d")
     write(run, done={}, status__json=beat(state="done"))
 

@@ -178,7 +178,7 @@ def check_refused(result: "subprocess.CompletedProcess[str]", *fragments: str) -
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_bad_input_is_one_message_with_file_key_and_remedy(
+def test_invalid_input_is_one_message_with_file_key_and_remedy(
     case: str, tmp_path: Path, data_root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Run in this process, to save the start of one for each case."""

@@ -52,7 +52,7 @@ def keep_checkpoints(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_checkpoints_go_when_the_evaluation_has_worked(sweep: Path, keep: bool) -> None:
+def test_checkpoints_are_removed_after_a_successful_evaluation(sweep: Path, keep: bool) -> None:
     (run,) = find_runs(sweep)
     assert len([*run.checkpoints.iterdir()]) == 2
     if keep:
@@ -70,7 +70,7 @@ def test_checkpoints_go_when_the_evaluation_has_worked(sweep: Path, keep: bool) 
     assert evaluation.main([str(run.path), "--force"]) == 0, "nothing reads them"
 
 
-def test_checkpoints_of_a_trial_without_metrics_go_when_it_is_done(tmp_path: Path, data_root: str) -> None:
+def test_checkpoints_of_a_trial_without_metrics_are_removed_when_it_is_done(tmp_path: Path, data_root: str) -> None:
     run = RunDirectory(train(tmp_path, data_root, "eval.metrics=[]"))
     assert (run.is_done(), run.checkpoints.exists()) == (True, False)
     assert "keep_checkpoints" not in run.config_file.read_text()
@@ -133,7 +133,7 @@ def test_tidying_removes_only_what_nothing_needs(sweep: Path, capsys: pytest.Cap
     assert evaluation.main([str(run.path), "--force"]) == 0
 
 
-def test_of_a_sweep_at_work_neither_scripts_nor_code_go(
+def test_tidying_keeps_scripts_and_code_of_a_running_sweep(
     sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_jobs(sweep)
@@ -173,7 +173,7 @@ def test_report_and_open_trial_read_an_archive(sweep: Path, capsys: pytest.Captu
         locate(archive)
 
 
-def test_a_file_that_changes_while_it_is_packed_stays(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_archived_is_kept(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add = tarfile.TarFile.add
 
     def add_and_write(tar: tarfile.TarFile, *arguments: Any, **options: Any) -> None:

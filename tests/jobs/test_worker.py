@@ -238,7 +238,7 @@ def test_one_requeue_for_all_slots(tmp_path: Path) -> None:
         (2, [], 1, []),
     ],
 )
-def test_gpus_are_shared_out(slots: int, gpus: list[str], largest: int, expected: list[str]) -> None:
+def test_gpus_are_assigned_to_slots(slots: int, gpus: list[str], largest: int, expected: list[str]) -> None:
     assert share_devices(gpus, slots, largest) == expected
 
 
@@ -261,7 +261,7 @@ def test_visible_gpus_are_those_that_this_process_was_given(
     assert visible_gpus() == expected
 
 
-def test_what_a_worker_runs_is_known_while_it_lives(tmp_path: Path) -> None:
+def test_the_trials_of_a_running_worker_are_known(tmp_path: Path) -> None:
     assert read_local_work(tmp_path) is None
     write_local_work(tmp_path, {12: ("train", "a"), 13: ("eval", "b")})
     work = read_local_work(tmp_path)

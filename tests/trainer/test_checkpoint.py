@@ -76,7 +76,7 @@ DAMAGES = [truncate, flip_a_bit, lose_a_file, lose_the_manifest, tear_the_manife
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_aloud(run: Path, damage: object) -> None:
+def test_a_damaged_checkpoint_is_skipped_with_a_message(run: Path, damage: object) -> None:
     damage(run / "checkpoints" / "step-000003")  # type: ignore[operator]
     said: list[str] = []
     assert checkpoints.newest(RunDirectory(run), {"cafe0123"}, said.append) == run / "checkpoints" / "step-000002"
@@ -85,23 +85,23 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(run: Path, damage: object) ->
     assert "falling back" in said[0]
 
 
-def test_none_intact_is_an_error_that_names_the_remedy(run: Path) -> None:
+def test_no_intact_checkpoint_is_an_error_with_the_remedy(run: Path) -> None:
     for path in checkpoints.steps(RunDirectory(run)):
         truncate(path)
     with pytest.raises(CheckpointError, match="none of its 2 checkpoints is intact; remove"):
         checkpoints.newest(RunDirectory(run), {"cafe0123"}, lambda line: None)
 
 
-def test_no_checkpoint_is_a_fresh_start(tmp_path: Path) -> None:
+def test_without_a_checkpoint_training_starts_at_step_0(tmp_path: Path) -> None:
     assert checkpoints.newest(RunDirectory(tmp_path), {"cafe0123"}, silent) is None
 
 
-def test_another_config_is_refused(run: Path) -> None:
+def test_a_checkpoint_of_another_config_is_refused(run: Path) -> None:
     with pytest.raises(CheckpointError, match="belongs to another config"):
         checkpoints.newest(RunDirectory(run), {"beef4567"}, silent)
 
 
-def test_a_process_killed_while_saving_leaves_the_one_before(run: Path) -> None:
+def test_a_process_killed_while_saving_leaves_the_previous_checkpoint(run: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from trainer.runs import checkpoints\n"
         "from trainer.runs.directory import RunDirectory\n"
@@ -130,7 +130,7 @@ def small_files() -> object:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_disk_that_refuses_keeps_the_previous_checkpoint(run: Path, small_files: object) -> None:
+def test_a_failed_write_keeps_the_previous_checkpoint(run: Path, small_files: object) -> None:
     with pytest.raises(CheckpointError, match=r"not written: File too large; free space there .*step-000003 is intact"):
         checkpoints.save(RunDirectory(run), 4, "cafe0123", large)
     assert checkpoints.newest(RunDirectory(run), {"cafe0123"}, silent) == run / "checkpoints" / "step-000003"
@@ -184,7 +184,7 @@ def test_a_replayed_step_replaces_its_checkpoint(run: Path) -> None:
     assert json.loads((newest / checkpoints.MANIFEST).read_text())["step"] == 3
 
 
-def test_a_fall_back_does_not_crowd_out_what_is_good(run: Path) -> None:
+def test_saving_after_a_fallback_keeps_the_intact_checkpoint(run: Path) -> None:
     """What lies ahead of the step that is saved is damaged: it goes, and the good one that was taken up stays."""
     truncate(run / "checkpoints" / "step-000003")
     (run / "checkpoints" / "step-000002").rename(run / "checkpoints" / "step-000001")

@@ -25,7 +25,7 @@ def test_each_setting_keeps_the_line_that_set_it(tmp_path: Path) -> None:
     }
 
 
-def test_a_place_is_found_for_a_key_inside_or_around_a_setting() -> None:
+def test_the_line_of_a_key_inside_or_around_a_setting_is_known() -> None:
     settings = to_settings({"data": {"source": "a", "target": "b"}, "eval": {"metrics": ["c"]}}, "file:1")
     assert find_place(settings, "eval.metrics.0", "file") == "file:1"
     assert find_place(settings, "train.steps", "file") == "file"
@@ -62,7 +62,7 @@ def test_settings_are_merged_key_by_key(under: dict[str, object], over: object, 
         ("train.seed: 1\ntrain: {seed: 2}", "seed", "a.yaml:4: train.seed: duplicate key .*; remove one"),
     ],
 )
-def test_numbers_mean_what_they_say(
+def test_ambiguous_numbers_are_refused_or_read_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, key: str, expected: int | str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -75,7 +75,7 @@ def test_numbers_mean_what_they_say(
             load_trials(Path("a.yaml"), [])
 
 
-def test_numbers_of_the_command_line_mean_what_they_say() -> None:
+def test_ambiguous_numbers_of_the_command_line_are_refused() -> None:
     with pytest.raises(ConfigError, match="command line: 010: YAML reads a leading 0 as octal, 8"):
         parse_overrides(["train.seed=[1, 010]"])
 
@@ -103,7 +103,7 @@ def test_slurm_times_are_parsed(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-", "-5", "1-", "1:2:3:4", "UNLIMITED", "INVALID", "1.5", "02:00:0x", "²", " 5"])
-def test_other_texts_are_no_slurm_times(text: str) -> None:
+def test_invalid_slurm_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):
         parse_slurm_time(text)
 

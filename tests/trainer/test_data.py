@@ -377,7 +377,7 @@ def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
         (lambda place: Image.new("RGB", (99, 27)).save(place / "data/images/test/1.jpg"), "99x27 pixels are less"),
     ],
 )
-def test_bad_photographs_are_named(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
+def test_damaged_photographs_are_named(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
     write_mnist(tmp_path)
     write_photographs(tmp_path / "BSDS500")
     spoil(tmp_path / "BSDS500")

@@ -55,7 +55,7 @@ def scalars(run: RunDirectory) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
 
 
-def test_a_training_outlives_a_full_disk_and_lacks_nothing(tmp_path: Path, data_root: str) -> None:
+def test_a_training_waits_for_a_full_disk_and_loses_nothing(tmp_path: Path, data_root: str) -> None:
     process = start(tmp_path / "plain", data_root)
     assert process.wait(timeout=300) == 0, (tmp_path / "plain.log").read_text()
     disk, log = tmp_path / "small", tmp_path / "small.log"

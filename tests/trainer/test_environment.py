@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
         ({"ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "false", "ACCELERATE_DYNAMO_BACKEND": "no"}, ""),
     ],
 )
-def test_leftovers_are_dropped_or_refused(
+def test_leftover_launcher_variables_are_dropped_or_refused(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
 ) -> None:
     for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "TORCHELASTIC", "TURNOUT_ATTEMPT"))]:
@@ -49,7 +49,7 @@ def test_leftovers_are_dropped_or_refused(
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"} & set(os.environ)
 
 
-def test_what_torchrun_sets_is_kept_while_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_variables_of_torchrun_are_kept_while_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in {"TORCHELASTIC_ERROR_FILE": f"{tmp_path}/error.json", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     prepare_environment()

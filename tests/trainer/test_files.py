@@ -483,7 +483,7 @@ def test_of_several_pictures_in_a_file_the_first_is_taken_and_the_others_are_cou
     assert ignored["pictures after the first of a file"]["count"] == 3
 
 
-def test_what_is_not_part_of_a_dataset_is_named_and_counted(
+def test_files_outside_the_dataset_are_named_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURNOUT_DATA", str(tmp_path / "data"))
@@ -677,7 +677,7 @@ REFUSED: dict[str, tuple[Builder, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_ambiguous_or_damaged_is_refused_in_one_line(
+def test_ambiguous_or_damaged_files_are_refused_in_one_line(
     tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURNOUT_DATA", str(tmp_path / "data"))

@@ -155,9 +155,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, "Future[Resul
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_what_a_launcher_asks_for_is_adopted_or_refused_in_one_line(
-    name: str, results: dict[str, "Future[Result]"]
-) -> None:
+def test_launcher_settings_are_adopted_or_refused_in_one_line(name: str, results: dict[str, "Future[Result]"]) -> None:
     text, trials = results[name].result()
     assert re.search(VARIANTS[name].pair, text, re.MULTILINE), text
     for (code, output), (setting, pattern) in zip(trials, VARIANTS[name].trials.items(), strict=True):

@@ -52,7 +52,7 @@ def test_the_copy_has_the_same_content_and_is_made_once(
 
 
 @pytest.mark.parametrize("problem", ["not set", "missing", "full", "damaged", "read-only"])
-def test_where_no_copy_can_be_made_the_shared_disk_is_read(
+def test_if_copying_fails_the_shared_disk_is_read(
     folder: Path, tmp_path: Path, problem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("NODE_DISK", raising=False)

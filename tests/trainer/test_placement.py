@@ -218,7 +218,7 @@ def test_a_config_edited_by_hand_belongs_to_no_trial(load: Load, tmp_path: Path,
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "- 1", "method: dann\n", "7: 1\nmethod: dan\n"])
-def test_other_directories_match_nothing(load: Load, tmp_path: Path, text: str) -> None:
+def test_directories_of_other_trials_are_not_matched(load: Load, tmp_path: Path, text: str) -> None:
     (trial,) = load()
     for name in ("report", "slurm", "notes-cafe0123"):
         (tmp_path / "logs" / name).mkdir(parents=True)

@@ -46,7 +46,7 @@ def scalars(run: RunDirectory, name: str) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("text", [DANN, VAE, DDPM])
-def test_previews_change_no_bit_of_the_training(tmp_path: Path, data_root: str, text: str) -> None:
+def test_previews_do_not_change_the_training_at_all(tmp_path: Path, data_root: str, text: str) -> None:
     without = train(tmp_path / "without", text, data_root)
     previewed = train(tmp_path / "with", text, data_root, "train.preview_every=3")
     assert previewed.name == without.name  # the same identity

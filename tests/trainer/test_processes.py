@@ -58,7 +58,7 @@ def test_two_processes_end_with_the_same_weights_and_buffers(name: str, trained:
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_two_processes_train_as_one(name: str, trained: Path) -> None:
+def test_two_processes_train_like_one(name: str, trained: Path) -> None:
     if draws_noise(name):
         pytest.skip(f"{name} draws noise, which differs between processes by intention")
     one, two = (load_file(trained / f"{name}.independent.{world}.0.raw") for world in (1, 2))
@@ -113,9 +113,7 @@ def test_micro_batches_and_processes_share_one_gradient_penalty(tmp_path: Path) 
             assert (parts[key] - value).norm() < (1e-5 if "/" in key else 1e-6) * value.norm(), key
 
 
-def test_a_group_that_is_told_to_stop_saves_at_one_step_and_goes_on_as_if_it_had_not(
-    tmp_path: Path, data_root: str
-) -> None:
+def test_two_processes_stop_at_one_step_and_resume_bit_identically(tmp_path: Path, data_root: str) -> None:
     """One rank gets the signal; all stop; the same command then ends with the weights of an undisturbed run."""
     settings = [
         "sweeps/dann.yaml",

@@ -65,7 +65,7 @@ def until(look: Any, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.005)
 
 
-def test_a_run_leaves_what_its_anatomy_says(whole: Path) -> None:
+def test_a_run_directory_has_the_documented_files(whole: Path) -> None:
     assert RunDirectory(whole).state() == "done"
     assert [line["step"] for line in losses(whole)] == [7, 14, 21, 28, 35, 40]
     assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["step-000020", "step-000030"]
@@ -96,7 +96,9 @@ def test_training_does_not_import_the_compiler(tmp_path: Path, data_root: str) -
         lambda params: torch.optim.RMSprop(params, lr=0.1),
     ],
 )
-def test_a_step_is_that_of_the_optimizer(build: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> None:
+def test_take_step_matches_the_step_of_the_optimizer(
+    build: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> None:
     def step(take: Callable[[torch.optim.Optimizer], Any]) -> tuple[torch.Tensor, Any]:
         weight = nn.Parameter(torch.linspace(-1, 1, 7))
         optimizer = build([weight])
@@ -119,7 +121,7 @@ def test_a_finished_run_exits_at_once(whole: Path, data_root: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
-def test_told_to_stop_it_saves_and_the_same_command_ends_the_same(
+def test_a_stopped_run_resumes_bit_identically(
     number: signal.Signals, whole: Path, tmp_path: Path, data_root: str
 ) -> None:
     process = start(tmp_path, data_root)
@@ -138,9 +140,7 @@ def test_told_to_stop_it_saves_and_the_same_command_ends_the_same(
     assert losses(run) == losses(whole)
 
 
-def test_stopped_at_steps_of_a_search_it_ends_as_if_trained_through(
-    whole: Path, tmp_path: Path, data_root: str
-) -> None:
+def test_a_run_stopped_at_the_rungs_of_a_search_ends_the_same(whole: Path, tmp_path: Path, data_root: str) -> None:
     settings = [f"train.steps={STEPS}", "train.batch_size=8", "train.log_every=7", "train.checkpoint_every=10"]
     words = ["sweeps/dann.yaml", *settings, f"data.root={data_root}", "--runs", str(tmp_path)]
     program = (
@@ -155,7 +155,7 @@ def test_stopped_at_steps_of_a_search_it_ends_as_if_trained_through(
     assert [*RunDirectory(run).exported_weights()] == [13, 20, STEPS]
 
 
-def test_a_stop_file_stops_it_as_well(tmp_path: Path, data_root: str) -> None:
+def test_a_stop_file_stops_a_run(tmp_path: Path, data_root: str) -> None:
     process = start(tmp_path, data_root, "train.steps=100000")
     until(lambda: list(tmp_path.glob("dann/*/metrics.jsonl")), process)
     (only_run(tmp_path) / "stop.direct").touch()
@@ -164,7 +164,7 @@ def test_a_stop_file_stops_it_as_well(tmp_path: Path, data_root: str) -> None:
     assert "stopped at step" in errors
 
 
-def test_killed_it_replays_from_its_checkpoint_and_curves_do_not_overlap(
+def test_a_killed_run_resumes_from_its_checkpoint_without_overlapping_curves(
     whole: Path, tmp_path: Path, data_root: str
 ) -> None:
     process = start(tmp_path, data_root)
@@ -186,7 +186,9 @@ def test_killed_it_replays_from_its_checkpoint_and_curves_do_not_overlap(
     )
 
 
-def test_started_over_its_curves_do_not_overlap(whole: Path, tmp_path: Path, data_root: str) -> None:
+def test_a_run_killed_before_its_first_checkpoint_starts_over_without_overlapping_curves(
+    whole: Path, tmp_path: Path, data_root: str
+) -> None:
     """Killed before its first checkpoint; a stop file that was left behind stops nothing."""
     process = start(tmp_path, data_root, "train.checkpoint_every=1000")
     until(lambda: list(tmp_path.glob("dann/*/metrics.jsonl")) and losses(only_run(tmp_path)), process)
@@ -201,7 +203,7 @@ def test_started_over_its_curves_do_not_overlap(whole: Path, tmp_path: Path, dat
     assert [event.step for event in board.Scalars("joint/label")] == [line["step"] for line in losses(whole)]
 
 
-def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, data_root: str) -> None:
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(whole: Path, tmp_path: Path, data_root: str) -> None:
     process = start(tmp_path, data_root)
     until(lambda: list(tmp_path.glob("dann/*/checkpoints/step-000020")), process)
     process.kill()
@@ -216,7 +218,7 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, data_r
     assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
 
-def test_a_second_trainer_is_kept_out(tmp_path: Path, data_root: str) -> None:
+def test_a_second_trainer_of_a_run_is_refused(tmp_path: Path, data_root: str) -> None:
     process = start(tmp_path, data_root, "train.steps=100000")
     until(lambda: list(tmp_path.glob("dann/*/metrics.jsonl")), process)
     errors = train(tmp_path, data_root, "train.steps=100000", code=2)
@@ -226,7 +228,7 @@ def test_a_second_trainer_is_kept_out(tmp_path: Path, data_root: str) -> None:
     assert RunDirectory(only_run(tmp_path)).state() == "stopped", "the one that was there is left in peace"
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path: Path, data_root: str) -> None:
+def test_a_loss_that_is_not_finite_fails_the_run_and_is_named(tmp_path: Path, data_root: str) -> None:
     errors = train(tmp_path, data_root, "model.lr=1e30", "train.checkpoint_every=2", code=1)
     run = only_run(tmp_path)
     assert RunDirectory(run).state() == "failed"
@@ -256,7 +258,7 @@ def test_milestones_are_exported(tmp_path: Path, data_root: str) -> None:
         (["train.batch_size=9", "train.micro_batches=2"], "train.batch_size: 9 is not divisible by 2"),
     ],
 )
-def test_bad_input_is_refused_in_one_message(
+def test_invalid_input_is_refused_in_one_message(
     overrides: list[str], message: str, tmp_path: Path, data_root: str
 ) -> None:
     errors = train(tmp_path, data_root, *overrides, code=2)

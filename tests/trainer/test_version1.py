@@ -39,19 +39,19 @@ def losses(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key not in ("time", "rate")} for line in lines]
 
 
-def test_states_are_read(sweep: Path) -> None:
+def test_states_of_version_1_are_read(sweep: Path) -> None:
     done, stopped = RunDirectory(sweep / DONE), RunDirectory(sweep / STOPPED)
     assert (done.state(), stopped.state()) == ("done", "stopped")
     assert (stopped.status()["step"], stopped.latest_step(), list(stopped.exported_weights())) == (70, 70, [60])
     assert done.evaluation()["step"] == 120
 
 
-def test_the_report_shows_the_same_results(sweep: Path) -> None:
+def test_the_report_of_a_version_1_sweep_shows_the_same_results(sweep: Path) -> None:
     run("eval/report.py", str(sweep))
     assert (sweep / "report" / "results.csv").read_text() == (EXPECTED / "results.csv").read_text()
 
 
-def test_a_stopped_trial_is_continued_and_evaluated(sweep: Path, data_root: str, tmp_path: Path) -> None:
+def test_a_stopped_trial_of_version_1_is_continued_and_evaluated(sweep: Path, data_root: str, tmp_path: Path) -> None:
     """The losses, weights and metrics are those of version 1, bit for bit where torch and the CPU are the same."""
     copy = shutil.copytree(sweep / STOPPED, tmp_path / "again" / STOPPED)
     os.environ["TURNOUT_DATA"] = data_root
