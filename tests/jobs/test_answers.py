@@ -138,8 +138,11 @@ def test_retry_failed_starts_the_trials_that_status_shows_as_failed(sweep: Path,
 
 
 EVALUATION = """\
-resources: {nodes: 2, gpus_per_node: 2, time: "08:00:00", mem_gb: 32, slurm: {partition: long, account: vision}}
-eval: {metrics: [accuracy], resources: {gpus_per_node: 0, time: "00:02:00", mem_gb: 4, slurm: {partition: short}}}
+resources:
+  {nodes: 2, gpus_per_node: 2, time: "08:00:00", mem_gb: 32, slurm: {partition: long, account: lab, constraint: a100}}
+eval:
+  metrics: [accuracy]
+  resources: {gpus_per_node: 0, time: "00:02:00", mem_gb: 4, slurm: {partition: short, constraint: null}}
 train: {batch_size: 64}
 """
 
@@ -160,14 +163,16 @@ def test_an_evaluation_may_have_resources_of_its_own(tmp_path: Path, replace: Re
         "--gpus-per-node=2",
         "--time=480",
         "--partition=long",
-        "--account=vision",
+        "--account=lab",
+        "--constraint=a100",
         "--mem=32768M",
     ):
         assert f"#SBATCH {line}\n" in train
-    for line in ("--nodes=1", "--time=2", "--partition=short", "--account=vision", "--mem=4096M"):
+    for line in ("--nodes=1", "--time=2", "--partition=short", "--account=lab", "--mem=4096M"):
         assert f"#SBATCH {line}\n" in evaluate
         assert f"#SBATCH {line}\n" in report
     assert "gpus" not in evaluate
+    assert "constraint" not in evaluate + report, "null leaves an option of the training out"
     with_own, without = (load_trials(tmp_path / "x.yaml", words) for words in ([], ["eval.resources=null"]))
     assert [trial.identity for trial in with_own] == [trial.identity for trial in without]
     assert without[0].config.evaluation_resources() is without[0].config.resources

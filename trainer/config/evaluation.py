@@ -39,7 +39,10 @@ class EvalResources(Section):
     mem_gb: PositiveFloat | None = None
     time: Annotated[str, BeforeValidator(check_time_limit)] | None = None
     max_parallel: PositiveInt | None = None
-    slurm: Annotated[dict[str, str | int | bool], AfterValidator(check_sbatch_options)] = Field(default_factory=dict)
+    # An option of null is left out although the training has it.
+    slurm: Annotated[dict[str, str | int | bool | None], AfterValidator(check_sbatch_options)] = Field(
+        default_factory=dict
+    )
 
 
 class Diffusion(Section):

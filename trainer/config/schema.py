@@ -204,8 +204,9 @@ class Config(Section):
             return self.resources
         values = self.resources.model_dump() | self.eval.resources.model_dump(exclude_none=True)
         values |= {"nodes": 1, "processes_per_node": None, "gpus_per_node": min(1, values["gpus_per_node"])}
-        values["slurm"] = self.resources.slurm | self.eval.resources.slurm
-        if any(key.startswith("mem-per-") for key in self.eval.resources.slurm):
+        options = self.resources.slurm | self.eval.resources.slurm
+        values["slurm"] = {key: value for key, value in options.items() if value is not None}
+        if any(key.startswith("mem-per-") for key in values["slurm"].keys() & self.eval.resources.slurm):
             values["mem_gb"] = None
         if self.eval.resources.time:  # nothing is saved before the time limit
             values["signal_delay"] = min(values["signal_delay"], max(1, parse_slurm_time(values["time"]) // 2))

@@ -1,7 +1,7 @@
 """The base class of every block of a YAML file, and checks of single values."""
 
 import re
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
@@ -106,7 +106,10 @@ def check_gres(name: str) -> str:
     return name
 
 
-def check_sbatch_options(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+Value = TypeVar("Value", bound=str | int | bool | None)
+
+
+def check_sbatch_options(options: dict[str, Value]) -> dict[str, Value]:
     """Refuse malformed sbatch options and those that Turnout sets itself."""
     for key, value in options.items():
         if not re.fullmatch(r"[a-z][a-z0-9-]*", key):

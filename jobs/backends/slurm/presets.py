@@ -93,7 +93,11 @@ def check_options(settings: Settings) -> None:
 
     Nothing is submitted. If sbatch does not answer, nothing is refused.
     """
-    options = {key: setting for key, setting in settings.items() if "resources.slurm." in key}
+    options = {
+        key: setting
+        for key, setting in settings.items()
+        if "resources.slurm." in key and setting.value is not None  # null leaves an option out
+    }
     if not options or ask("sbatch", "--usage").error:
         return
     for full_key, setting in options.items():
