@@ -17,15 +17,18 @@ if __name__ == "__main__":
 from jobs.backends.base import Job
 from jobs.backends.slurm.backend import SlurmBackend
 from jobs.command import create_parser, discard_output
+from jobs.search.summary import follow, write_best
 from jobs.tracking.state import determine_statuses, is_failed, query_statuses, record_statuses
 from jobs.tracking.table import count_states, render, render_fitted
 from trainer.environment import use_utf8
+from trainer.errors import ConfigError
 from trainer.runs.directory import find_runs
 
 EXAMPLES = """examples:
   python jobs/status.py logs/dann
   python jobs/status.py logs/dann --watch
-  python jobs/status.py logs/dann --failed --json"""
+  python jobs/status.py logs/dann --failed --json
+  python jobs/status.py logs/search_dann --best sweeps/winner.yaml"""
 REFRESH = 2.0  # seconds between two readings of the disk with --watch
 QUERY_INTERVAL = 15.0  # seconds between two queries to Slurm, whose database all users share
 
@@ -37,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--failed", action="store_true", help="show only failed trials and why they failed")
     parser.add_argument("--watch", action="store_true", help="refresh every two seconds until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print one JSON object per trial")
+    parser.add_argument("--best", type=Path, metavar="FILE", help="of a search: write its best setting as a sweep file")
     options = parser.parse_args(arguments)
     if not find_runs(options.sweep):
         sweeps = sorted({str(path.parent.parent) for path in options.sweep.glob("*/*/config.yaml")})
@@ -44,10 +48,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {options.sweep}: no trials there; {remedy}", file=sys.stderr)
         return 2
     try:
-        if options.watch:
+        if options.best:
+            write_best(options.sweep, options.best)
+        elif options.watch:
             watch(options.sweep, options.failed)
         else:
             show(options.sweep, options.failed, options.json)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         return discard_output()
     return 0
@@ -65,7 +74,7 @@ def show(sweep: Path, only_failed: bool, as_json: bool) -> None:
     else:
         print(render(chosen))
     if not as_json:
-        print(count_states(statuses))
+        print(*[count_states(statuses), *follow(sweep)()], sep="\n")
     for note in notes:
         print(f"note: {note}", file=sys.stderr if as_json else sys.stdout)
     sys.stdout.flush()
@@ -73,7 +82,7 @@ def show(sweep: Path, only_failed: bool, as_json: bool) -> None:
 
 def watch(sweep: Path, only_failed: bool) -> None:
     """Refresh the table until Ctrl-C; if it does not fit the terminal, the most urgent trials come first."""
-    queried, jobs, notes = 0.0, dict[str, list[Job]](), list[str]()
+    queried, jobs, notes, summarize = 0.0, dict[str, list[Job]](), list[str](), follow(sweep)
     with Live(auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             if is_due := time.monotonic() - queried > QUERY_INTERVAL:
@@ -82,7 +91,7 @@ def watch(sweep: Path, only_failed: bool) -> None:
             if is_due and jobs:
                 record_statuses(sweep, statuses)
             chosen = [status for status in statuses if is_failed(status) or not only_failed]
-            live.update(render_fitted(chosen, statuses, notes), refresh=True)
+            live.update(render_fitted(chosen, statuses, [*summarize(), *notes]), refresh=True)
             time.sleep(REFRESH)
 
 

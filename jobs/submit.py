@@ -137,7 +137,7 @@ def submit(options: argparse.Namespace, console: Console) -> int:
         backend.check(trial.settings, trial.config)
     if search := load_search(options.sweep, options.overrides, preset.defaults()):
         if not options.dry_run:
-            confirm(search.options.trials, options.yes, console)
+            confirm(search.options.trials or 0, options.yes, console)
         try:
             from jobs.search.submit import submit_search  # imports Optuna
 

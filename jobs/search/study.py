@@ -8,7 +8,7 @@ that a trial which nobody holds is known to be interrupted.
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from jobs.search import JOURNAL, SEARCH
 from trainer.config.search import Dimension, Search
 from trainer.errors import ConfigError
 from trainer.runs.atomic import read_json, write_json
 from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory
 
-JOURNAL, SEARCH, LOCK = "study.log", "search.json", ".study.lock"  # in the sweep's directory
-RUNS, DUPLICATE, RETRY = "runs", "duplicate of", "retry of"  # attributes of a trial
+LOCK = ".study.lock"  # in the sweep's directory
+RUNS, DUPLICATE, RETRY, SECONDS = "runs", "duplicate of", "retry of", "device-seconds"  # attributes of a trial
 BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -72,14 +73,17 @@ class Study:
         journal = sweep / JOURNAL
         try:
             storage = JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
-            self.optuna = optuna.create_study(
-                storage=storage,
-                study_name=sweep.resolve().name,
-                direction=search.options.direction,
-                pruner=create_pruner(search, self.rungs[-1]),
-                sampler=self.create_sampler(0),
-                load_if_exists=True,
-            )
+            pruner, sampler = create_pruner(search, self.rungs[-1]), self.create_sampler(0)
+            if names := optuna.get_all_study_names(storage):  # opening it writes nothing, so that anybody may look
+                self.optuna = optuna.load_study(study_name=names[0], storage=storage, pruner=pruner, sampler=sampler)
+            else:
+                self.optuna = optuna.create_study(
+                    study_name=sweep.resolve().name,
+                    storage=storage,
+                    pruner=pruner,
+                    sampler=sampler,
+                    direction=search.options.direction,
+                )
         except (ValueError, KeyError) as error:
             raise ConfigError(
                 f"{journal}: is damaged: {' '.join(str(error).split())}; move it and {SEARCH} away to search from the "
@@ -110,9 +114,31 @@ class Study:
         """Return how many settings were asked for: each counts once, however often it was tried."""
         return sum(RETRY not in trial.user_attrs for trial in self.trials(*BEGUN))
 
+    def best(self) -> FrozenTrial | None:
+        """Return the finished trial with the best value; None before the first."""
+        sign = -1 if self.search.options.direction == "maximize" else 1
+        return min(self.trials(TrialState.COMPLETE), key=lambda trial: sign * (trial.value or 0.0), default=None)
+
+    def device_hours(self) -> float:
+        """Return the hours of trainings and measurements that have ended or stopped, times their processes."""
+        return sum(trial.user_attrs.get(SECONDS, 0.0) for trial in self.trials()) / 3600
+
+    def spend(self, number: int, seconds: float) -> None:
+        """Add to the time that devices have spent on a trial."""
+        self.open(number).set_user_attr(SECONDS, self.frozen(number).user_attrs.get(SECONDS, 0.0) + seconds)
+
+    def is_spent(self) -> bool:
+        """Return whether the budget of device-hours is used up."""
+        hours = self.search.options.device_hours
+        return hours is not None and self.device_hours() >= hours
+
+    def count_fresh(self) -> int:
+        """Return how many settings may still be asked for."""
+        return 0 if self.is_spent() else max(0, self.search.options.most() - self.count_asked())
+
     def is_exhausted(self) -> bool:
-        """Return whether no further setting may be asked for."""
-        return self.count_asked() >= self.search.options.trials and not self.trials(TrialState.WAITING)
+        """Return whether no further setting may be asked for, not even one that waits."""
+        return self.is_spent() or (not self.count_fresh() and not self.trials(TrialState.WAITING))
 
     def ask(self) -> int:
         """Return the number of a new trial, RUNNING and with all parameters; the caller holds `mutex`."""
@@ -231,10 +257,3 @@ def compare(before: Search, now: Search) -> Iterator[tuple[str, Any, Any]]:
     identities = [[trial.identity for trial in own] for own in trials]
     if identities[0] != identities[1]:
         yield "settings that are not searched", identities[0], identities[1]
-
-
-def best_trials(study: Study) -> Sequence[FrozenTrial]:
-    """Return the finished trials with a value, best first."""
-    complete = study.trials(TrialState.COMPLETE)
-    sign = -1 if study.search.options.direction == "maximize" else 1
-    return sorted(complete, key=lambda trial: sign * (trial.value or 0.0))

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from jobs.backends.base import Allocation, Backend, Plan
 from jobs.backends.local import LocalBackend
 from jobs.command import print_plain
 from jobs.plan import lock_sweep
-from jobs.search.study import JOURNAL, RETRY, Study, best_trials, write_search
+from jobs.search import JOURNAL
+from jobs.search.study import RETRY, Study, write_search
+from jobs.search.summary import summarize
 from jobs.stage import stage_datasets
 from trainer.config.resolve import load_config
 from trainer.config.schema import Config
@@ -40,7 +41,7 @@ def submit_search(options: argparse.Namespace, search: Search, backend: Backend,
     if not is_local and (nodes := template.resources.nodes) > 1:
         raise ConfigError(f"{search.file}: resources.nodes: {nodes}: trials of a search have one node")
     if options.dry_run:
-        plans = plan_slots(sweep, template, options.max_parallel, search.options.trials)
+        plans = plan_slots(sweep, template, options.max_parallel, search.options.most())
         for script in backend.scripts(sweep, plans, snapshot.take(sweep, write=False).folder):
             print(f"\n{script}")
         return 0
@@ -57,9 +58,9 @@ def submit_search(options: argparse.Namespace, search: Search, backend: Backend,
             return queue_slots(backend, sweep, plans, code.folder, notes, console)
         started = time.monotonic()
         local = LocalBackend(options.max_parallel, console, lambda: find_runs(sweep))
-        completed = local.search(sweep, template, search.options.trials, code.folder, notes)
+        completed = local.search(sweep, template, search.options.most(), code.folder, notes)
         page = write_report(sweep, code.folder)
-    print_plain(console, summarize(study))
+    print_plain(console, "\n".join(summarize(study)))
     if not completed:
         print_plain(console, "stopped; rerun the same command to go on with the search")
         return 130
@@ -78,13 +79,12 @@ def plan_slots(sweep: Path, config: Config, parallel: int | None, settings: int,
 
 def count_open(study: Study) -> int:
     """Return how many settings have not ended; 1 if only the best one's evaluation is missing."""
-    ended = study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    fresh = study.search.options.trials - study.count_asked()
-    unfinished = max(0, fresh) + len(study.trials(TrialState.RUNNING))
-    retries = [trial for trial in study.trials(TrialState.WAITING) if RETRY in trial.user_attrs]
-    best = study.runs(best_trials(study)[0]) if best_trials(study) else []
-    is_missing = any(needs_evaluation(load_config(run.config_file), run) for run in best)
-    return unfinished + len(retries) or int(bool(ended) and is_missing)
+    unfinished = study.count_fresh() + len(study.trials(TrialState.RUNNING))
+    if not study.is_spent():
+        unfinished += sum(RETRY in trial.user_attrs for trial in study.trials(TrialState.WAITING))
+    best = study.best()
+    runs = study.runs(best) if best else []
+    return unfinished or int(any(needs_evaluation(load_config(run.config_file), run) for run in runs))
 
 
 def queue_slots(
@@ -115,7 +115,7 @@ def describe(search: Search) -> str:
     options, seeds = search.options, len(search.trials(search.first_corner()))
     pruner = f", {options.pruner.name} at steps {search.rungs()[:-1]}" if len(search.rungs()) > 1 else ""
     return (
-        f"search {', '.join(search.space)} to {options.direction} {options.metric}: {options.trials} settings"
+        f"search {', '.join(search.space)} to {options.direction} {options.metric}: {options.budget()}"
         f"{f' × {seeds} seeds' if seeds > 1 else ''} by {options.sampler}{pruner}"
     )
 
@@ -137,16 +137,6 @@ def write_report(sweep: Path, code: Path) -> Path:
     if find_runs(sweep):
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
     return sweep / "report" / "index.html"
-
-
-def summarize(study: Study) -> str:
-    """Return the number of settings in each state, and the best of those that are complete."""
-    counts = Counter(trial.state.name.lower() for trial in study.trials())
-    line = f"{study.count_asked()} settings: {', '.join(f'{n} {state}' for state, n in counts.items())}"
-    if best := best_trials(study)[:1]:
-        values = ", ".join(f"{key}={study.search.space[key].decode(v)}" for key, v in best[0].params.items())
-        line += f"; best {study.search.options.metric} {best[0].value:.6g}: {values} ({study.runs(best[0])[0].name})"
-    return line
 
 
 def report_failures(study: Study) -> int:

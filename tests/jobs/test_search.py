@@ -1,5 +1,6 @@
 """The study as a source of tasks: every setting is accounted for once, whatever is killed; one search end to end."""
 
+import itertools
 import json
 import os
 import random
@@ -17,10 +18,12 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from jobs import status
 from jobs.processes import Task
+from jobs.search import JOURNAL
 from jobs.search.source import StudySource
-from jobs.search.study import JOURNAL, Study
-from jobs.search.submit import begin, complete, summarize
+from jobs.search.study import Study
+from jobs.search.submit import begin, complete
 from jobs.submit import main
 from trainer.config.search import Search, load_search
 from trainer.config.sweep import load_trials
@@ -139,7 +142,53 @@ def test_the_best_settings_are_trained_to_the_end_and_the_others_pruned(work: Op
     for trial in study.trials():
         lr = search.space["model.lr"].decode(trial.params["model.lr"])
         assert trial.value == pytest.approx(lr + 0.5 + 1e-4 * (trial.last_step or 0))  # the mean over seeds
-    assert "12 settings" in summarize(study)
+
+
+def test_status_shows_the_best_setting_and_writes_it_as_a_sweep_file(
+    work: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = load(tmp_path, seeds=2, trials=6)
+    sweep, file = start(tmp_path, search), tmp_path / "sweeps" / "winner.yaml"
+    words = [str(sweep), "--best", str(file)]
+    slots = work(sweep, "local-1")
+    drive(slots, 3)
+    assert status.main(words) == 2
+    assert "no setting of its search is complete" in capsys.readouterr().err
+    drive(slots)
+    journal = (sweep / JOURNAL).read_bytes()
+    assert status.main([str(sweep)]) == status.main(words) == 0
+    study = Study(sweep, search)
+    assert (sweep / JOURNAL).read_bytes() == journal  # who looks writes nothing
+    states, best = capsys.readouterr().out.splitlines()[-2:]
+    count = len(study.trials(TrialState.PRUNED))
+    assert states.startswith("search: 6 settings: ")
+    assert f"{count} pruned ({count / 6:.0%} of those that ended were pruned); " in states
+    winner = max(study.trials(TrialState.COMPLETE), key=lambda trial: trial.value or 0)
+    names = [run.name for run in study.runs(winner)]
+    assert best.startswith(f"best {METRIC} {winner.value:.6g}: model.gamma=")
+    assert best.endswith(f"({', '.join(names)})")
+    trials = load_trials(file, [])
+    assert [t.identity for t in trials] == [name.rpartition("-")[2] for name in names]
+    assert [t.config.name for t in trials] == ["winner"] * 2
+    assert status.main(words) == 2
+    assert "exists; remove it" in capsys.readouterr().err
+
+
+def test_device_hours_are_a_budget_that_a_later_submission_may_raise(
+    work: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0, 360)  # each task takes a tenth of an hour
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    search = load(tmp_path, seeds=2, trials=None, device_hours=1, pruner="none")
+    sweep = start(tmp_path, search)
+    assert drive(work(sweep, "local-1")) == 12  # two trainings and two measurements for each of three settings
+    study = check_accounts(sweep, search, 3)
+    assert study.device_hours() == pytest.approx(1.2)
+    assert study.is_exhausted()
+    larger = load(tmp_path, seeds=2, trials=4, device_hours=2, pruner="none")
+    drive(work(start(tmp_path, larger), "local-1"))
+    assert check_accounts(sweep, larger, 4).device_hours() == pytest.approx(1.6)  # trials ended it
+    assert larger.options.budget() == "4 settings or 2 device-hours"
 
 
 def test_workers_that_are_killed_anywhere_lose_nothing(work: Open, tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_a_value_on_the_command_line_leaves_less_to_search(tmp_path: Path) -> No
         ({"space": {"train.seed": {"integer": [0, 9]}}}, r"train.seed is not searched.*grid: \{train.seed"),
         ({"space": {"eval.samples": {"integer": [1, 9]}}}, r"eval.samples is not searched"),
         ({"trials": 0}, r"s.yaml:\d+: search.trials: 0: input should be greater than 0"),
+        ({"trials": None}, r"s.yaml:\d+: search: has no budget; give trials: 24, device_hours: 10, or both"),
         ({"budget": 3}, r"s.yaml:\d+: search.budget: unknown key 'budget'"),
         ({"sampler": "grid"}, r"s.yaml:\d+: search.sampler: 'grid'"),
         ({"pruner": "asha"}, r"s.yaml:\d+: search.pruner: .*needs the step of its first rung"),

@@ -1,12 +1,21 @@
 """The block `search:` of a sweep file: what a search varies, how, and by which metric; without torch or Optuna."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from trainer.config.axes import DISTRIBUTIONS, check_bounds, round_within
 from trainer.config.document import (
@@ -60,11 +69,21 @@ class SearchOptions(Section):
 
     metric: str  # measured on the validation split, such as validation/accuracy/source
     direction: Literal["maximize", "minimize"] | None = None  # default: the metric's own
-    trials: PositiveInt  # settings to try
+    trials: PositiveInt | None = None  # settings to try
+    device_hours: PositiveFloat | None = None  # of trainings and measurements, after which no setting is begun
     sampler: Literal["tpe", "gp", "cmaes", "qmc", "random"] = "tpe"
     pruner: Annotated[Pruner, BeforeValidator(read_pruner)] = Pruner()
     seed: NonNegativeInt = 0  # of the sampler
     enqueue: list[dict[str, Any]] = Field(default_factory=list)  # settings to try first
+
+    def most(self) -> int:
+        """Return how many settings may be tried, if device-hours last."""
+        return self.trials or sys.maxsize
+
+    def budget(self) -> str:
+        """Return the budget in words."""
+        hours = f"{self.device_hours:g} device-hours" if self.device_hours else ""
+        return " or ".join(filter(None, [f"{self.trials} settings" if self.trials else "", hours]))
 
 
 @dataclass(frozen=True)
@@ -186,10 +205,14 @@ def read_options(block: Settings, file: str) -> SearchOptions:
     try:
         if not isinstance(document, dict):
             raise ConfigError(f"{block['search'].place}: search: {document!r}: must be a mapping of keys to values")
-        return SearchOptions.model_validate({key: value for key, value in document.items() if key != "space"})
+        options = SearchOptions.model_validate({key: value for key, value in document.items() if key != "space"})
     except ValidationError as error:
         key, problem = explain(error, SearchOptions)
         raise ConfigError(f"{find_place(block, f'search.{key}', file)}: search.{key}: {problem}") from None
+    if options.trials is None and options.device_hours is None:
+        place = find_place(block, "search", file)
+        raise ConfigError(f"{place}: search: has no budget; give trials: 24, device_hours: 10, or both")
+    return options
 
 
 def read_space(block: Settings, file: str) -> dict[str, Dimension]:
@@ -270,6 +293,6 @@ def check_starting_points(search: Search, place: str) -> None:
                 search.space[key].encode(value)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"{where}: {error}") from None
-    count, budget = len(search.options.enqueue), search.options.trials
+    count, budget = len(search.options.enqueue), search.options.most()
     if count > budget:
         raise ConfigError(f"{place}: search.enqueue: {count} settings are more than search.trials: {budget}")
