@@ -12,6 +12,7 @@ from eval.features import classifier
 from trainer.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
+LONG = pytest.mark.skipif("TURNOUT_TEST_LONG" not in os.environ, reason="trains for minutes: `make soak` runs it")
 FIRST = 10  # step of the weights to compare with: all but untrained
 
 
@@ -51,6 +52,7 @@ def test_a_short_run_improves(
     assert last[metric] < share * first[metric]
 
 
+@LONG  # every day tests/models/test_diffusion.py has a smaller one learn
 def test_a_short_run_of_diffusion_samples_the_requested_digits(tmp_path: Path, data_root: str) -> None:
     """Of 1,000 samples a classifier recognises more than .35, where chance gives .1."""
     model = "model={predicts: velocity, width: 16, lr: 0.004, sampling_steps: 10, eta: 1.0, guidance: 4.0}"
@@ -60,9 +62,6 @@ def test_a_short_run_of_diffusion_samples_the_requested_digits(tmp_path: Path, d
     metrics = RunDirectory(path).evaluation()["metrics"]
     print(metrics)
     assert metrics["class_accuracy"] > 0.35
-
-
-LONG = pytest.mark.skipif("TURNOUT_TEST_LONG" not in os.environ, reason="trains for minutes: `make soak` runs it")
 
 
 @pytest.mark.parametrize(
