@@ -175,9 +175,8 @@ def run_locally(submission: Submission, console: Console) -> int:
     started, completed, code = time.monotonic(), True, snapshot.ROOT
     if submission.code:
         code = submission.code.folder
-        backend = LocalBackend(submission.options.max_parallel, console, lambda: runs)
         plans = group_trials(submission)
-        completed = backend.submit(sweep, plans, code, submission.record())["completed"]
+        completed = submission.backend.submit(sweep, plans, code, submission.record())["completed"]
     page = sweep / "report" / "index.html"
     command = [sys.executable, str(code / "eval" / "report.py"), str(sweep)]
     environment = snapshot.import_environment(code)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from trainer.config.resolve import load_config
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
 from trainer.runs import submissions
-from trainer.runs.directory import RunDirectory
+from trainer.runs.directory import find_runs
 
 SUMMARY_INTERVAL = 15.0  # seconds between two lines of progress without a terminal
 TRIAL_MEMORY = 2 << 30  # bytes that a small trial on the CPU may need
@@ -40,7 +40,6 @@ class LocalBackend:
 
     parallel: int | None = None  # trials at a time; default: one per GPU, or per core
     console: Console = field(default_factory=Console)
-    shown: Callable[[], Sequence[RunDirectory]] = tuple  # returns the trials of the live table
     name: str = "local"
 
     def unavailable(self) -> str | None:
@@ -124,11 +123,11 @@ class LocalBackend:
                 while worker.poll() is None:
                     started = time.monotonic()
                     if started > next_look and self.console.is_terminal:
-                        live.update(render_local(self.shown()), refresh=True)
+                        live.update(render_local(find_runs(sweep)), refresh=True)
                         next_look = time.monotonic() + max(0.5, 20 * (time.monotonic() - started))
                     elif started > next_look:
                         if next_look:
-                            self.console.print(summarize_progress(self.shown()), highlight=False)
+                            self.console.print(summarize_progress(find_runs(sweep)), highlight=False)
                         next_look = started + SUMMARY_INTERVAL
                     if len(interrupts) > handled:
                         self.stop(worker, first=not handled)

@@ -52,13 +52,12 @@ def submit_search(options: argparse.Namespace, search: Search, backend: Backend,
         if options.sweep.resolve() != (sweep / "sweep.yaml").resolve():
             shutil.copyfile(options.sweep, sweep / "sweep.yaml")
         notes = {"overrides": options.overrides, **code.record()}
-        if not is_local:
+        if not isinstance(backend, LocalBackend):
             busy = sum(len(job.trials) for job in backend.active(sweep) if job.stage == "train")
             plans = plan_slots(sweep, template, options.max_parallel, count_open(study), busy)
             return queue_slots(backend, sweep, plans, code.folder, notes, console)
         started = time.monotonic()
-        local = LocalBackend(options.max_parallel, console, lambda: find_runs(sweep))
-        completed = local.search(sweep, template, search.options.most(), code.folder, notes)
+        completed = backend.search(sweep, template, search.options.most(), code.folder, notes)
         page = write_report(sweep, code.folder)
     print_plain(console, "\n".join(summarize(study)))
     if not completed:
