@@ -21,7 +21,7 @@ STEPS, BATCH = 5, 12
 
 
 def batches(name: str, rank: int, world: int) -> Iterator[Batch]:
-    """This process's share of global batches that are a pure function of the step."""
+    """Yield this process's share of global batches that are a pure function of the step."""
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(step)
         batch = {}
@@ -35,7 +35,7 @@ def batches(name: str, rank: int, world: int) -> Iterator[Batch]:
 
 
 def without_batch_statistics(module: nn.Module) -> nn.Module:
-    """Swap what couples the samples of a batch, or draws noise per process, for what does not."""
+    """Replace layers that couple the samples of a batch or draw noise in each process."""
     for key, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             setattr(module, key, nn.GroupNorm(1, child.num_features))
@@ -47,14 +47,14 @@ def without_batch_statistics(module: nn.Module) -> nn.Module:
 
 
 def small(name: str, spec: DataSpec) -> Method:
-    """The method with its defaults, but no wider than it must be, and with few steps of sampling."""
+    """Return the method with its defaults, at its least width and with few sampling steps."""
     names = {h.name for h in models.signature(name).hyperparameters}
     settings = {"width": 8, "sampling_steps": 20}
     return models.load(name)(spec, **{key: value for key, value in settings.items() if key in names})
 
 
 def build(name: str, independent: bool) -> Method:
-    """The method as it is, or with samples made independent of each other."""
+    """Return the method, or one whose samples are independent of each other."""
     seed_torch(0, "weights")
     method = small(name, SPEC)
     if independent:
@@ -63,7 +63,7 @@ def build(name: str, independent: bool) -> Method:
 
 
 def draws_noise(name: str) -> bool:
-    """Whether a training step asks the random generator for anything."""
+    """Return whether a training step draws random numbers."""
     method = build(name, independent=True)
     before = torch.get_rng_state()
     for update in method.updates():
@@ -72,7 +72,7 @@ def draws_noise(name: str) -> bool:
 
 
 def train(name: str, independent: bool, accelerator: Accelerator, out: Path) -> None:
-    """Train and keep this rank's weights and averages, buffers included."""
+    """Train, and save this rank's weights, averages and buffers."""
     rank, world = accelerator.process_index, accelerator.num_processes
     method = build(name, independent)
     if rank:  # the broadcast from rank 0 must undo this

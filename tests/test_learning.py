@@ -18,7 +18,7 @@ FIRST = 10  # step of the weights to compare with: all but untrained
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A classifier that is trained for a fifth of its steps tells digits well enough."""
+    """Train the classifier for a fifth of its steps, which is enough to recognise digits."""
     monkeypatch.setattr(classifier, "STEPS", 100)
     monkeypatch.setattr(classifier, "EPOCHS", 0)
 
@@ -54,7 +54,7 @@ def test_a_short_run_improves(
 
 @LONG  # every day tests/models/test_diffusion.py has a smaller one learn
 def test_a_short_run_of_diffusion_samples_the_requested_digits(tmp_path: Path, data_root: str) -> None:
-    """Of 1,000 samples a classifier recognises more than .35, where chance gives .1."""
+    """The classifier recognises more than .35 of 1,000 samples; chance gives .1."""
     model = "model={predicts: velocity, width: 16, lr: 0.004, sampling_steps: 10, eta: 1.0, guidance: 4.0}"
     train = "train={steps: 800, batch_size: 32}"
     path = trained(tmp_path, "method=ddpm", model, train, f"data.root={data_root}")
@@ -72,7 +72,7 @@ def test_a_short_run_of_diffusion_samples_the_requested_digits(tmp_path: Path, d
     ],
 )
 def test_a_small_kl_weight_reconstructs_images(method: list[str], steps: int, tmp_path: Path, data_root: str) -> None:
-    """At 1e-5 with a mean squared error below .03, of test images in [-1, 1]."""
+    """At a KL weight of 1e-5 the mean squared error of test images in [-1, 1] is below .03."""
     settings = ["model.kl_weight=1e-5", "data.size=64", f"train={{steps: {steps}, batch_size: 64}}"]
     path = trained(tmp_path, *method, *settings, f"data.root={data_root}")
     assert main.main([str(path), "--metrics", "reconstruction"]) == 0
@@ -80,7 +80,7 @@ def test_a_small_kl_weight_reconstructs_images(method: list[str], steps: int, tm
 
 
 def test_the_kl_weight_trades_divergence_for_reconstruction_error(tmp_path: Path, data_root: str) -> None:
-    """From 1e-5 to .1 the divergence falls to a tenth, and the error rises by a third."""
+    """From a KL weight of 1e-5 to .1 the divergence falls to a tenth, and the error rises by a third."""
     measurements = []
     for weight in ("1e-5", "0.1"):
         train = "train={steps: 200, batch_size: 32, log_every: 100}"
@@ -99,7 +99,7 @@ def test_the_kl_weight_trades_divergence_for_reconstruction_error(tmp_path: Path
 
 
 def trained(folder: Path, *words: str) -> Path:
-    """The run directory of a method that has learned from the embedded digits over photographs."""
+    """Train a method on the bundled digits over photographs; return its run directory."""
     folder.mkdir(exist_ok=True)
     (folder / "short.yaml").write_text("data: {dataset: mnistm5k}\ntrain: {checkpoint_every: 10000}\n")
     command = [sys.executable, "trainer/main.py", str(folder / "short.yaml"), *words, "--runs", str(folder)]

@@ -55,6 +55,22 @@ def test_a_sweep_that_was_made_fair_keeps_its_adapted_trials(name: str) -> None:
     assert adapted <= set(trials)
 
 
+@pytest.mark.parametrize("name", sorted(CHANGED))
+def test_bounds_share_network_optimizer_and_images_with_dann(name: str) -> None:
+    """Those of Generate-To-Adapt have its network, and its images and steps."""
+    trials = load_trials(ROOT / "sweeps" / f"{name}.yaml", [])
+    bounds = [trial for trial in trials if models.signature(trial.config.method).role]
+    assert bounds
+    for bound in bounds:
+        settings = bound.config.model_arguments()
+        peer = "gta" if settings["net"] == "gta" else "dann"
+        same = [t for t in trials if (t.config.data, t.config.train) == (bound.config.data, bound.config.train)]
+        nets = [t.config.model_arguments() for t in same if t.config.method == peer]
+        assert nets, bound.label
+        if peer == "dann":
+            assert settings in [{key: net[key] for key in settings} for net in nets]
+
+
 def test_no_sweep_of_version_1_is_lost() -> None:
     assert set(IDENTITIES) <= {key(path) for path in SWEEPS}
 

@@ -30,14 +30,14 @@ STEPS = (10, 20, 50, 100)
 
 
 def now() -> float:
-    """Seconds, once the device has done what it was given."""
+    """Return the time in seconds once the device is idle."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return the seconds that a call takes."""
     began = now()
     work()
     return now() - began
@@ -68,12 +68,12 @@ def theirs(method: DDPM, noise: Tensor, labels: Tensor, steps: int, autocast: to
 
 
 def parts(method: DDPM) -> int:
-    """How many images go through the network for one: that of its class, and with guidance that of none."""
+    """Return the images per sample in a call of the network: two with guidance, with and without the class."""
     return 2 if method.classes and method.guidance else 1
 
 
 def betas(method: DDPM) -> list[float]:
-    """Variances of the noise that each time adds."""
+    """Return the variance of the noise that each time adds."""
     share = method.diffusion.share.cpu()
     earlier = torch.cat([torch.ones(1, dtype=share.dtype), share[:-1]])
     return [float(beta) for beta in 1 - share / earlier]
@@ -134,7 +134,7 @@ def compiled(method: DDPM, n: int, steps: int, how: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Print all that."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )

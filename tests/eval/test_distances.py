@@ -33,7 +33,7 @@ np.savez(f"{sys.argv[1]}/{distributed.rank()}.npz", sums=found.moments.sums, fea
 
 
 def cloud(n: int, width: int, seed: int = 0, shift: float = 0.0) -> torch.Tensor:
-    """Features that are correlated and far from zero, as those of a network: float32 [n, width]."""
+    """Return features that are correlated and far from zero, like those of a network: float32 [n, width]."""
     random = np.random.default_rng(seed)
     mix = np.random.default_rng(99).standard_normal((width, width)) / width**0.5
     return torch.from_numpy((np.abs(random.standard_normal((n, width)) @ mix) + shift).astype(np.float32))
@@ -47,14 +47,14 @@ def moments(features: torch.Tensor, parts: int = 1) -> Moments:
 
 
 def network(width: int = 32) -> Extractor:
-    """Features of images of 16 values that take no time: random sums of them."""
+    """Return random sums of the 16 values of each image, as features that cost no time."""
     weights = cloud(16, width)
     function = lambda images: images.flatten(1).float() / 255 @ weights  # noqa: E731
     return Extractor("sums", "", width, 500, "none", function, torch.device("cpu"), "")
 
 
 def sampled(n: int) -> Statistics:
-    """What an evaluation has of n samples, drawn by this process and those that it is joined with, if any."""
+    """Return the statistics of n samples, drawn by all processes of the group, or by this one."""
     config = SimpleNamespace(train=SimpleNamespace(seed=3))
     noise = lambda name, metric: lambda n: torch.randn(n, 1, 4, 4)  # noqa: E731
     trial: Any = SimpleNamespace(
@@ -75,7 +75,7 @@ def gaussian(features: torch.Tensor) -> Gaussian:
 
 @pytest.fixture
 def pytorch_fid(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """pytorch-fid's own distance, whichever arguments scipy's sqrtm still has."""
+    """Return pytorch-fid's own distance function, for any version of scipy's sqrtm."""
 
     class Linalg:
         @staticmethod
@@ -135,7 +135,7 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch: pytest.Monk
     monkeypatch.setattr(Extractor, "features", lambda *arguments: noted("features", right(*arguments).numpy().copy()))
 
     def most(batches: int) -> dict[str, int]:
-        """How many batches of images, and of features, are held at once."""
+        """Return how many batches of images, and of features, are in memory at once at most."""
         held.update(images=[], features=[])
         counts = dict.fromkeys(held, 0)
 
@@ -197,7 +197,7 @@ def test_the_frechet_distance_matches_pytorch_fid(n: int, width: int, pytorch_fi
 
 
 def test_the_frechet_distance_is_exact_with_fewer_images_than_features() -> None:
-    """An independent route: the nuclear norm of the product of the centred data matrices."""
+    """Compare with another formula: the nuclear norm of the product of the centred data matrices."""
     real, fake = cloud(40, 100).double(), cloud(30, 100, seed=1).double()
     x, y = (f - f.mean(0) for f in (real, fake))
     root = torch.linalg.matrix_norm(x @ y.T, "nuc") / (39 * 29) ** 0.5

@@ -12,7 +12,7 @@ from tests.eval.test_report import evaluate, trial
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Three rows, two seeds each, in an order that is not that of the table; a lone set beside them."""
+    """Return a sweep of three methods with two seeds each, not in the order of the table, beside a single dataset."""
     folder = tmp_path / "logs" / "pairs"
     reference = {"dann": [0.72, 0.92], "source_only": [0.52, 0.52], "target_only": [0.96, 0.96]}
     random = np.random.RandomState(0)
@@ -31,7 +31,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def cells(text: str, first: str) -> list[str]:
-    """The cells of the first row of markdown that starts like that."""
+    """Return the cells of the first row of a markdown table that starts with a word."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {first}"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 

@@ -1,4 +1,4 @@
-"""The evaluation of trained runs: numbers against a count by hand, honest selection, and runs that are not as hoped."""
+"""The evaluation of trained trials: numbers against manual counts, honest selection, and unusable trials."""
 
 import hashlib
 import json
@@ -61,7 +61,7 @@ CAPABILITY = """
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Path:
-    """A tiny dann run, weights kept at steps 10, 20 and 30; not to be written to."""
+    """Return a tiny trained DANN trial with weights of steps 10, 20 and 30, which no test changes."""
     runs = tmp_path_factory.mktemp("trained")
     settings = [f"train.steps={STEPS}", "train.export_every=10", "train.batch_size=16", f"data.root={data_root}"]
     command = [sys.executable, "trainer/main.py", "sweeps/dann.yaml", *settings, "--runs", str(runs)]
@@ -72,7 +72,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
-    """The same run, evaluated as its config says; not to be written to."""
+    """Return a copy of that trial, evaluated by its own config, which no test changes."""
     run = shutil.copytree(trained, tmp_path_factory.mktemp("evaluated") / "run")
     assert main.main([str(run)]) == 0
     return run
@@ -80,7 +80,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the trained run, to do anything to; its t-SNE has few points."""
+    """Return a copy of the trained trial that a test may change; its t-SNE has few points."""
     monkeypatch.setattr(tsne, "IMAGES", 30)
     return shutil.copytree(trained, tmp_path / "run")
 
@@ -89,7 +89,7 @@ def run(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def plugin(
     tmp_path: Path, data_root: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
-    """Makes a finished run of a method with the given capabilities, weights drawn by chance, on the set `digits`."""
+    """Return a function that creates a finished trial on `digits` of a method with some capabilities."""
     folder = tmp_path / "methods"
     folder.mkdir()
     monkeypatch.setattr(models, "FOLDER", folder)
@@ -119,7 +119,7 @@ def arrays(run: Path, domain: str, split: str) -> Arrays:
 
 
 def predicted(run: Path, step: int, domain: str, split: str = "test") -> np.ndarray:
-    """Classes [n], predicted by the config's network, without anything of eval/."""
+    """Return the classes [n] that the trial's network predicts, without code of eval/."""
     weights = (run / "weights" / f"step-{step:06d}.safetensors").read_bytes()
     return _predicted(weights, (run / "config.yaml").read_text(), domain, split)
 
@@ -136,7 +136,7 @@ def _predicted(weights: bytes, text: str, domain: str, split: str) -> np.ndarray
 
 
 def share(run: Path, step: int, domain: str, split: str = "test") -> float:
-    """Accuracy, counted one by one."""
+    """Return the accuracy, counted one by one."""
     pairs = list(zip(arrays(run, domain, split).labels.tolist(), predicted(run, step, domain, split), strict=True))
     return sum(true == guess for true, guess in pairs) / len(pairs)
 
@@ -164,7 +164,7 @@ def change(path: Path, name: str, value: float) -> None:
 
 
 def board(run: Path) -> tuple[Counter[tuple[str, int]], Counter[tuple[str, int]], dict[tuple[str, int], float]]:
-    """What TensorBoard has of the evaluation: (name, step) of scalars and of images, and the scalars' values."""
+    """Return what TensorBoard shows: counts of (name, step) for scalars and for images, and the scalars' values."""
     events = EventAccumulator(str(run / "tensorboard" / "eval"), size_guidance={"scalars": 0, "images": 0}).Reload()
     scalars = [(tag, event.step, event.value) for tag in events.Tags()["scalars"] for event in events.Scalars(tag)]
     images = Counter((tag, event.step) for tag in events.Tags()["images"] for event in events.Images(tag))
@@ -223,7 +223,7 @@ def test_each_selection_rule_reports_the_test_accuracy_of_its_milestone(run: Pat
 
 
 def test_information_is_the_mutual_information_of_image_and_class() -> None:
-    """0 where all images are given the same class, or none; log of the classes where each is surely of its own."""
+    """It is 0 if all images have one prediction, and the log of the number of classes if each is certain."""
     sure = 50 * np.eye(4)
     assert information(sure) == pytest.approx(np.log(4))
     assert information(np.tile(sure[0], (4, 1))) == pytest.approx(0)

@@ -1,4 +1,4 @@
-"""Evaluation of what makes images: distances to the data, reconstruction, figures, and samples as files."""
+"""Evaluation of generative methods: distances to the data, reconstruction, figures, and samples as files."""
 
 import csv
 import hashlib
@@ -106,7 +106,7 @@ class Squares:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data root with the sets `tiny` (grey, 8 px, classes that can be told apart) and `alike` (of one class)."""
+    """Return a data root with the datasets `tiny` (grey, 8 px, two distinct classes) and `alike` (one class)."""
     for name, classes in (("tiny", 2), ("alike", 1)):
         source = Squares(name, classes)
         monkeypatch.setitem(registry.SOURCES, name, source)
@@ -120,7 +120,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(
     tmp_path: Path, root: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
-    """Makes a finished run of a method that makes images, weights drawn by chance."""
+    """Return a function that creates a finished trial of a generative method with random weights."""
     folder = tmp_path / "methods"
     folder.mkdir()
     monkeypatch.setattr(models, "FOLDER", folder)
@@ -150,7 +150,7 @@ def make(
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Inception's weights, but drawn by chance: of the right names and shapes, and with signals that get through."""
+    """Return a file of random Inception weights, scaled so that activations keep their size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference_inception, "load_state_dict_from_url", lambda *_, **__: {})
         patch.setattr(torchvision.models.Inception3, "load_state_dict", lambda *_: None)
@@ -166,7 +166,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def known(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Those weights where evaluation looks for them, taken for the right ones."""
+    """Install these weights where evaluation searches them, with their own sha256 as the expected one."""
     monkeypatch.setenv("TURNOUT_INCEPTION", str(weights))
     monkeypatch.setattr(inception, "SHA256", sha256(weights))
     return weights
@@ -181,7 +181,7 @@ def arrays(root: Path, split: str, name: str = "tiny") -> Arrays:
 
 
 def trained_method(run: Path) -> Any:
-    """The method at step 10, read without anything of eval/."""
+    """Return the method with the weights of step 10, without code of eval/."""
     method = models.load(yaml.safe_load((run / "config.yaml").read_text())["method"])(DataSpec(1, 8, 2))
     method.load_state_dict(load((run / "weights" / "step-000010.safetensors").read_bytes()))
     return method
@@ -196,7 +196,7 @@ def failure(run: Path) -> str:
 
 
 def pngs(folder: Path) -> np.ndarray:
-    """Pictures in the order of their names, [n, h, w] or [n, h, w, 3]."""
+    """Return the pictures of a folder in the order of their names, [n, h, w] or [n, h, w, 3]."""
     return np.array([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
 
 
@@ -206,7 +206,7 @@ def pngs(folder: Path) -> np.ndarray:
 def test_fid_matches_pytorch_fid_on_the_same_images(
     make: Callable[..., Path], root: Path, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own reading of PNGs, its own network and numpy's covariance against all of ours, on what users export."""
+    """Compare with pytorch-fid's own reading of exported PNGs, its network, and numpy's covariance."""
     run = make("a")
     assert main.main([str(run), "--metrics", "fid"]) == 0
     assert main.main([str(run), "--samples", str(SIZES["test"]), "--out", str(tmp_path / "fake")]) == 0
@@ -392,9 +392,9 @@ def test_the_classifier_is_trained_once_and_its_accuracy_recorded(make: Callable
     assert how["test accuracy"] == (network(enlarge(x)).argmax(1).numpy() == test.labels).mean() == 1
     assert classifier.train_classifier(train, 1, 8, 2) == classifier.train_classifier(train, 1, 8, 2) == before[1]
     assert found(first)["metrics"]["fid_classifier"] != found(second)["metrics"]["fid_classifier"]
-    made_anew = found(first)["metrics"]
+    expected = found(first)["metrics"]
     assert main.main([str(first), "--metrics", "fid_classifier", "--force"]) == 0
-    assert found(first)["metrics"] == pytest.approx(made_anew, rel=1e-12)
+    assert found(first)["metrics"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_classifier_takes_images_of_any_size_and_trains_longer_on_more_images() -> None:
@@ -406,7 +406,7 @@ def test_the_classifier_takes_images_of_any_size_and_trains_longer_on_more_image
 
 
 def test_better_images_have_lower_distances(make: Callable[..., Path], root: Path) -> None:
-    """A method that hands out training images is nearer to the test images than one that hands out noise."""
+    """Training images as samples are closer to the test images than noise."""
     copied = METHOD.replace(
         "return torch.tanh(self.head(noise)).unflatten(1, self.shape)",
         "return torch.from_numpy(__import__('numpy').array(DATA[:n])).float() / 127.5 - 1",
@@ -435,7 +435,7 @@ def test_a_dataset_of_one_class_has_no_classifier(make: Callable[..., Path]) -> 
 
 
 def staging(run: Path, *words: str) -> int:
-    """jobs/stage.py of a sweep of this run's method; its exit code."""
+    """Run jobs/stage.py on a sweep of this trial's method; return its exit code."""
     file, handler = run.parent / "x.yaml", signal.getsignal(signal.SIGTERM)
     file.write_text(f"method: {yaml.safe_load((run / 'config.yaml').read_text())['method']}\n")
     try:
@@ -447,7 +447,7 @@ def staging(run: Path, *words: str) -> int:
 def test_staging_computes_classifier_and_statistics(
     make: Callable[..., Path], root: Path, known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They then make none of it again, and find what they would have found."""
+    """Evaluations then compute neither again, and their results are the same as without staging."""
 
     def kept() -> dict[Path, int]:
         return {
@@ -807,7 +807,7 @@ def test_a_failed_export_of_samples_leaves_no_file(make: Callable[..., Path], tm
 
 
 def photographs(n: int, size: int) -> np.ndarray:
-    """A face that ships with matplotlib, cut out n times, each a little differently: uint8 [n, 3, size, size]."""
+    """Return n slightly different crops of a face that ships with matplotlib: uint8 [n, 3, size, size]."""
     path: Any = get_sample_data("grace_hopper.jpg", asfileobj=False)
     with Image.open(path) as image:
         cuts = [(145 - 3 * i, 40 - 3 * i, 395 + 3 * i, 290 + 3 * i) for i in range(n)]

@@ -85,7 +85,7 @@ def table(sweep: Path) -> list[dict[str, str]]:
 
 
 class Page(HTMLParser):
-    """What the tests ask of index.html: tags with attributes, and the text outside of scripts and styles."""
+    """Parse index.html: tags with attributes, and the text outside scripts and styles."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Samples of a diffusion model from the command line, and what evaluation makes of them."""
+"""Samples of a diffusion model from the command line, and their evaluation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
@@ -26,7 +27,7 @@ MODEL = {"width": 8, "timesteps": 12, "sampling_steps": 4}
 
 @pytest.fixture
 def make(tmp_path: Path, root: Path) -> Callable[..., Path]:  # noqa: F811
-    """Makes a finished run, weights drawn by chance."""
+    """Return a function that creates a finished trial with random weights."""
 
     def run(method: str = "ddpm", name: str = "a", **model: Any) -> Path:
         document = {"name": "s", "method": method, "model": model, "data": {"dataset": "tiny", "root": str(root)}}
@@ -79,7 +80,7 @@ def test_a_terminal_shows_the_progress_of_sampling(
 
 
 class Updates:
-    """Stands in for the method that moves a bar, and keeps to where."""
+    """Replace the method that moves a progress bar, and record where it is moved."""
 
     def __init__(self) -> None:
         self.completed: list[float] = []
@@ -181,7 +182,7 @@ def test_class_accuracy_matches_a_manual_count(make: Callable[..., Path], monkey
 
 
 def test_copied_test_images_are_judged(make: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """A method that hands out test images of the class it is asked for is right as often as the classifier is."""
+    """Test images of the requested classes as samples are recognised like the test images themselves."""
     run, test = make(**MODEL), arrays(root, "test")
     monkeypatch.setattr(class_accuracy, "PER_CLASS", 4)
     images = torch.from_numpy(np.array(test.images)).float() / 127.5 - 1
@@ -211,14 +212,35 @@ def test_diffusion_figures_are_drawn_from_stored_and_from_own_noise(
     with Image.open(run / "eval" / "interpolation.png") as of_four:
         height = of_four.height
     capsys.readouterr()
-    np.save(tmp_path / "faces.npy", np.random.default_rng(0).standard_normal((3, 1, 8, 8)))
-    assert diffusion.main(command) == 0
+    torch.save(torch.randn(1, 1, 8, 8), tmp_path / "third.pt")
+    assert diffusion.main([*command[:2], str(tmp_path / "third.pt"), *command[2:]]) == 0
     with Image.open(tmp_path / "figures" / "interpolation.png") as of_three:
         assert of_three.height == height, "two pairs, as of four"
     for content in (np.zeros((2, 3, 8, 8)), np.full((2, 1, 8, 8), np.nan)):
         np.save(tmp_path / "faces.npy", content)
         assert diffusion.main(command) == 2
         assert capsys.readouterr().err.startswith(f"error: --noise {tmp_path}/faces.npy: ")
+
+
+def test_the_reverse_process_is_shown_at_the_nearest_sampled_times(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles, mosaic = list[tuple[str, Any]](), figures.mosaic
+
+    def record_title(images: Any, rows: Any = (), columns: Any = (), title: str = "") -> Any:
+        titles.append((title, columns))
+        return mosaic(images, rows, columns, title)
+
+    monkeypatch.setattr(figures, "mosaic", record_title)
+    run = make(**MODEL)  # of 12 times it samples 12, 9, 6 and 3
+    document = yaml.safe_load((run / "config.yaml").read_text()) | {"eval": {"diffusion": {"times": [12, 8, 1, 0]}}}
+    (run / "config.yaml").write_text(yaml.safe_dump(document))
+    assert main.main([str(run), "--metrics", "diffusion"]) == 0
+    times = found(run)["provenance"]["diffusion"]["times"]
+    title, columns = titles[0]
+    assert columns == [str(time) for time in times]
+    assert title.endswith("the sampled times nearest to 12, 8, 1, 0")
+    assert times == [12, 9, 0, 0]
 
 
 def test_metrics_that_need_other_capabilities_are_refused(make: Callable[..., Path]) -> None:

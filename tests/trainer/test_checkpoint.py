@@ -1,4 +1,4 @@
-"""Checkpoints are whole or passed over, and what was good stays good."""
+"""Checkpoints are complete or skipped, and intact ones are kept."""
 
 import json
 import os
@@ -185,7 +185,7 @@ def test_a_replayed_step_replaces_its_checkpoint(run: Path) -> None:
 
 
 def test_saving_after_a_fallback_keeps_the_intact_checkpoint(run: Path) -> None:
-    """What lies ahead of the step that is saved is damaged: it goes, and the good one that was taken up stays."""
+    """The damaged checkpoint of a later step is removed, the intact one that training resumed from is kept."""
     truncate(run / "checkpoints" / "step-000003")
     (run / "checkpoints" / "step-000002").rename(run / "checkpoints" / "step-000001")
     checkpoints.save(RunDirectory(run), 2, "cafe0123", write)

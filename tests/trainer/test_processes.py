@@ -69,7 +69,7 @@ def test_two_processes_train_like_one(name: str, trained: Path) -> None:
 
 
 def dealt(rows: Tensor) -> Callable[..., Tensor]:
-    """In place of torch.rand or torch.randn: the next rows, and after the last the first again."""
+    """Return rows of fixed numbers, again and again, instead of torch.rand or torch.randn."""
     deck = cycle(rows)
     return lambda n, *shape, **options: torch.stack(list(islice(deck, n)))
 
