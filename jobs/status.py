@@ -19,7 +19,7 @@ from jobs.backends.slurm.backend import SlurmBackend
 from jobs.command import create_parser, discard_output
 from jobs.search.summary import follow, write_best
 from jobs.tracking.state import determine_statuses, is_failed, query_statuses, record_statuses
-from jobs.tracking.table import count_states, render, render_fitted
+from jobs.tracking.table import count_states, render, render_costs, render_fitted
 from trainer.environment import use_utf8
 from trainer.errors import ConfigError
 from trainer.runs.directory import find_runs
@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   python jobs/status.py logs/dann
   python jobs/status.py logs/dann --watch
   python jobs/status.py logs/dann --failed --json
+  python jobs/status.py logs/dann --costs
   python jobs/status.py logs/search_dann --best sweeps/winner.yaml"""
 REFRESH = 2.0  # seconds between two readings of the disk with --watch
 QUERY_INTERVAL = 15.0  # seconds between two queries to Slurm, whose database all users share
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("sweep", type=Path, help="directory of a sweep, such as logs/dann")
     parser.add_argument("--failed", action="store_true", help="show only failed trials and why they failed")
     parser.add_argument("--watch", action="store_true", help="refresh every two seconds until Ctrl-C")
+    parser.add_argument("--costs", action="store_true", help="show what the trainings have cost, and all together")
     parser.add_argument("--json", action="store_true", help="print one JSON object per trial")
     parser.add_argument("--best", type=Path, metavar="FILE", help="of a search: write its best setting as a sweep file")
     options = parser.parse_args(arguments)
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.watch:
             watch(options.sweep, options.failed)
         else:
-            show(options.sweep, options.failed, options.json)
+            show(options.sweep, options.failed, options.json, options.costs)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -62,13 +64,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def show(sweep: Path, only_failed: bool, as_json: bool) -> None:
-    """Print the statuses once: as JSON, as a table that fits the terminal, or with one line per trial in a pipe."""
+def show(sweep: Path, only_failed: bool, as_json: bool, costs: bool) -> None:
+    """Print the statuses once: as JSON, as a table that fits the terminal, or with one line per trial in a pipe.
+
+    `costs`: print the table of costs instead.
+    """
     statuses, notes = query_statuses(sweep, SlurmBackend())
     chosen = [status for status in statuses if is_failed(status) or not only_failed]
     if as_json:
         for status in chosen:
             print(json.dumps(asdict(status)))
+    elif costs:
+        print(render_costs(chosen, statuses))
     elif sys.stdout.isatty():
         Console().print(render(chosen, shutil.get_terminal_size().columns), soft_wrap=True)
     else:

@@ -30,10 +30,21 @@ EVENT_FILE_INTERVAL = 10.0  # seconds between two attempts to start an event fil
 class TrainingLog:
     """Write metrics, heartbeat and progress of a training; only the main process has one."""
 
-    def __init__(self, run: RunDirectory, step: int, steps: int, attempt: Attempt, check: Callable[[], None]) -> None:
-        """Start logging at `step` of `steps`; `check` is called before each write and may raise to prevent it."""
+    def __init__(
+        self,
+        run: RunDirectory,
+        step: int,
+        steps: int,
+        attempt: Attempt,
+        check: Callable[[], None],
+        costs: Callable[[int], dict[str, Any]],
+    ) -> None:
+        """Start logging at `step` of `steps`; `check` is called before each write and may raise to prevent it.
+
+        `costs(step)` returns what the training has cost up to a step, for the heartbeat.
+        """
         self.run, self.first_step, self.steps, self.attempt, self.check = run, step, steps, attempt, check
-        self.start_time, self.heartbeat_time = time.monotonic(), 0.0
+        self.start_time, self.heartbeat_time, self.costs = time.monotonic(), 0.0, costs
         self.losses: LossTerms = {}  # of the last line
         self.monitored: dict[str, float] = {}  # newest values beside the losses
         self.monitored_lines: deque[dict[str, float]] = deque(maxlen=1000)  # for a new event file
@@ -179,6 +190,7 @@ class TrainingLog:
         status |= {"eta": round((self.steps - step) / rate, 1) if rate else None, "time": round(time.time(), 3)}
         status |= {"host": socket.gethostname(), "pid": os.getpid(), "attempt": self.attempt, "losses": self.losses}
         status |= {"monitor": {name: float(f"{value:.6g}") for name, value in self.monitored.items()}}
+        status |= {"costs": self.costs(step)}
         with self.tolerate_refusals():
             self.check()
             self.run.write_status(status | more)

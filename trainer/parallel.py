@@ -10,9 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from trainer.config.schema import Train
+from trainer.config.resolve import check_batch
+from trainer.config.schema import Config, Train
 from trainer.environment import TRUE
 from trainer.errors import ConfigError
+from trainer.runs.attempt import Attempt
+from trainer.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,35 @@ def check_gpu(place: str) -> None:
             f"(CUDA_VISIBLE_DEVICES: {devices}); fix the node or the preset's setup lines, or set gpus_per_node: 0 to "
             "train on CPUs"
         ) from None
+
+
+def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> Accelerator:
+    """Join the launched group of processes; ConfigError where the device or their number does not fit the config."""
+    if config.resources.gpus_per_node and not attempt.is_local:
+        check_gpu(f"{run.path}: resources.gpus_per_node: {config.resources.gpus_per_node}")
+    if config.train.precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError(f"{run.path}: train.precision: 'fp16' needs a GPU; choose bf16 or no")
+    accelerator = Accelerator(mixed_precision=config.train.precision, cpu=not torch.cuda.is_available())
+    local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if accelerator.device.type == "cuda" and local > gpus:
+        raise ConfigError(
+            f"{run.path}: {local} processes on a machine with {gpus} GPUs; start one for each GPU, or set "
+            "ACCELERATE_USE_CPU=true to train on the CPU"
+        )
+    if memory_share() < 1 and accelerator.device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(memory_share())
+    try:
+        check_batch(config, accelerator.num_processes)
+    except ValueError as error:
+        raise ConfigError(f"{run.path}: {error}") from None
+    return accelerator
+
+
+def count_devices(accelerator: Accelerator) -> float:
+    """Return how many GPUs train, a shared one counted by the share; without GPUs, how many processes."""
+    return accelerator.num_processes * (memory_share() if accelerator.device.type == "cuda" else 1.0)
+
+
+def memory_share() -> float:
+    """Return the share of its GPU that this process may use; below 1 if other trials use the same one."""
+    return float(os.environ.get("TURNOUT_GPU_SHARE", "1"))

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainer.config.resolve import check_batch
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
 from trainer.runs import checkpoints
@@ -24,9 +23,10 @@ from trainer.stop import StopRequest
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from trainer.costs import Costs
     from trainer.data.batches import Batches
     from trainer.log import TrainingLog
-    from trainer.loop import Trainer
+    from trainer.loop import LossTerms, Trainer
 
 
 class AlreadyTraining(ConfigError):
@@ -41,24 +41,25 @@ def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt
     if attempt == DIRECT:  # a name that all attempts by hand share
         run.stop_file(attempt).unlink(missing_ok=True)
     stop.watch(run.stop_file(attempt))
+    from trainer.costs import Costs
+    from trainer.parallel import count_devices, describe, join_processes
+
     accelerator = join_processes(run, config, attempt)
     lock = take_lock(run, attempt, accelerator)
     if lock:
-        from trainer.parallel import describe
-
         print(f"{run.name}: {describe(accelerator, config.train)}", file=sys.stderr, flush=True)
     identity = compute_written_identity(run) if lock else ""
     trainer, batches = build(run, config, accelerator)
     if not resume(run, {config.identity(), identity}, trainer):
         leave_processes(accelerator, lock)
         return
-    log = None
+    costs, log = Costs(count_devices(accelerator), trainer.step, run.status().get("costs", {})), None
     if lock:
         from trainer.log import TrainingLog
 
-        log = TrainingLog(run, trainer.step, config.train.steps, attempt, lock.check)
+        log = TrainingLog(run, trainer.step, config.train.steps, attempt, lock.check, costs.total)
     end = min(until or config.train.steps, config.train.steps)
-    session = Session(run, config, identity, trainer, batches, stop, lock, log, end)
+    session = Session(run, config, identity, trainer, batches, stop, lock, log, costs, end)
     try:
         finished = session.train()
     except Exception as error:
@@ -75,34 +76,6 @@ def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt
         ending = "done at step {}" if finished else "stopped at step {}; rerun the same command to resume"
         log.print(f"{run.name}: {ending.format(trainer.step)}")
     leave_processes(accelerator, lock)
-
-
-def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> "Accelerator":
-    """Join the launched group of processes; ConfigError where the device or their number does not fit the config."""
-    import torch
-    from accelerate import Accelerator
-
-    from trainer.parallel import check_gpu
-
-    if config.resources.gpus_per_node and not attempt.is_local:
-        check_gpu(f"{run.path}: resources.gpus_per_node: {config.resources.gpus_per_node}")
-    if config.train.precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError(f"{run.path}: train.precision: 'fp16' needs a GPU; choose bf16 or no")
-    accelerator = Accelerator(mixed_precision=config.train.precision, cpu=not torch.cuda.is_available())
-    local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    if accelerator.device.type == "cuda" and local > gpus:
-        raise ConfigError(
-            f"{run.path}: {local} processes on a machine with {gpus} GPUs; start one for each GPU, or set "
-            "ACCELERATE_USE_CPU=true to train on the CPU"
-        )
-    share = float(os.environ.get("TURNOUT_GPU_SHARE", "1"))  # of its memory, if other trials use the same GPU
-    if share < 1 and accelerator.device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(share)
-    try:
-        check_batch(config, accelerator.num_processes)
-    except ValueError as error:
-        raise ConfigError(f"{run.path}: {error}") from None
-    return accelerator
 
 
 def take_lock(run: RunDirectory, attempt: Attempt, accelerator: "Accelerator") -> Lock | None:
@@ -240,6 +213,7 @@ class Session:
     stop: StopRequest
     lock: Lock | None
     log: "TrainingLog | None"
+    costs: "Costs"
     until: int  # step at which training ends: the last one, or that of a stop
 
     def train(self) -> bool:
@@ -248,24 +222,27 @@ class Session:
 
         from trainer.data.batches import prefetch
 
-        train, trainer, preview = self.config.train, self.trainer, None
+        train, trainer, costs, preview = self.config.train, self.trainer, self.costs, None
         if self.log and train.preview_every:
             from trainer.preview import Preview
 
             preview = Preview(self.config)
         # The processes agree on a stop over the CPU, so that no step waits for the GPU.
         group = torch.distributed.new_group(backend="gloo") if trainer.accelerator.num_processes > 1 else None
-        for step in explain_batch_norm(trainer.fit(prefetch(self.batches, trainer.step, self.until)), self.run):
+        costs.enter()
+        batches = costs.iterate("data", prefetch(self.batches, trainer.step, self.until))
+        for step in costs.iterate("updates", explain_batch_norm(trainer.fit(batches), self.run)):
             last = step == train.steps
             if self.lock:
                 with suppress(OSError):  # a disk that fails for a moment; nothing is put in place meanwhile
                     self.lock.check(CHECK_INTERVAL)
             if step % train.log_every == 0 or last:
                 self.write_line(step)
-            if self.log and preview and (step % train.preview_every == 0 or last):
-                self.log.write_preview(step, *preview.look(trainer))
             if self.log:
-                self.log.heartbeat(step)
+                with costs.during("logging"):
+                    if preview and (step % train.preview_every == 0 or last):
+                        self.log.write_preview(step, *preview.look(trainer))
+                    self.log.heartbeat(step)
             if step == self.until or (train.export_every and step % train.export_every == 0):
                 self.export(step)
             if not last and (step == self.until or self.stop.agreed(group)):
@@ -279,21 +256,29 @@ class Session:
 
     def write_line(self, step: int) -> None:
         """Log the loss terms since the last line."""
-        terms = self.trainer.settle()
+        terms = self.settle()
         if self.log:
-            self.log.write_line(step, terms, self.trainer.monitor())
+            with self.costs.during("logging"):
+                self.log.write_line(step, terms, self.trainer.monitor())
         self.trainer.terms_by_step = {}
 
     def save(self) -> None:
         """Write a checkpoint, never one after a loss that is not finite."""
-        self.trainer.settle()
-        if self.lock and self.log:
-            self.log.flush()  # a resumed training would not write these lines again
-            checkpoints.save(self.run, self.trainer.step, self.identity, self.trainer.save, self.lock.check)
-        self.trainer.accelerator.wait_for_everyone()
+        self.settle()
+        with self.costs.during("checkpoints"):
+            if self.lock and self.log:
+                self.log.flush()  # a resumed training would not write these lines again
+                checkpoints.save(self.run, self.trainer.step, self.identity, self.trainer.save, self.lock.check)
+            self.trainer.accelerator.wait_for_everyone()
 
     def export(self, step: int) -> None:
         """Export weights for evaluation, never after a loss that is not finite."""
-        self.trainer.settle()
-        if self.lock:
-            checkpoints.export_weights(self.run, step, self.trainer.export, self.lock.check)
+        self.settle()
+        with self.costs.during("checkpoints"):
+            if self.lock:
+                checkpoints.export_weights(self.run, step, self.trainer.export, self.lock.check)
+
+    def settle(self) -> "dict[int, LossTerms]":
+        """Return the loss terms since the last line; the wait for the device belongs to the updates."""
+        with self.costs.during("updates"):
+            return self.trainer.settle()

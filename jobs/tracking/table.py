@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from jobs.tracking.state import TrialStatus, determine_status
+from trainer.runs.costs import sum_costs
 from trainer.runs.directory import RunDirectory
 
 COLOURS = {
@@ -25,6 +26,19 @@ DROPPED_FIRST = ("node", "steps/s", "job", "left")  # in a narrow terminal, in t
 RIGHT_ALIGNED = ("step", "steps/s", "left")
 LAST_WIDTH = 28  # minimum width of the last column, which holds reasons and metrics
 NAME_WIDTH = 24  # minimum width of a shortened trial name
+# Of the table of costs: heading -> key of TrialStatus.costs, format.
+COSTS = {
+    "device-hours": ("device_hours", ".4f"),
+    "attempts": ("attempts", "d"),
+    "start-up s": ("startup_seconds", ".1f"),
+    "steps/s": ("steps_per_second", ".3g"),
+    "data": ("data_share", ".1%"),
+    "updates": ("updates_share", ".1%"),
+    "checkpoints": ("checkpoints_share", ".1%"),
+    "logging": ("logging_share", ".1%"),
+    "memory GiB": ("memory_gib", ".2f"),
+    "device GiB": ("device_memory_gib", ".2f"),
+}
 
 
 def render_local(runs: Sequence[RunDirectory]) -> Text:
@@ -82,6 +96,16 @@ def render(statuses: Sequence[TrialStatus], width: int = 0) -> Text:
         line.rstrip()
         lines += [line, *(Text(" " * indent + rest) for rest in newest[1:])]
     return Text("\n").join(lines)
+
+
+def render_costs(chosen: Sequence[TrialStatus], statuses: Sequence[TrialStatus]) -> str:
+    """Return what each chosen trial has cost, one per line, and the sums of all statuses; a dash: not measured."""
+    rows = [("trial", *COSTS)]
+    total = "all trials", sum_costs(status.costs for status in statuses)
+    for name, costs in [*((status.trial, status.costs) for status in chosen), total]:
+        rows.append((name, *(format(costs[key], form) if key in costs else "-" for key, form in COSTS.values())))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
 
 
 def format_cells(status: TrialStatus) -> dict[str, str]:

@@ -27,7 +27,7 @@ import yaml
 from PIL import Image
 
 from eval import report
-from eval.reporting import curves, formatting, page, results
+from eval.reporting import curves, formatting, page, results, tables
 from trainer.config.schema import compute_identity, hash_identity, select_identity
 from trainer.runs.directory import RunDirectory
 from trainer.runs.job_states import write_job_states
@@ -123,6 +123,22 @@ def sweep(tmp_path: Path) -> Path:
     trial(folder, "dann,gamma=1,seed=4", seed=4, model=model, state="running", accuracy=0.1)
     (folder / "sweep.yaml").write_text("# Does gamma matter?\n# Paper: DANN\nname: digits\n# not this\n")
     return folder
+
+
+def test_costs_are_columns_where_they_were_measured(sweep: Path) -> None:
+    assert "device_hours" not in tables.format_csv(results.read_sweep(sweep))
+    seconds = {"startup": 3.0, "data": 1.0, "updates": 8.0, "checkpoints": 0.5, "logging": 0.25, "other": 0.25}
+    costs = {"attempts": 2, "steps": 50, "device_hours": 0.0125, "seconds": seconds, "memory_gib": 0.5}
+    (sweep / "dann,gamma=1,seed=0" / "status.json").write_text(json.dumps({"costs": costs}))
+    text = tables.format_csv(results.read_sweep(sweep))
+    rows = {row["trial"]: row for row in csv.DictReader(io.StringIO(text))}
+    measured, other = rows["dann,gamma=1,seed=0"], rows["dann,gamma=1,seed=1"]
+    assert (measured["device_hours"], measured["steps_per_second"], measured["updates_share"]) == (
+        "0.0125",
+        "5.0",
+        "0.8",
+    )
+    assert (other["device_hours"], other["accuracy/target"]) == ("", "0.71")
 
 
 def test_csv_has_the_documented_columns_and_full_precision(sweep: Path) -> None:

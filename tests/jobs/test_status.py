@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +337,18 @@ def statuses(tmp_path: Path) -> list[TrialStatus]:
             write(run, status__json=beat(attempt="1234567_0.0", time=time.time(), host="n1", steps=240))
         statuses.append(determine_status(run, [job] if job else []))
     return statuses
+
+
+def test_costs_are_shown_for_each_trial_and_summed(statuses: list[TrialStatus]) -> None:
+    costs = {"device_hours": 0.25, "attempts": 2, "startup_seconds": 5.0, "steps_per_second": 12.5, "data_share": 0.021}
+    first, second = statuses[0], replace(statuses[1], costs=costs)
+    head, *rows = table.render_costs([first, second], [first, second, second]).split("\n")
+    cells = [line.split() for line in rows]
+    assert re.split("  +", head)[:6] == ["trial", "device-hours", "attempts", "start-up s", "steps/s", "data"]
+    assert cells[0] == [first.trial, *["-"] * 10]
+    assert cells[1][:6] == [second.trial, "0.2500", "2", "5.0", "12.5", "2.1%"]
+    assert rows[2].split()[:5] == ["all", "trials", "0.5000", "4", "10.0"]
+    assert {len(line) for line in rows} == {len(head)}
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from trainer.loop import take_step
+from trainer.runs.costs import read_costs
 from trainer.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,12 @@ def test_a_run_directory_has_the_documented_files(whole: Path) -> None:
     status = RunDirectory(whole).status()
     assert (status["state"], status["step"], status["steps"]) == ("done", STEPS, STEPS)
     assert set(status["losses"]) == {"joint/label", "joint/source_domain", "joint/target_domain"}
+    costs = read_costs(RunDirectory(whole))
+    shares = {name: value for name, value in costs.items() if name.endswith("_share")}
+    assert (costs["attempts"], sum(shares.values())) == (1, pytest.approx(1, abs=0.2))
+    assert all(shares.values())
+    assert shares["updates_share"] == max(shares.values())
+    assert costs["startup_seconds"] > 1  # importing torch
 
 
 def test_training_does_not_import_the_compiler(tmp_path: Path, data_root: str) -> None:
@@ -138,6 +145,7 @@ def test_a_stopped_run_resumes_bit_identically(
     assert not list(run.glob("stopped.*"))
     assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert losses(run) == losses(whole)
+    assert [RunDirectory(run).status()["costs"][name] for name in ("attempts", "steps")] == [2, STEPS]
 
 
 def test_a_run_stopped_at_the_rungs_of_a_search_ends_the_same(whole: Path, tmp_path: Path, data_root: str) -> None:
