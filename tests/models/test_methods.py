@@ -130,33 +130,33 @@ def test_each_update_decreases_its_own_loss(name: str, precision: str) -> None:
             sums.append(sum(term.item() for term in terms.values() if term.requires_grad))
             seed_torch(0)
             training.apply(update, batch)
+            if sums[-1] < sums[0] - 0.02 * abs(sums[0]):  # clearly
+                break
         assert sums[-1] < sums[0] - 0.005 * abs(sums[0]), f"{update.name}: {sums}"
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 4])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_resumed_training_is_bit_identical_to_uninterrupted_training(
-    name: str, stop_at: int, precision: str, tmp_path: Path
-) -> None:
+def test_resumed_training_is_bit_identical_to_uninterrupted_training(name: str, precision: str, tmp_path: Path) -> None:
     whole = build_trainer(build(name, independent=False), precision=precision)
-    rows: dict[int, dict[str, float]] = {}
     for step in whole.fit(batches(name, 0, 1)):
-        if step == stop_at:
+        if step in (1, 2, 4):
             whole.settle()
-            whole.save(tmp_path)
+            (tmp_path / str(step)).mkdir()
+            whole.save(tmp_path / str(step))
     rows = whole.settle()
 
-    torch.manual_seed(12345)  # the state of the random generator before must not matter
-    resumed = build_trainer(small(name, SPEC), precision=precision)
-    resumed.load(tmp_path)
-    assert resumed.step == stop_at
-    for _ in resumed.fit(islice(batches(name, 0, 1), stop_at, None)):
-        pass
-    assert states_are_equal(copy_state(whole.method), copy_state(resumed.method))
-    assert states_are_equal(copy_state(whole.averages), copy_state(resumed.averages))
-    assert resumed.settle() == rows
-    for a, b in zip(whole.optimizers.values(), resumed.optimizers.values(), strict=True):
-        assert str(a.state_dict()) == str(b.state_dict())
+    for stop_at in (1, 2, 4):
+        torch.manual_seed(12345)  # the state of the random generator before must not matter
+        resumed = build_trainer(small(name, SPEC), precision=precision)
+        resumed.load(tmp_path / str(stop_at))
+        assert resumed.step == stop_at
+        for _ in resumed.fit(islice(batches(name, 0, 1), stop_at, None)):
+            pass
+        assert states_are_equal(copy_state(whole.method), copy_state(resumed.method))
+        assert states_are_equal(copy_state(whole.averages), copy_state(resumed.averages))
+        assert resumed.settle() == rows
+        for a, b in zip(whole.optimizers.values(), resumed.optimizers.values(), strict=True):
+            assert str(a.state_dict()) == str(b.state_dict())
 
 
 @pytest.mark.parametrize("parts", [2, 3])
