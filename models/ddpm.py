@@ -11,16 +11,9 @@ from torch.optim import AdamW
 
 from models import optim, sampling
 from models.base import Batch, DataSpec, Losses, Method, Update
-from models.checks import UNETS
-from models.nets.attention_unet import AttentionUNet
-from models.nets.context_unet import ContextUNet
+from models.nets import unet
 from models.nets.diffusion import Diffusion
-from models.types import Share, at_most
-
-NETS: dict[str, type[ContextUNet] | type[AttentionUNet]] = {
-    "context_unet": ContextUNet,
-    "attention_unet": AttentionUNet,
-}
+from models.types import Share, UNetName, at_most
 
 
 class DDPM(Method):
@@ -42,7 +35,7 @@ class DDPM(Method):
         self,
         data: DataSpec,
         timesteps: PositiveInt = 400,  # T: noise levels in training; sampling may take fewer steps
-        net: Literal["context_unet", "attention_unet"] = "context_unet",  # context_unet or attention_unet (in nets/)
+        net: UNetName = "context_unet",  # context_unet or attention_unet (in nets/)
         width: PositiveInt | None = None,  # channels of the first block; default: as published, 128 or 64
         residual: Literal[
             "all", "first"
@@ -64,17 +57,15 @@ class DDPM(Method):
         super().__init__()
         self.classes = data.classes if self.conditional else 0
         self.shape = (data.channels, data.size, data.size)
-        width = width or UNETS[net][0]
         options = {"residual": residual} if net == "context_unet" else {}
-        self.network = NETS[net](data.channels, data.size, self.classes, timesteps, width, **options)
+        self.network = unet.build(net, data, self.classes, width, timesteps, **options)
         self.diffusion = Diffusion(timesteps, schedule, beta_start, beta_end)
         self.drop, self.predicts = drop, predicts
         self.sampling_steps, self.eta, self.guidance = sampling_steps, eta, guidance
         self.check_steps(sampling_steps, "model.sampling_steps")
         self.averaged = {"network": ema} if ema else {}
         self.optimizer = partial(AdamW, lr=lr, weight_decay=weight_decay)
-        multiplier = optim.schedule(decay)
-        self.lr_schedule = lambda progress: floor + (1 - floor) * multiplier(progress)
+        self.lr_schedule = optim.schedule(decay, floor)
 
     @property
     def timesteps(self) -> int:
@@ -91,10 +82,7 @@ class DDPM(Method):
         noise = torch.randn_like(images)
         a, s = self.diffusion.scales(t, images.dtype)
         target = noise if self.predicts == "noise" else a * noise - s * images
-        labels = torch.full_like(t, self.classes)  # the label of no class
-        if self.classes:
-            dropped = torch.rand(len(images), device=images.device) < self.drop
-            labels = torch.where(dropped | (batch["labels"] < 0), labels, batch["labels"])
+        labels = sampling.drop_labels(batch, self.classes, self.drop)
         return {"mse": F.mse_loss(self.network(self.diffusion.add_noise(images, t, noise), t, labels), target)}
 
     def sample(
@@ -119,20 +107,12 @@ class DDPM(Method):
         steps = self.check_steps(self.sampling_steps if steps is None else steps, "steps")
         eta = self.eta if eta is None else eta
         eta = float(steps == self.timesteps) if eta is None else eta
-        guidance = self.guidance if guidance is None else guidance
-        if not guidance >= 0:
-            raise ValueError(f"guidance: {guidance} is not 0 (no guidance) or more")
         if not 0 <= eta <= 1:
             raise ValueError(f"eta: {eta} is not 0 (DDIM) to 1 (DDPM)")
-        like = next(self.network.parameters())
-        x = sampling.start_noise((n, *self.shape), noise, like)
-        labels = sampling.start_labels(n, self.classes, labels, like.device)
-        network = torch.compile(self.network) if compile else self.network
-        if self.classes and guidance:
-            network = sampling.guide(network, guidance, self.classes)
+        x, labels, network = sampling.start(self, n, labels, noise, guidance, batch, precision, compile)
         times = sampling.spaced_times(self.timesteps, steps)
         step = sampling.ddim(self.diffusion, times, self.predicts, eta, x)
-        return sampling.integrate(network, step, times, x, labels, batch=batch, precision=precision, watch=watch)
+        return sampling.integrate(network, step, times, x, labels, watch)
 
     def check_steps(self, steps: int | None, name: str) -> int:
         """Return the number of sampling steps, T if None; ValueError if it is not 1 to T."""

@@ -17,9 +17,10 @@ def optimizer(name: str, lr: float, momentum: float, weight_decay: float) -> Opt
     return partial(SGD, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
-def schedule(name: str) -> Callable[[float], float]:
-    """Return one of SCHEDULES: progress p in [0, 1] -> learning-rate multiplier."""
-    return SCHEDULES[name]
+def schedule(name: str, floor: float = 0.0) -> Callable[[float], float]:
+    """Return one of SCHEDULES, between `floor` and 1 instead of 0 and 1: progress p in [0, 1] -> lr multiplier."""
+    multiplier = SCHEDULES[name]
+    return lambda p: floor + (1 - floor) * multiplier(p)
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import models
 from eval import figures, main
-from eval.metrics import class_accuracy, diffusion
+from eval.metrics import class_accuracy, diffusion, sampling_calls
 from eval.sampling_options import parse_options
+from eval.trial import open_trial
 from models.base import DataSpec
 from tests.eval.test_generative import arrays, failure, found, pngs, root  # noqa: F401 - root is a fixture
 from trainer.config.resolve import resolve
@@ -251,3 +252,28 @@ def test_metrics_that_need_other_capabilities_are_refused(make: Callable[..., Pa
     other = make("vae", name="b", width=4, latent=8)
     assert main.main([str(other), "--metrics", "diffusion"]) == 2
     assert "diffusion needs sample(steps, eta, noise, watch), which vae does not have" in failure(other)
+
+
+def test_quality_is_measured_at_each_number_of_network_calls(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of Heun have two calls but the last, so 6 calls allow 3 steps; DDIM has one call a step."""
+    monkeypatch.setattr(sampling_calls, "CALLS", (3, 6))
+    monkeypatch.setattr(sampling_calls, "PER_CLASS", 20)
+    runs = [str(make("edm", "edm", width=8)), str(make("ddpm", "ddpm", width=8, timesteps=12))]
+    assert main.main([*runs, "--metrics", "sampling_calls"]) == 0
+    counts = {}
+    for name in ("edm", "ddpm"):
+        record = found(tmp_path / "sweep" / name)
+        facts = [record["provenance"][f"sampling_calls/{calls}_calls"] for calls in (3, 6)]
+        counts[name] = [(fact["steps"], fact["calls"], fact["n"]) for fact in facts]
+        assert {key for key in record["metrics"] if key.endswith("/6_calls")} == {
+            "class_accuracy/6_calls", "fid_classifier/6_calls", "seconds_per_1000_samples/6_calls"
+        }  # fmt: skip
+        assert all(np.isfinite(value) for value in record["metrics"].values())
+    assert counts == {"edm": [(2, 3, 40), (3, 5, 40)], "ddpm": [(3, 3, 40), (6, 6, 40)]}
+
+
+def test_calls_are_refused_where_a_method_samples_at_once(make: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match=r"sampling_calls needs sample\(steps\), which acgan does not have"):
+        sampling_calls.evaluate(open_trial(make("acgan", width=8)))

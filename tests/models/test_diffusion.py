@@ -218,7 +218,7 @@ class FixedNetwork(nn.Module):
 
 def build_with_fixed_network(**options: Any) -> DDPM:
     method = DDPM(DIGITS, width=8, **options)
-    method.network = FixedNetwork()  # type: ignore[assignment]
+    method.network = FixedNetwork()
     return method
 
 

@@ -307,7 +307,7 @@ def test_signature_supports_keyword_only_arguments_and_inheritance(
 
 def test_methods_declare_roles_and_whether_they_are_conditional() -> None:
     signatures = {name: models.signature(name) for name in models.names()}
-    assert {name for name, s in signatures.items() if s.conditional} == {"acgan", "ddpm"}
+    assert {name for name, s in signatures.items() if s.conditional} == {"acgan", "ddpm", "edm", "flow_matching"}
     roles = {name: s.role for name, s in signatures.items() if s.role}
     assert roles == {"source_only": "lower_bound", "target_only": "upper_bound"}
 
