@@ -180,7 +180,7 @@ def test_a_killed_run_resumes_from_its_checkpoint_without_overlapping_curves(
     process.kill()
     process.communicate()
     run = only_run(tmp_path)
-    assert RunDirectory(run).state() == "stopped"  # died without a word: can go on
+    assert RunDirectory(run).state() == "stopped"  # exited without an error record: it can be resumed
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 21, "torn')
     assert "resuming from step" in train(tmp_path, data_root)

@@ -158,7 +158,7 @@ def _read_file(path: Path, reason: str) -> Settings:
 
 
 def _read_mapping(loader: yaml.CSafeLoader, root: yaml.MappingNode, name: str, suffix: str = "") -> Settings:
-    """Return the settings of a mapping; a key without a value, such as `train:`, counts as not written."""
+    """Return the settings of a mapping; a key without a value, such as `train:`, is ignored."""
     settings: Settings = {}
     notations: dict[str, str] = {}  # key of a setting -> the key of this mapping that it was written under
     loader.flatten_mapping(root)  # resolves <<
