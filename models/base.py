@@ -51,6 +51,7 @@ class Method(nn.Module):
     revisions: ClassVar[Mapping[str, int]] = MappingProxyType({})
     # Hyperparameter that was added later -> default that keeps the earlier behaviour: no part of an identity at it.
     added_later: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    differentiated_twice: ClassVar[tuple[str, ...]] = ()  # networks that torch.compile cannot compile for that reason
     averaged: Mapping[str, float] = MappingProxyType({})  # network -> EMA decay; the average is what is exported
 
     def updates(self) -> list[Update]:

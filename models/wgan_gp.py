@@ -15,6 +15,7 @@ from models.types import Share
 class WGANGP(Method):
     reads = ("images",)
     check = "doublings"
+    differentiated_twice = ("critic",)  # by the gradient penalty
 
     def __init__(
         self,

@@ -4,10 +4,10 @@ import ctypes
 import inspect
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from models.base import Batch, Method, Update
 from trainer.config.schema import Train
 from trainer.parallel import Processes, broadcast, mean_over_processes
 from trainer.seeds import seed_torch
+from trainer.speed import compile_networks, fuse
 
 LossTerms = dict[str, float]  # of one step, "<update>/<term>"
+State = dict[str, Any]  # of a training, as `write_state` writes it
 
 
 class NonFiniteLoss(RuntimeError):
@@ -45,6 +47,11 @@ class Trainer:
         self.parameters = {update.name: parameters(method, update) for update in self.updates}
         # Not prepared by Accelerate: each step of its wrapper looks for packages on the disk.
         self.optimizers = {u.name: u.optimizer(list(self.parameters[u.name].values())) for u in self.updates}
+        if train.fused:
+            for optimizer in self.optimizers.values():
+                fuse(optimizer)
+        if train.compile:
+            compile_networks(self.method)
         self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
         self.recent: list[tuple[int, list[str], Tensor]] = []  # loss terms that are still on the device
         self.terms_by_step: dict[int, LossTerms] = {}  # on the host, since the last line of the log
@@ -142,15 +149,23 @@ class Trainer:
         ramps = self.method.ramps((self.step - 1) / self.train.steps)
         return {**rates, **norms, **{f"ramp/{name}": value for name, value in ramps.items()}}
 
-    def save(self, folder: Path) -> None:
-        """Write all state into a directory; call `settle` first, so that no state after a bad loss is kept."""
-        save_file(tensors(self.method), folder / "method.safetensors")
-        save_file(tensors(self.averages), folder / "averages.safetensors")
+    def state(self) -> State:
+        """Return all state, which the next step changes; call `settle` first, so that none after a bad loss is kept."""
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
-        with (folder / "optimizers.pt").open("wb") as file:  # with a path, torch hides why it cannot write
-            torch.save({name: opt.state_dict() for name, opt in self.optimizers.items()}, file)
-        state = {"step": self.step, "rows": self.terms_by_step, "scaler": scaler}
-        (folder / "trainer.json").write_text(json.dumps(state))
+        return {
+            "method": tensors(self.method),
+            "averages": tensors(self.averages),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "trainer": {"step": self.step, "rows": self.terms_by_step, "scaler": scaler},
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write all state into a directory."""
+        write_state(self.state(), folder)
+
+    def copy_save(self) -> Callable[[Path], None]:
+        """Return what writes the present state, however many steps are taken meanwhile."""
+        return partial(write_state, copy_to_host(self.state()))
 
     def load(self, folder: Path) -> None:
         """Load the state that `save` wrote; RuntimeError where it does not fit the method."""
@@ -170,6 +185,24 @@ class Trainer:
         weights = tensors(self.method)
         weights.update(tensors(self.averages))
         save_file(weights, path)
+
+
+def write_state(state: State, folder: Path) -> None:
+    """Write the state of a training into a directory."""
+    save_file(state["method"], folder / "method.safetensors")
+    save_file(state["averages"], folder / "averages.safetensors")
+    with (folder / "optimizers.pt").open("wb") as file:  # with a path, torch hides why it cannot write
+        torch.save(state["optimizers"], file)
+    (folder / "trainer.json").write_text(json.dumps(state["trainer"]))
+
+
+def copy_to_host(value: Any) -> Any:
+    """Return a copy of the dicts and lists of a state, with copies of its tensors in host memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: copy_to_host(part) for key, part in value.items()}
+    return [copy_to_host(part) for part in value] if isinstance(value, list) else value
 
 
 def parameters(method: Method, update: Update) -> dict[str, nn.Parameter]:

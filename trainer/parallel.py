@@ -12,10 +12,15 @@ from torch import Tensor, nn
 
 from trainer.config.resolve import check_batch
 from trainer.config.schema import Config, Train
+from trainer.data.cache import data_root
 from trainer.environment import TRUE
 from trainer.errors import ConfigError
 from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory
+from trainer.speed import set_options
+
+COMPILED = "compiled"  # below the data root: networks that torch.compile has compiled, for all trials
+OPTIONS = ("compile", "fused", "tf32", "cudnn_benchmark", "deterministic")  # to name where they are set
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ def describe(accelerator: Accelerator, train: Train) -> str:
     processes = f"{count} processes" if count > 1 else "1 process"
     batch = f"global batch {train.batch_size}" + (f" = {count} × {train.batch_size // count}" if count > 1 else "")
     parts = [processes, "fp32" if precision == "no" else precision, accelerator.device.type, batch]
-    return ", ".join(parts + ([f"{train.micro_batches} micro-batches"] if train.micro_batches > 1 else []))
+    parts += [f"{train.micro_batches} micro-batches"] if train.micro_batches > 1 else []
+    return ", ".join([*parts, *(name for name in OPTIONS if getattr(train, name))])
 
 
 def check_gpu(place: str) -> None:
@@ -87,6 +93,7 @@ def check_gpu(place: str) -> None:
 
 def join_processes(run: RunDirectory, config: Config, attempt: Attempt) -> Accelerator:
     """Join the launched group of processes; ConfigError where the device or their number does not fit the config."""
+    set_options(config.train, data_root(config.data.root) / COMPILED)
     if config.resources.gpus_per_node and not attempt.is_local:
         check_gpu(f"{run.path}: resources.gpus_per_node: {config.resources.gpus_per_node}")
     if config.train.precision == "fp16" and not torch.cuda.is_available():

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from trainer.config.schema import Config
@@ -215,9 +216,15 @@ class Session:
     log: "TrainingLog | None"
     costs: "Costs"
     until: int  # step at which training ends: the last one, or that of a stop
+    writer: checkpoints.Writer = field(default_factory=checkpoints.Writer)
 
     def train(self) -> bool:
-        """Train, log, save and export; return whether the last step was reached."""
+        """Train, log, save and export, until all is on the disk; return whether the last step was reached."""
+        with self.writer:
+            return self.take_steps()
+
+    def take_steps(self) -> bool:
+        """Train as `train`, perhaps before the last checkpoint is written."""
         import torch
 
         from trainer.data.batches import prefetch
@@ -268,7 +275,10 @@ class Session:
         with self.costs.during("checkpoints"):
             if self.lock and self.log:
                 self.log.flush()  # a resumed training would not write these lines again
-                checkpoints.save(self.run, self.trainer.step, self.identity, self.trainer.save, self.lock.check)
+                later = self.config.train.async_checkpoints
+                write = self.trainer.copy_save() if later else self.trainer.save
+                save = partial(checkpoints.save, self.run, self.trainer.step, self.identity, write, self.lock.check)
+                self.writer.submit(save) if later else save()
             self.trainer.accelerator.wait_for_everyone()
 
     def export(self, step: int) -> None:

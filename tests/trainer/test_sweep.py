@@ -28,6 +28,7 @@ NOT_IN_IDENTITY = {
     "train.export_every",
     "train.keep_checkpoints",
     "train.preview_every",
+    "train.async_checkpoints",
 }  # with eval and resources
 
 Load = Callable[..., list[Trial]]

@@ -38,8 +38,10 @@ from trainer.data.dataset import Form
 ADDED_LATER: dict[str, Any] = {
     "data.classes": None, "data.crop": "center", "data.background": "white",
     "eval.tuned": [],
-    "resources.trials_per_gpu": 1, "train.keep_checkpoints": False, "eval.resources": None, "data.copy_to": None,
-    "train.preview_every": 0,
+    "resources.trials_per_gpu": 1,
+    "train.keep_checkpoints": False, "eval.resources": None, "data.copy_to": None,
+    "train.preview_every": 0, "train.tf32": None, "train.cudnn_benchmark": False, "train.deterministic": False,
+    "train.fused": False, "train.compile": False, "train.async_checkpoints": False,
     "eval.split": "test", "eval.samples": None, "eval.real": None, "eval.grid": [8, 8],
     "eval.diffusion": {"times": [], "steps": []},
 }  # fmt: skip
@@ -47,10 +49,12 @@ ADDED_LATER: dict[str, Any] = {
 NOT_IN_IDENTITY: dict[str, Any] = {
     "name": True,
     "data": {"root", "copy_to"},
-    "train": {"log_every", "checkpoint_every", "export_every", "keep_checkpoints", "preview_every"},
+    "train": {
+        "log_every", "checkpoint_every", "export_every", "keep_checkpoints", "preview_every", "async_checkpoints",
+    },
     "eval": True,
     "resources": True,
-}
+}  # fmt: skip
 
 
 def check_dataset(name: str) -> str:
@@ -127,6 +131,19 @@ class Train(Section):
     export_every: NonNegativeInt = 0  # steps between exported weights; 0: only the last
     keep_checkpoints: bool = False  # whether checkpoints stay when the trial is finished and evaluated
     preview_every: NonNegativeInt = 0  # steps between validation metrics or samples in TensorBoard; 0: never
+    tf32: bool | None = None  # whether GPUs compute fp32 in TF32; null: in convolutions only, as torch does
+    cudnn_benchmark: bool = False  # try the algorithms of cuDNN for each shape, and use the fastest
+    deterministic: bool = False  # repeat every bit also on a GPU; an error where an operation cannot
+    fused: bool = False  # optimizers in one kernel, where torch has it: Adam, AdamW, SGD
+    compile: bool = False  # networks by torch.compile
+    async_checkpoints: bool = False  # write checkpoints from a copy in host memory, while training continues
+
+    @model_validator(mode="after")
+    def choose_one_algorithm(self) -> "Train":
+        """Refuse the search for fast algorithms beside determinism: its choice differs from run to run."""
+        if self.deterministic and self.cudnn_benchmark:
+            raise ValueError("deterministic and cudnn_benchmark exclude each other; set one of them")
+        return self
 
 
 class Resources(Section):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,28 @@ def save(
     for old in [*later, *paths[len(later) + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+class Writer:
+    """Write one checkpoint at a time, in a thread, while the training continues; leave it as a context to wait."""
+
+    def __init__(self) -> None:
+        self.thread, self.pending = ThreadPoolExecutor(1, "checkpoint"), Future[Any]()
+        self.pending.set_result(None)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def submit(self, write: Callable[[], Any]) -> None:
+        """Call `write` in the thread, when the checkpoint before is written; the error of that one is raised."""
+        self.pending.result()
+        self.pending = self.thread.submit(write)
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Wait until the newest checkpoint is written; raise its error, unless another one ends the training."""
+        self.thread.shutdown()
+        if error is None:
+            self.pending.result()
 
 
 def export_weights(
