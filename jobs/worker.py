@@ -22,6 +22,7 @@ if __name__ == "__main__":
 from jobs import processes
 from jobs.backends.base import Allocation
 from jobs.deaths import DISK_ERROR, DISK_REFUSED, KILLED, count_oom_kills, describe_death, exit_silently
+from jobs.mps import share_gpu
 from jobs.processes import Task
 from jobs.rendezvous import RendezvousError, torchrun
 from jobs.sources import Source, open_source
@@ -59,6 +60,7 @@ class Worker:
     container: list[str] = field(default_factory=list)  # command that starts a Python in a container; empty: none
     search: str = ""  # directory of a sweep whose study gives the tasks instead
     search_processes: int = 1  # per node, of its trainings
+    mps: str = ""  # resources.mps of trials that share a GPU; empty: none do
     signals: list[int] = field(default_factory=list)  # received
     pids: dict[int, int] = field(default_factory=dict)  # slot → its process
     warm: bool = False  # whether single processes are forked from this one
@@ -103,7 +105,8 @@ class Worker:
         running: dict[int, tuple[Task, Steps]] = {}
         self.warm = not self.container and processes.import_for(source.kinds())
         failures, unfinished = list[str](), list[RunDirectory]()
-        with processes.adopt_orphans():
+        gpu = share_gpu(self.mps, self.slots, "".join(self.devices[:1]), bool(self.container))
+        with processes.adopt_orphans(), gpu as self.pids[-1]:
             # A job that is stopped before its first task starts it all the same: its processes then agree to stop.
             self.fill(source, running, allocation)
             while running:

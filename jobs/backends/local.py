@@ -77,7 +77,8 @@ class LocalBackend:
         largest = max((task.get("processes", 1) for task in tasks), default=1)
         shared = len(gpus) * max((plan.resources.trials_per_gpu for plan in plans), default=1)
         slots = min(self.parallel or count_slots(shared, largest), max(1, len(tasks)))
-        work = {"tasks": tasks, "slots": slots, "devices": share_devices(gpus, slots, largest)}
+        mps = plans[0].resources.mps if plans else ""
+        work = {"tasks": tasks, "slots": slots, "devices": share_devices(gpus, slots, largest), "mps": mps}
         return {**record, "completed": self.run_worker(sweep, work, code)}
 
     def search(self, sweep: Path, config: Config, settings: int, code: Path, notes: dict[str, Any]) -> bool:
@@ -92,10 +93,13 @@ class LocalBackend:
         processes = count_processes(config, gpus)
         slots = min(self.parallel or count_slots(len(gpus) * config.resources.trials_per_gpu, processes), settings)
         work = {"tasks": [], "search": str(sweep), "search_processes": processes, "slots": slots}
-        return self.run_worker(sweep, work | {"devices": share_devices(gpus, slots, processes)}, code)
+        work |= {"devices": share_devices(gpus, slots, processes), "mps": config.resources.mps}
+        return self.run_worker(sweep, work, code)
 
     def run_worker(self, sweep: Path, work: dict[str, Any], code: Path) -> bool:
         """Run a worker of some fields to its end, with progress; return whether it was not stopped."""
+        if len({*work["devices"]}) == len(work["devices"]):  # no GPU is shared
+            work["mps"] = ""
         with (sweep / WORKER_LOG).open("ab") as log:
             # In a session of its own, so that Ctrl-C reaches only this process.
             worker = subprocess.Popen(

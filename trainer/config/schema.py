@@ -38,7 +38,7 @@ from trainer.data.dataset import Form
 ADDED_LATER: dict[str, Any] = {
     "data.classes": None, "data.crop": "center", "data.background": "white",
     "eval.tuned": [],
-    "resources.trials_per_gpu": 1,
+    "resources.trials_per_gpu": 1, "resources.mps": "auto",
     "train.keep_checkpoints": False, "eval.resources": None, "data.copy_to": None,
     "train.preview_every": 0, "train.tf32": None, "train.cudnn_benchmark": False, "train.deterministic": False,
     "train.fused": False, "train.compile": False, "train.async_checkpoints": False,
@@ -160,6 +160,7 @@ class Resources(Section):
     max_requeues: NonNegativeInt = 10  # times that a trial may reach its time limit and be requeued
     max_parallel: PositiveInt = 20  # trials of a sweep that run at the same time on the cluster
     trials_per_gpu: PositiveInt = 1  # trials that share the GPU (or, without one, the CPUs) of a job, side by side
+    mps: Literal["auto", "yes", "no"] = "auto"  # whether they share it through NVIDIA's MPS; auto: where it starts
     # Further sbatch options, such as {partition: gpu, account: vision}.
     slurm: Annotated[dict[str, str | int | bool], AfterValidator(check_sbatch_options)] = Field(default_factory=dict)
 

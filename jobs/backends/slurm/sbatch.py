@@ -58,6 +58,7 @@ def create_worker(array: Array, runs: list[RunDirectory], preset: Preset) -> Slu
             search=str(runs[0].path.parent.absolute()) if array.is_search else "",
             search_processes=processes,
             slots=array.slots,
+            mps=resources.mps if array.slots > 1 and resources.gpus_per_node else "",
             own_logs=array.slots > 1 or array.is_search,
             signal_delay=resources.signal_delay,
             max_requeues=resources.max_requeues,
