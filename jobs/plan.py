@@ -4,12 +4,13 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from jobs.backends.slurm.presets import BACKENDS
 from jobs.snapshot import ROOT, Snapshot
 from jobs.tracking.state import determine_status, is_failed
 from trainer.config.document import Settings, find_place
+from trainer.config.schema import Config
 from trainer.config.sweep import Trial, load_trials
 from trainer.data.cache import data_root
 from trainer.data.provenance import describe_data, find_difference
@@ -112,20 +114,23 @@ def refuse_archived(sweep: Path) -> None:
         raise ConfigError(f"{sweep}: was packed into {archive}; unpack it by: tar -xf {archive} -C {sweep.parent}")
 
 
-def build_methods(submission: Submission, file: Path) -> None:
+def list_unbuilt(submission: Submission) -> list[Config]:
+    """Return the configurations to train of which no trial has started."""
+    return [submission.trials[i].config for i in submission.to_train if not submission.runs[i].data()]
+
+
+def build_methods(configs: Iterable[Config], file: Path) -> None:
     """Build the method of each new setting once, in a process with torch; ConfigError if a constructor refuses one.
 
     What was built is remembered beside the data, for as long as models/ and torch stay the same.
     """
     documents: dict[str, dict[str, Any]] = {}
-    for i in submission.to_train:
-        config = submission.trials[i].config
-        if not submission.runs[i].data():  # a trial that has started was built
-            key = json.dumps([config.method, config.model_arguments(), config.data.shape()], default=str)
-            documents.setdefault(key, config.model_dump(mode="json"))
+    for config in configs:
+        key = json.dumps([config.method, config.model_arguments(), config.data.shape()], default=str)
+        documents.setdefault(key, config.model_dump(mode="json"))
     if not documents:
         return
-    memory = data_root(submission.trials[0].config.data.root) / BUILT
+    memory = data_root(next(iter(documents.values()))["data"]["root"]) / BUILT
     built = read_json(memory).get(code := hash_methods(), [])
     if not (new := sorted(documents.keys() - built)):
         return
@@ -146,6 +151,12 @@ def hash_methods() -> str:
     for path in sorted(models.FOLDER.rglob("*.py")):
         digest.update(f"{path.relative_to(models.FOLDER)} {hash_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def keep_sweep_file(options: argparse.Namespace, sweep: Path) -> None:
+    """Copy the file that was submitted to the sweep's directory, unless it is that copy."""
+    if options.sweep.resolve() != (sweep / "sweep.yaml").resolve():
+        shutil.copyfile(options.sweep, sweep / "sweep.yaml")
 
 
 def check_data(submission: Submission) -> None:

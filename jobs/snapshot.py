@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,12 @@ def import_environment(code: Path) -> dict[str, str]:
     """Return this process's environment, changed so that Python imports from `code` before anything else."""
     paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def write_report(code: Path, sweep: Path) -> int:
+    """Write the report of a sweep by some code; return the exit code."""
+    command = [sys.executable, str(code / "eval" / "report.py"), str(sweep)]
+    return subprocess.run(command, env=import_environment(code), stdout=subprocess.DEVNULL, check=False).returncode
 
 
 def read_entries(checkout: Path, excluded: Path) -> dict[str, Entry]:

@@ -6,9 +6,7 @@ stopped ones resume. No trial is started twice, even by two commands at the same
 
 import argparse
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -35,6 +33,8 @@ from jobs.plan import (
     cancel_unlisted,
     check_data,
     group_trials,
+    keep_sweep_file,
+    list_unbuilt,
     load_sweep,
     lock_sweep,
     plan_sweep,
@@ -155,15 +155,14 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     stage_datasets(options.sweep, options.overrides, configs, console, download=not on_slurm)
     check_data(submission)
     if on_slurm:  # here, the first trial fails at once; there, every trial would wait in the queue to fail
-        build_methods(submission, options.sweep)
+        build_methods(list_unbuilt(submission), options.sweep)
     with lock_sweep(submission.sweep, "queues" if on_slurm else "trains"):
         # Plan again: another command may have started some of the trials since.
         submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)
         if submission.to_train or submission.to_evaluate:
             submission.code = snapshot.take(submission.sweep)
         create_run_directories(submission.sweep, trials)
-        if options.sweep.resolve() != (submission.sweep / "sweep.yaml").resolve():
-            shutil.copyfile(options.sweep, submission.sweep / "sweep.yaml")
+        keep_sweep_file(options, submission.sweep)
         if message := cancel_unlisted(submission):
             print_plain(console, message)
         return queue_jobs(submission, console) if on_slurm else run_locally(submission, console)
@@ -177,15 +176,12 @@ def run_locally(submission: Submission, console: Console) -> int:
         code = submission.code.folder
         plans = group_trials(submission)
         completed = submission.backend.submit(sweep, plans, code, submission.record())["completed"]
-    page = sweep / "report" / "index.html"
-    command = [sys.executable, str(code / "eval" / "report.py"), str(sweep)]
-    environment = snapshot.import_environment(code)
-    report = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+    page, report_code = sweep / "report" / "index.html", snapshot.write_report(code, sweep)
     if not completed:
         print_plain(console, summarize_progress(runs))
         print_plain(console, "stopped; rerun the same command to resume from the checkpoints")
         return 130
-    if report.returncode:
+    if report_code:
         return 1
     print((page.parent / "results.md").read_text())
     seconds = time.monotonic() - started

@@ -1,8 +1,6 @@
 """Submit a search: begin its study or go on with it, and run the slots that ask it."""
 
 import argparse
-import shutil
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -18,14 +16,14 @@ from jobs import snapshot
 from jobs.backends.base import Allocation, Backend, Plan
 from jobs.backends.local import LocalBackend
 from jobs.command import print_plain
-from jobs.plan import lock_sweep
+from jobs.plan import build_methods, keep_sweep_file, lock_sweep
 from jobs.search import JOURNAL
 from jobs.search.study import RETRY, Study, write_search
 from jobs.search.summary import summarize
 from jobs.stage import stage_datasets
 from trainer.config.resolve import load_config
 from trainer.config.schema import Config
-from trainer.config.search import Search
+from trainer.config.search import Search, list_checked
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory, find_runs
 
@@ -46,11 +44,12 @@ def submit_search(options: argparse.Namespace, search: Search, backend: Backend,
             print(f"\n{script}")
         return 0
     stage_datasets(options.sweep, options.overrides, [template], console, download=is_local)
+    if not is_local:  # here, the first trial fails at once; there, each one that is refused would have waited
+        build_methods(list_checked(search), options.sweep)
     with lock_sweep(sweep, "trains" if is_local else "queues"):
         study = begin(sweep, search)
         code = snapshot.take(sweep)
-        if options.sweep.resolve() != (sweep / "sweep.yaml").resolve():
-            shutil.copyfile(options.sweep, sweep / "sweep.yaml")
+        keep_sweep_file(options, sweep)
         notes = {"overrides": options.overrides, **code.record()}
         if not isinstance(backend, LocalBackend):
             busy = sum(len(job.trials) for job in backend.active(sweep) if job.stage == "train")
@@ -58,12 +57,16 @@ def submit_search(options: argparse.Namespace, search: Search, backend: Backend,
             return queue_slots(backend, sweep, plans, code.folder, notes, console)
         started = time.monotonic()
         completed = backend.search(sweep, template, search.options.most(), code.folder, notes)
-        page = write_report(sweep, code.folder)
+        if find_runs(sweep):
+            snapshot.write_report(code.folder, sweep)
     print_plain(console, "\n".join(summarize(study)))
     if not completed:
         print_plain(console, "stopped; rerun the same command to go on with the search")
         return 130
-    print_plain(console, f"{time.monotonic() - started:.0f} s; report: {page}; study: {sweep / JOURNAL}")
+    print_plain(
+        console,
+        f"{time.monotonic() - started:.0f} s; report: {sweep / 'report' / 'index.html'}; study: {sweep / JOURNAL}",
+    )
     return report_failures(study)
 
 
@@ -127,15 +130,6 @@ def begin(sweep: Path, search: Search) -> Study:
         study.begin()
         study.mark_pruned(Allocation.local().attempt)
     return study
-
-
-def write_report(sweep: Path, code: Path) -> Path:
-    """Write the report of what has been trained, if anything has; return its page."""
-    command = [sys.executable, str(code / "eval" / "report.py"), str(sweep)]
-    environment = snapshot.import_environment(code)
-    if find_runs(sweep):
-        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-    return sweep / "report" / "index.html"
 
 
 def report_failures(study: Study) -> int:

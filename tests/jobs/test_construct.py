@@ -9,7 +9,7 @@ import pytest
 
 import jobs.plan
 import models.checks
-from jobs.plan import Submission, build_methods
+from jobs.plan import Submission, build_methods, list_unbuilt
 from trainer.config.resolve import resolve
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
@@ -31,13 +31,16 @@ def test_a_setting_that_a_constructor_refuses_is_not_queued(tmp_path: Path, monk
     monkeypatch.setenv("TURNOUT_DATA", str(tmp_path / "data"))
     monkeypatch.setitem(models.checks.CHECKS, "doublings", lambda size, arguments: None)  # as if it were not declared
     valid, invalid = config("dcgan"), config("dcgan", size=27)
-    build_methods(submission(tmp_path, valid, config("vae")), Path("a.yaml"))
+    build_methods([valid, config("vae")], Path("a.yaml"))
     with pytest.raises(ConfigError, match=r"^a\.yaml: model: dcgan cannot be built: .*27 must be .*nothing was queued"):
-        build_methods(submission(tmp_path, valid, invalid), Path("a.yaml"))
-    started = submission(tmp_path, invalid)
+        build_methods([valid, invalid], Path("a.yaml"))
+
+
+def test_a_trial_that_has_started_is_not_built_again(tmp_path: Path) -> None:
+    started = submission(tmp_path, config("vae"), config("dcgan"))
     started.runs[0].path.mkdir()
     started.runs[0].write_data({"classes": []})
-    build_methods(started, Path("a.yaml"))  # a trial that has started was built
+    assert [c.method for c in list_unbuilt(started)] == ["dcgan"]
 
 
 def test_a_setting_is_built_once_with_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +52,7 @@ def test_a_setting_is_built_once_with_the_same_code(tmp_path: Path, monkeypatch:
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr("jobs.plan.subprocess.run", run)
-    first, both = submission(tmp_path, config("vae")), submission(tmp_path, config("vae"), config("dcgan"))
+    first, both = [config("vae")], [config("vae"), config("dcgan")]
     for plan in (first, first, both, both):
         build_methods(plan, Path("a.yaml"))
     assert commands == [1, 1], "only what is new"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from eval.objective import find_metric, is_maximized, list_objectives
-from trainer.config.search import Search, load_search
+from trainer.config.search import Search, list_checked, load_search
 from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
 
@@ -73,6 +73,17 @@ def test_a_value_on_the_command_line_leaves_less_to_search(tmp_path: Path) -> No
     assert "model.gamma" not in search.space
     assert search.options.trials == 5
     assert search.template().model.gamma == 3
+
+
+def test_corners_and_starting_points_are_what_is_checked(tmp_path: Path) -> None:
+    """jobs/submit.py builds the methods of these before it queues slots."""
+    configs = list_checked(load(tmp_path, grid=None))
+    settings = [(c.model.lr, c.model.gamma, c.train.batch_size, c.model.net) for c in configs]
+    assert settings == [
+        (1e-4, 1, 4, "slim"),
+        *((0.1, 1, 4, "slim"), (1e-4, 20, 4, "slim"), (1e-4, 1, 16, "slim"), (1e-4, 1, 4, "lenet")),
+        (0.01, 10, 4, "slim"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -188,8 +187,8 @@ def load_search(path: Path, words: list[str], defaults: Settings | None = None) 
         raise ConfigError(f"command line: {min(overrides)}: no key of search.space is left to search; leave one out")
     metric_place = find_place(block, "search.metric", str(path))
     search = Search(read_options(block, str(path)), space, settings, overrides, str(path), metric_place)
-    check_space(search)
     check_starting_points(search, find_place(block, "search.enqueue", str(path)))
+    check_space(search)
     first, steps = search.options.pruner.first, search.template().train.steps
     if search.options.pruner.name != "none" and first is not None and first >= steps:
         raise ConfigError(
@@ -258,15 +257,14 @@ def check_axes(settings: Settings, overrides: Settings) -> None:
 
 
 def check_space(search: Search) -> None:
-    """Resolve the corners of the space, one key at a time; ConfigError if a value of it is refused."""
-    for corner in iterate_corners(search):
-        trials = search.trials(corner)
-        settings = [without_seed(trial.config) for trial in trials]
-        if different := [t.label for t, setting in zip(trials, settings, strict=True) if setting != settings[0]]:
-            raise ConfigError(
-                f"{search.file}: beside search:, {trials[0].label} and {different[0]} differ in more than {SEED}; "
-                "give one value, or put the key into search.space"
-            )
+    """Resolve the corners of the space and the settings to try first; ConfigError if a value is refused."""
+    settings = [without_seed(config) for config in list_checked(search)]
+    seeds = search.trials(search.first_corner())
+    if different := [t.label for t, setting in zip(seeds, settings, strict=False) if setting != settings[0]]:
+        raise ConfigError(
+            f"{search.file}: beside search:, {seeds[0].label} and {different[0]} differ in more than {SEED}; "
+            "give one value, or put the key into search.space"
+        )
 
 
 def without_seed(config: Config) -> Document:
@@ -274,12 +272,12 @@ def without_seed(config: Config) -> Document:
     return {key: value for key, value in flatten(config.model_dump()).items() if key != SEED}
 
 
-def iterate_corners(search: Search) -> Iterator[Document]:
-    """Yield parameters that differ from the first corner in one key each."""
-    yield search.first_corner()
-    for key, dimension in search.space.items():
-        for value in dimension.corners()[1:]:
-            yield search.first_corner() | {key: dimension.encode(value)}
+def list_checked(search: Search) -> list[Config]:
+    """Return what is checked before a search begins: corners that differ from the first in one key, starting points."""
+    first = search.first_corner()
+    corners = [{key: d.encode(value)} for key, d in search.space.items() for value in d.corners()[1:]]
+    points = [first, *(first | changes for changes in (*corners, *search.starting_points()))]
+    return [trial.config for point in points for trial in search.trials(point)]
 
 
 def check_starting_points(search: Search, place: str) -> None:
