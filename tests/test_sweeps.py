@@ -95,6 +95,18 @@ def test_the_search_tries_the_papers_setting_first_and_sees_no_label_of_the_targ
     assert load_search(path, ["name=other", "search.metric=validation/accuracy/source"])
 
 
+@pytest.mark.parametrize(("name", "rungs"), [("wgan_gp", [100, 300, 900]), ("ddpm", [112, 336, 1000])])
+def test_a_search_for_images_goes_by_the_distance_to_the_validation_images(name: str, rungs: list[int]) -> None:
+    """It tries the setting of the sweep that shows the method first."""
+    search = load_search(ROOT / "sweeps" / f"search_{name}.yaml", [])
+    assert search
+    assert search.rungs() == rungs
+    assert find_metric(search.options.metric, search.template(), "") == "fid_classifier"
+    (first,) = search.trials(search.starting_points()[0])
+    shown = [trial.config.model_arguments() for trial in load_trials(ROOT / "sweeps" / f"{name}.yaml", [])]
+    assert first.config.model_arguments() in shown
+
+
 @pytest.mark.parametrize("path", FACES, ids=key)
 def test_a_variant_for_faces_takes_images_of_the_users_own(path: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "faces.npz", images=np.zeros((4, 64, 64, 3), np.uint8), labels=np.array([0, 1, 0, 1]))

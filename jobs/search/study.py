@@ -20,7 +20,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from jobs.search import JOURNAL, SEARCH
-from trainer.config.search import Dimension, Search
+from trainer.config.document import Document
+from trainer.config.search import Search
+from trainer.config.space import Dimension
 from trainer.errors import ConfigError
 from trainer.runs.atomic import read_json, write_json
 from trainer.runs.attempt import Attempt
@@ -68,7 +70,6 @@ class Study:
     def __init__(self, sweep: Path, search: Search) -> None:
         """Open the study of a sweep's directory, or begin it; ConfigError if its journal is damaged."""
         self.sweep, self.search, self.rungs = sweep, search, search.rungs()
-        self.distributions = {key: to_distribution(dimension) for key, dimension in search.space.items()}
         self.mutex = FileLock(sweep / LOCK)
         journal = sweep / JOURNAL
         try:
@@ -152,13 +153,10 @@ class Study:
 
     def complete(self, trial: optuna.Trial) -> int:
         """Choose those parameters of a trial that it does not have yet; return its number."""
-        for key, distribution in self.distributions.items():
-            if isinstance(distribution, CategoricalDistribution):
-                trial.suggest_categorical(key, distribution.choices)
-            elif isinstance(distribution, IntDistribution):
-                trial.suggest_int(key, distribution.low, distribution.high)
-            elif isinstance(distribution, FloatDistribution):
-                trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
+        chosen: Document = {}
+        while names := [name for name in self.search.dimensions(chosen) if name not in chosen]:
+            dimensions = self.search.dimensions(chosen)
+            chosen |= {name: suggest(trial, name, to_distribution(dimensions[name])) for name in names}
         return trial.number
 
     def should_prune(self, number: int, rung: int, value: float) -> bool:
@@ -181,7 +179,7 @@ class Study:
                 self.optuna.enqueue_trial(point)
         retried = {trial.user_attrs.get(RETRY) for trial in trials}
         for trial in self.trials(TrialState.FAIL):
-            if trial.number not in retried and trial.params.keys() == self.distributions.keys():
+            if trial.number not in retried and trial.params.keys() == self.search.dimensions(trial.params).keys():
                 self.optuna.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
 
     def create_sampler(self, number: int) -> optuna.samplers.BaseSampler:
@@ -222,6 +220,18 @@ def to_distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(low, high, log=dimension.distribution == "loguniform")
 
 
+def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    """Return the value of a parameter of a trial, chosen by the sampler unless the trial has it."""
+    match distribution:
+        case CategoricalDistribution():
+            return trial.suggest_categorical(name, distribution.choices)
+        case IntDistribution():
+            return trial.suggest_int(name, distribution.low, distribution.high)
+        case FloatDistribution():
+            return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    raise TypeError(f"{name}: {distribution}")
+
+
 def write_search(sweep: Path, search: Search) -> None:
     """Write the search for its workers; ConfigError if the study has begun with another one."""
     document = json.loads(json.dumps(search.to_document()))
@@ -242,18 +252,25 @@ def read_search(sweep: Path) -> Search | None:
 
 def compare(before: Search, now: Search) -> Iterator[tuple[str, Any, Any]]:
     """Yield key, value before and value now of what may not change once a study has begun."""
-    for key in dict.fromkeys([*before.space, *now.space]):
-        ranges = [
-            f"{{{s.space[key].distribution}: {s.space[key].bounds}}}" if key in s.space else "nothing"
-            for s in (before, now)
-        ]
-        if ranges[0] != ranges[1]:
-            yield f"search.space.{key}", ranges[0], ranges[1]
+    ranges = [describe_ranges(search) for search in (before, now)]
+    for key in dict.fromkeys([*ranges[0], *ranges[1]]):
+        texts = [own.get(key, "nothing") for own in ranges]
+        if texts[0] != texts[1]:
+            yield key, texts[0], texts[1]
     for key in ("metric", "direction", "pruner"):
         values = [getattr(search.options, key) for search in (before, now)]
         if values[0] != values[1]:
             yield f"search.{key}", values[0], values[1]
-    trials = [search.trials(before.first_corner()) for search in (before, now)]
-    identities = [[trial.identity for trial in own] for own in trials]
+    corners = before.first_corners()
+    identities = [[t.identity for corner in corners for t in search.trials(corner)] for search in (before, now)]
     if identities[0] != identities[1]:
         yield "settings that are not searched", identities[0], identities[1]
+
+
+def describe_ranges(search: Search) -> dict[str, str]:
+    """Return key → range of all that a search varies."""
+    ranges = {f"search.space.{key}": dimension for key, dimension in search.space.items()}
+    for name, branch in search.branches.items():
+        ranges |= {f"trials: {name}: {dimension.key}": dimension for dimension in branch.space.values()}
+    texts = {key: f"{{{dimension.distribution}: {dimension.bounds}}}" for key, dimension in ranges.items()}
+    return texts | {"trials": ", ".join(search.branches) or "nothing"}

@@ -43,7 +43,7 @@ def submit_search(options: argparse.Namespace, search: Search, backend: Backend,
         for script in backend.scripts(sweep, plans, snapshot.take(sweep, write=False).folder):
             print(f"\n{script}")
         return 0
-    stage_datasets(options.sweep, options.overrides, [template], console, download=is_local)
+    stage_datasets(options.sweep, options.overrides, search.templates(), console, download=is_local)
     if not is_local:  # here, the first trial fails at once; there, each one that is refused would have waited
         build_methods(list_checked(search), options.sweep)
     with lock_sweep(sweep, "trains" if is_local else "queues"):
@@ -106,18 +106,20 @@ def queue_slots(
 
 def complete(search: Search) -> Search:
     """Return a search with its direction filled in; ConfigError for a metric that it may not go by."""
-    metric = find_metric(search.options.metric, search.template(), search.metric_place)
-    default = "maximize" if is_maximized(metric) else "minimize"
+    metrics = {find_metric(search.options.metric, config, search.metric_place) for config in search.templates()}
+    default = "maximize" if all(map(is_maximized, metrics)) else "minimize"
     direction = search.options.direction or default
     return replace(search, options=search.options.model_copy(update={"direction": direction}))
 
 
 def describe(search: Search) -> str:
     """Return one line that says what is searched."""
-    options, seeds = search.options, len(search.trials(search.first_corner()))
+    options, corners = search.options, search.first_corners()
+    seeds = len(search.trials(corners[0]))
+    names = dict.fromkeys(name for corner in corners for name in search.dimensions(corner))
     pruner = f", {options.pruner.name} at steps {search.rungs()[:-1]}" if len(search.rungs()) > 1 else ""
     return (
-        f"search {', '.join(search.space)} to {options.direction} {options.metric}: {options.budget()}"
+        f"search {', '.join(names)} to {options.direction} {options.metric}: {options.budget()}"
         f"{f' × {seeds} seeds' if seeds > 1 else ''} by {options.sampler}{pruner}"
     )
 

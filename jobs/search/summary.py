@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jobs.search import SEARCH
 from trainer.config.document import nest
 from trainer.config.schema import Config, dump_yaml
-from trainer.config.search import SEED
+from trainer.config.space import SEED
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
 
@@ -51,7 +51,8 @@ def summarize(study: "Study") -> list[str]:
     spent = f"{study.device_hours():.3g} device-hours"
     lines = [f"search: {study.count_asked()} settings: {', '.join(states)}{share}; {spent}"]
     if (best := study.best()) and best.value is not None:
-        values = [f"{key}={study.search.space[key].decode(value)}" for key, value in best.params.items()]
+        dimensions = study.search.dimensions(best.params)
+        values = [f"{name}={dimensions[name].decode(value)}" for name, value in best.params.items()]
         runs = ", ".join(run.name for run in study.runs(best))
         lines.append(f"best {study.search.options.metric} {best.value:.6g}: {', '.join(values)} ({runs})")
     return lines

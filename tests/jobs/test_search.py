@@ -24,6 +24,7 @@ from jobs.search import JOURNAL
 from jobs.search.source import StudySource
 from jobs.search.study import Study
 from jobs.search.submit import begin, complete
+from jobs.search.summary import summarize
 from jobs.submit import main
 from trainer.config.search import Search, load_search
 from trainer.config.sweep import load_trials
@@ -49,9 +50,9 @@ SWEEP: dict[str, Any] = {
 }
 
 
-def load(folder: Path, seeds: int = 1, **changes: Any) -> Search:
+def load(folder: Path, settings: dict[str, Any] | None = None, seeds: int = 1, **changes: Any) -> Search:
     file = folder / "s.yaml"
-    content = SWEEP | {"grid": {"train.seed": [*range(seeds)]}}
+    content = SWEEP | {"grid": {"train.seed": [*range(seeds)]}} | (settings or {})
     file.write_text(yaml.safe_dump(content | {"search": SWEEP["search"] | changes}))
     search = load_search(file, [])
     assert search
@@ -320,6 +321,26 @@ def test_starting_points_come_first_and_replay_a_grid(work: Open, tmp_path: Path
     grid.write_text(yaml.safe_dump(content | {"grid": {"model.lr": [0.001, 0.01], "model.gamma": [1.0, 10.0]}}))
     identities = {study.runs(t)[0].name.rpartition("-")[2] for t in study.trials()}
     assert identities == {t.identity for t in load_trials(grid, [])}
+
+
+def test_methods_with_spaces_of_their_own_are_searched_together(work: Open, tmp_path: Path) -> None:
+    entries: list[dict[str, Any]] = [
+        {"method": "dann", "space": {"model.gamma": {"uniform": [1, 20]}}},
+        {"method": "mcd"},
+    ]
+    space = {"model.lr": SPACE["model.lr"]}
+    search = load(tmp_path, {"trials": entries}, space=space, enqueue=[{"method": "mcd", "model.lr": 0.05}])
+    sweep = start(tmp_path, search)
+    drive(work(sweep, "local-1"))
+    study = check_accounts(sweep, search, 12)
+    assert study.trials()[0].params == {"trials": "mcd", "model.lr": 0.05}
+    kinds = {tuple(trial.params) for trial in study.trials()}
+    assert kinds == {("trials", "model.lr"), ("trials", "model.lr", "dann model.gamma")}
+    assert "trials=" in summarize(study)[-1]
+    entries[1] |= {"space": {"model.rounds": {"integer": [1, 4]}}}
+    changed = load(tmp_path, {"trials": entries}, space=space)
+    with pytest.raises(ConfigError, match=r"trials: mcd: model.rounds: .*has begun with nothing"):
+        begin(sweep, changed)
 
 
 def test_a_small_space_is_used_up_without_repeating_a_setting(work: Open, tmp_path: Path) -> None:

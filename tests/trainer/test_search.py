@@ -86,6 +86,69 @@ def test_corners_and_starting_points_are_what_is_checked(tmp_path: Path) -> None
     ]
 
 
+ENTRIES = [
+    {"method": "dann", "space": {"model.gamma": {"uniform": [1, 20]}}},
+    {"method": "mcd", "model": {"schedule": "cosine"}, "space": {"model.lr": {"loguniform": [1e-5, 1e-3]}}},
+]
+SHARED = {"model.lr": {"loguniform": [1e-3, 0.1]}, "model.weight": {"uniform": [0, 1]}}
+POINTS = [{"method": "mcd", "model.lr": 1e-4}, {"model.gamma": 10, "model.lr": 0.01}]
+
+
+def load_entries(folder: Path, entries: Any = ENTRIES, **changes: Any) -> Search:
+    return load(folder, method=None, trials=entries, search=SEARCH | {"space": SHARED, "enqueue": POINTS} | changes)
+
+
+def test_each_entry_of_trials_has_a_space_of_its_own(tmp_path: Path) -> None:
+    """What all share reaches the methods that have it, and an entry's own value or range beats it."""
+    search = load_entries(tmp_path)
+    assert search == Search.from_document(json.loads(json.dumps(search.to_document())))
+    assert [*search.dimensions({})] == ["trials"]
+    dann, mcd = "dann", "mcd,schedule=cosine"
+    assert [*search.dimensions({"trials": dann})] == ["trials", "model.lr", "model.weight", "dann model.gamma"]
+    assert [*search.dimensions({"trials": mcd})] == ["trials", f"{mcd} model.lr"]
+    assert search.starting_points() == [
+        {"trials": mcd, f"{mcd} model.lr": 1e-4},
+        {"trials": dann, "dann model.gamma": 10.0, "model.lr": 0.01},
+    ]
+    first, second = search.trials(search.starting_points()[0])
+    assert (first.config.method, first.config.model.lr, first.config.model.schedule) == ("mcd", 1e-4, "cosine")
+    assert [first.config.train.seed, second.config.train.seed] == [0, 1]
+    grid = tmp_path / "grid.yaml"
+    content = {k: v for k, v in SWEEP.items() if k != "search"} | {"method": "mcd"}
+    grid.write_text(yaml.safe_dump(content | {"model": {"lr": 1e-4, "schedule": "cosine"}}))
+    assert [first.identity, second.identity] == [t.identity for t in load_trials(grid, [])]
+    assert {config.method for config in list_checked(search)} == {"dann", "mcd"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "change", "message"),
+    [
+        ([{"method": "dann", "grid": {"model.gamma": [1, 2]}}], {}, r"grid.model.gamma: .*no axes; use space:"),
+        (
+            ENTRIES,
+            {"space": SHARED | {"model.noise": {"integer": [1, 9]}}},
+            r"s.yaml:\d+: search.space.model.noise: ",
+        ),
+        ([{"method": "dann"}], {"space": {}}, "search.space: is empty"),
+        ([*ENTRIES, {"method": "mcd", "train": {"steps": 7}}], {}, "train.steps differs, but a search needs one"),
+        (ENTRIES, {"enqueue": [{"method": "gta"}]}, "search.enqueue.0: method: 'gta': no entry of trials: has it"),
+        (ENTRIES, {"enqueue": [{"method": "mcd", "model.gamma": 3}]}, "model.gamma: 3: is not in search.space, which"),
+        (
+            [{"method": "dann", "space": {"model.gamma": {"uniform": [9, 1]}}}],
+            {},
+            "model.gamma.*low must be less",
+        ),
+    ],
+)
+def test_a_mistake_in_an_entry_is_one_message(
+    tmp_path: Path, entries: Any, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_entries(tmp_path, entries, **{"enqueue": []} | change)
+    assert re.search(message, str(error.value)), error.value
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -121,8 +184,6 @@ def test_a_mistake_in_the_block_is_one_message(tmp_path: Path, change: dict[str,
 def test_other_axes_beside_a_search_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"s.yaml:\d+: grid.model.gamma: beside search:, only seeds are crossed"):
         load(tmp_path, grid={"model.gamma": [1, 2]})
-    with pytest.raises(ConfigError, match=r"s.yaml:\d+: trials: beside search:"):
-        load(tmp_path, trials=[{"method": "dann"}])
     with pytest.raises(ConfigError, match=r"differ in more than train.seed"):
         load(tmp_path, "model.weight=[0.5,1]")
 

@@ -1,8 +1,8 @@
 """The block `search:` of a sweep file: what a search varies, how, and by which metric; without torch or Optuna."""
 
-import json
 import sys
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,6 @@ from pydantic import (
     model_validator,
 )
 
-from trainer.config.axes import DISTRIBUTIONS, check_bounds, round_within
 from trainer.config.document import (
     AXES,
     Document,
@@ -31,16 +30,10 @@ from trainer.config.document import (
 )
 from trainer.config.resolve import explain
 from trainer.config.schema import Config
-from trainer.config.sweep import Trial, expand
+from trainer.config.space import ENTRY, SEED, Branch, Dimension, read_branches, read_space, select_known
+from trainer.config.sweep import Trial, expand, load_trials
 from trainer.config.validators import Section
 from trainer.errors import ConfigError
-
-SEED = "train.seed"
-# Keys outside `model:` that a search may vary: neither what is measured nor how long a trial may train.
-SEARCHED = (
-    "train.batch_size", "train.clip", "train.micro_batches", "train.precision",
-    "data.balanced", "data.flip", "data.jitter",
-)  # fmt: skip
 
 
 class Pruner(Section):
@@ -86,64 +79,73 @@ class SearchOptions(Section):
 
 
 @dataclass(frozen=True)
-class Dimension:
-    """The values that a search may give to one key."""
-
-    distribution: str  # loguniform, uniform, integer or choice
-    bounds: list[Any]  # [low, high], or the values of a choice
-    place: str
-
-    def encode(self, value: Any) -> Any:
-        """Return the parameter of the study for a value: the value, or JSON for a list; ValueError if it is outside."""
-        if self.distribution == "choice":
-            if value not in self.bounds:
-                raise ValueError(f"must be one of {self.bounds}")
-            return value if isinstance(value, bool | int | float | str | None) else json.dumps(value)
-        low, high = (float(bound) for bound in self.bounds)
-        if isinstance(value, bool) or not low <= float(value) <= high:
-            raise ValueError(f"must be in {self.bounds}")
-        return int(value) if self.distribution == "integer" else float(value)
-
-    def decode(self, parameter: Any) -> Any:
-        """Return the value of a parameter of the study."""
-        if self.distribution == "choice":
-            return next(value for value in self.bounds if self.encode(value) == parameter)
-        if self.distribution == "integer":
-            return int(parameter)
-        return round_within(parameter, *(float(bound) for bound in self.bounds))
-
-    def corners(self) -> list[Any]:
-        """Return the values of a choice, or the two bounds."""
-        return self.bounds if self.distribution == "choice" else [self.decode(self.encode(b)) for b in self.bounds]
-
-
-@dataclass(frozen=True)
 class Search:
     """An adaptive search: settings that all trials share, the space of those that vary, and how they are chosen."""
 
     options: SearchOptions
-    space: dict[str, Dimension]
+    space: dict[str, Dimension]  # that all trials share
     settings: Settings  # of the file, over the preset's
     overrides: Settings  # of the command line
     file: str
+    branches: dict[str, Branch] = field(default_factory=dict)  # by name: the entries of `trials:`, if there are any
     metric_place: str = field(default="", compare=False)  # where search.metric was written
+
+    def dimensions(self, parameters: Document) -> dict[str, Dimension]:
+        """Return the parameters of a setting; of a search with `trials:` only ENTRY before that is one of them."""
+        if not self.branches:
+            return self.space
+        entry = {ENTRY: Dimension(ENTRY, "choice", [*self.branches], self.file)}
+        return entry | self.branches[parameters[ENTRY]].space if ENTRY in parameters else entry
 
     def trials(self, parameters: Document) -> list[Trial]:
         """Return the trials of a setting, one for each seed; ConfigError if a method refuses it."""
-        values = {key: Setting(d.decode(parameters[key]), d.place) for key, d in self.space.items()}
-        return expand(self.settings, self.overrides | values, self.file)
+        dimensions = {name: d for name, d in self.dimensions(parameters).items() if name != ENTRY}
+        values = {d.key: Setting(d.decode(parameters[name]), d.place) for name, d in dimensions.items()}
+        settings, overrides = self.settings, self.overrides
+        if self.branches:
+            branch = self.branches[parameters[ENTRY]]
+            settings = {"trials": Setting([branch.settings], self.file)} | select_known(settings, branch.method)
+            overrides = select_known(overrides, branch.method)
+        return expand(settings, overrides | values, self.file)
+
+    def templates(self) -> list[Config]:
+        """Return the configuration of the fixed settings, with values of what is searched; of each entry's."""
+        return [self.trials(corner)[0].config for corner in self.first_corners()]
 
     def template(self) -> Config:
-        """Return the configuration of the fixed settings, which also has defaults of what is searched."""
-        return self.trials(self.first_corner())[0].config
+        """Return the first of the templates, whose steps and resources are those of all."""
+        return self.trials(self.first_corners()[0])[0].config
 
-    def first_corner(self) -> Document:
-        """Return the parameters of one corner of the space."""
-        return {key: dimension.encode(dimension.corners()[0]) for key, dimension in self.space.items()}
+    def first_corners(self) -> list[Document]:
+        """Return the parameters of one corner of the space; of each entry's, if there are `trials:`."""
+        entries: list[Document] = [{ENTRY: name} for name in self.branches] or [{}]
+        return [{name: d.encode(d.corners()[0]) for name, d in self.dimensions(e).items()} | e for e in entries]
 
     def starting_points(self) -> list[Document]:
-        """Return the parameters of the settings to try first."""
-        return [{key: self.space[key].encode(v) for key, v in flatten(p).items()} for p in self.options.enqueue]
+        """Return the parameters of the settings to try first, as far as they are set; ConfigError."""
+        return [self.read_point(number, flatten(point)) for number, point in enumerate(self.options.enqueue)]
+
+    def read_point(self, number: int, point: Document) -> Document:
+        """Return the parameters of a setting to try first: of the first entry that has its method and its keys."""
+        where = f"{self.file}: search.enqueue.{number}"
+        method = point.pop("method", None) if self.branches else None
+        names = [name for name, branch in self.branches.items() if method in (None, branch.method)]
+        if self.branches and not names:
+            raise ConfigError(f"{where}: method: {method!r}: no entry of trials: has it")
+        entries: list[Document] = [{ENTRY: name} for name in names] or [{}]
+        spaces = [{d.key: (name, d) for name, d in self.dimensions(e).items() if name != ENTRY} for e in entries]
+        chosen = next((i for i, space in enumerate(spaces) if point.keys() <= space.keys()), 0)
+        parameters = dict(entries[chosen])
+        for key, value in point.items():
+            if key not in spaces[chosen]:
+                valid = ", ".join(spaces[chosen])
+                raise ConfigError(f"{where}: {key}: {value!r}: is not in search.space, which has {valid}")
+            name, dimension = spaces[chosen][key]
+            try:
+                parameters[name] = dimension.encode(value)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{where}: {key}: {value!r}: {error}") from None
+        return parameters
 
     def rungs(self) -> list[int]:
         """Return the steps at which a trial is measured; the last one is train.steps."""
@@ -162,15 +164,33 @@ class Search:
             "settings": {key: [s.value, s.place] for key, s in self.settings.items()},
             "overrides": {key: [s.value, s.place] for key, s in self.overrides.items()},
             "file": self.file,
+            "branches": {
+                name: {
+                    "method": branch.method,
+                    "settings": {key: [s.value, s.place] for key, s in branch.settings.items()},
+                    "space": {key: [d.key, d.distribution, d.bounds, d.place] for key, d in branch.space.items()},
+                }
+                for name, branch in self.branches.items()
+            },
         }
 
     @staticmethod
     def from_document(document: Document) -> "Search":
         """Return the search that `to_document` returned."""
-        settings = {key: Setting(*s) for key, s in document["settings"].items()}
-        overrides = {key: Setting(*s) for key, s in document["overrides"].items()}
-        space = {key: Dimension(*d) for key, d in document["space"].items()}
-        return Search(SearchOptions(**document["options"]), space, settings, overrides, document["file"])
+        settings, overrides = (
+            {key: Setting(*s) for key, s in document[layer].items()} for layer in ("settings", "overrides")
+        )
+        space = {key: Dimension(key, *d) for key, d in document["space"].items()}
+        branches = {
+            name: Branch(
+                branch["method"],
+                {key: Setting(*s) for key, s in branch["settings"].items()},
+                {key: Dimension(*d) for key, d in branch["space"].items()},
+            )
+            for name, branch in document.get("branches", {}).items()
+        }
+        options = SearchOptions(**document["options"])
+        return Search(options, space, settings, overrides, document["file"], branches)
 
 
 def load_search(path: Path, words: list[str], defaults: Settings | None = None) -> Search | None:
@@ -181,13 +201,18 @@ def load_search(path: Path, words: list[str], defaults: Settings | None = None) 
     if not block:
         return None
     settings, overrides = ({k: s for k, s in layer.items() if k.split(".")[0] != "search"} for layer in layers)
+    if entries := settings.pop("trials", None):
+        load_trials(path, words, defaults)  # checks them
     check_axes(settings, overrides)
-    space = {key: d for key, d in read_space(block, str(path)).items() if key not in overrides}
-    if not space:
-        raise ConfigError(f"command line: {min(overrides)}: no key of search.space is left to search; leave one out")
+    shared = {key: d for key, d in read_space(block, "search.space").items() if key not in overrides}
+    branches = read_branches(entries, shared, settings, overrides, str(path)) if entries else {}
+    check_keys(shared, branches, block, str(path))
     metric_place = find_place(block, "search.metric", str(path))
-    search = Search(read_options(block, str(path)), space, settings, overrides, str(path), metric_place)
-    check_starting_points(search, find_place(block, "search.enqueue", str(path)))
+    search = Search(read_options(block, str(path)), shared, settings, overrides, str(path), branches, metric_place)
+    count, budget = len(search.starting_points()), search.options.most()
+    if count > budget:
+        place = find_place(block, "search.enqueue", str(path))
+        raise ConfigError(f"{place}: search.enqueue: {count} settings are more than search.trials: {budget}")
     check_space(search)
     first, steps = search.options.pruner.first, search.template().train.steps
     if search.options.pruner.name != "none" and first is not None and first >= steps:
@@ -214,57 +239,47 @@ def read_options(block: Settings, file: str) -> SearchOptions:
     return options
 
 
-def read_space(block: Settings, file: str) -> dict[str, Dimension]:
-    """Return key → dimension of `search.space`; ConfigError."""
-    space: dict[str, Dimension] = {}
-    prefix = "search.space."
-    for written, setting in block.items():
-        if not written.startswith(prefix):
-            continue
-        key, _, distribution = written.removeprefix(prefix).rpartition(".")
-        where = f"{setting.place}: {written}: {setting.value!r}"
-        if distribution not in DISTRIBUTIONS or not key:
-            raise ConfigError(f"{where}: must be one of {{{' | '.join(DISTRIBUTIONS)}: [low, high]}}")
-        if key in space:
-            raise ConfigError(f"{where}: {key} has two distributions; remove one")
-        if not key.startswith("model.") and key not in SEARCHED:
-            remedy = "cross the search with it: grid: {train.seed: [0, 1, 2]}" if key == SEED else "set it in the file"
-            raise ConfigError(f"{where}: {key} is not searched, only model.* and {', '.join(SEARCHED)} are; {remedy}")
-        try:
-            if not isinstance(setting.value, list):
-                raise ValueError("must be a list")
-            check_bounds(distribution, setting.value)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{where}: {error}") from None
-        space[key] = Dimension(distribution, setting.value, setting.place)
-    if not space:
-        place = find_place(block, "search.space", file)
-        raise ConfigError(f"{place}: search.space: is empty; add a key: model.lr: {{loguniform: [1e-5, 1e-2]}}")
-    return space
-
-
 def check_axes(settings: Settings, overrides: Settings) -> None:
     """Refuse other axes than seeds beside a search; ConfigError."""
     for key, setting in settings.items():
-        if key.split(".")[0] in (*AXES, "trials") and key != f"grid.{SEED}":
+        if key.split(".")[0] in AXES and key != f"grid.{SEED}":
             raise ConfigError(
                 f"{setting.place}: {key}: beside search:, only seeds are crossed, grid: {{{SEED}: [0, 1, 2]}}; "
-                "put other keys into search.space, as a choice"
+                "put other keys into search.space, as a choice, or methods into trials:"
             )
     for key, setting in overrides.items():
         if isinstance(setting.value, list) and key == "method":
-            raise ConfigError(f"{setting.place}: {key}: {setting.value}: a search is of one method; give one")
+            raise ConfigError(f"{setting.place}: {key}: {setting.value}: list methods in trials: of the file")
+
+
+def check_keys(shared: dict[str, Dimension], branches: dict[str, Branch], block: Settings, file: str) -> None:
+    """Refuse an empty space, and keys that no method has; ConfigError."""
+    for key, dimension in shared.items():
+        if branches and not any(select_known({key: dimension}, branch.method) for branch in branches.values()):
+            raise ConfigError(f"{dimension.place}: search.space.{key}: no method of trials: has it")
+    if not shared and not any(branch.space for branch in branches.values()):
+        if any(key.startswith("search.space.") for key in block):
+            raise ConfigError("command line: no key of search.space is left to search; leave one out")
+        place = find_place(block, "search.space", file)
+        raise ConfigError(f"{place}: search.space: is empty; add a key: model.lr: {{loguniform: [1e-5, 1e-2]}}")
 
 
 def check_space(search: Search) -> None:
-    """Resolve the corners of the space and the settings to try first; ConfigError if a value is refused."""
-    settings = [without_seed(config) for config in list_checked(search)]
-    seeds = search.trials(search.first_corner())
-    if different := [t.label for t, setting in zip(seeds, settings, strict=False) if setting != settings[0]]:
-        raise ConfigError(
-            f"{search.file}: beside search:, {seeds[0].label} and {different[0]} differ in more than {SEED}; "
-            "give one value, or put the key into search.space"
-        )
+    """Resolve corners of the space and the settings to try first; ConfigError if a value is refused."""
+    list_checked(search)
+    templates = search.templates()
+    for key in ("train.steps", "resources"):
+        values = [attrgetter(key)(config) for config in templates]
+        if any(value != values[0] for value in values):
+            raise ConfigError(f"{search.file}: trials: {key} differs, but a search needs one; set it once, at the top")
+    for corner in search.first_corners():
+        trials = search.trials(corner)
+        settings = [without_seed(trial.config) for trial in trials]
+        if different := [t.label for t, setting in zip(trials, settings, strict=True) if setting != settings[0]]:
+            raise ConfigError(
+                f"{search.file}: beside search:, {trials[0].label} and {different[0]} differ in more than {SEED}; "
+                "give one value, or put the key into search.space"
+            )
 
 
 def without_seed(config: Config) -> Document:
@@ -274,23 +289,10 @@ def without_seed(config: Config) -> Document:
 
 def list_checked(search: Search) -> list[Config]:
     """Return what is checked before a search begins: corners that differ from the first in one key, starting points."""
-    first = search.first_corner()
-    corners = [{key: d.encode(value)} for key, d in search.space.items() for value in d.corners()[1:]]
-    points = [first, *(first | changes for changes in (*corners, *search.starting_points()))]
+    points: list[Document] = []
+    for first in search.first_corners():
+        dimensions = search.dimensions(first).items()
+        corners = [{name: d.encode(v)} for name, d in dimensions if name != ENTRY for v in d.corners()[1:]]
+        starts = [point for point in search.starting_points() if point.get(ENTRY) == first.get(ENTRY)]
+        points += [first, *(first | changes for changes in (*corners, *starts))]
     return [trial.config for point in points for trial in search.trials(point)]
-
-
-def check_starting_points(search: Search, place: str) -> None:
-    """Check that the settings to try first are in the space, and not too many; ConfigError."""
-    for number, point in enumerate(search.options.enqueue):
-        for key, value in flatten(point).items():
-            where = f"{place}: search.enqueue.{number}: {key}: {value!r}"
-            if key not in search.space:
-                raise ConfigError(f"{where}: is not in search.space, which has {', '.join(search.space)}")
-            try:
-                search.space[key].encode(value)
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"{where}: {error}") from None
-    count, budget = len(search.options.enqueue), search.options.most()
-    if count > budget:
-        raise ConfigError(f"{place}: search.enqueue: {count} settings are more than search.trials: {budget}")

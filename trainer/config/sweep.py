@@ -13,7 +13,7 @@ from trainer.config.resolve import find_method, resolve_settings, takes_list
 from trainer.config.schema import Config, is_in_identity
 from trainer.errors import ConfigError, check_known
 
-Layer = TypeVar("Layer", Setting, Axis)
+Layer = TypeVar("Layer")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,17 @@ def load_trials(path: Path, words: list[str], defaults: Settings | None = None) 
     """
     settings = {"name": Setting(path.stem, str(path))} | read_settings(path)
     layers = (merge(defaults or {}, settings), parse_overrides(words))
+    is_search = any(key.split(".")[0] == "search" for layer in layers for key in layer)
     settings, overrides = ({k: s for k, s in layer.items() if k.split(".")[0] != "search"} for layer in layers)
+    if is_search and isinstance(entries := settings.get("trials", Setting(None, "")).value, list):
+        entries = [without_space(entry) if isinstance(entry, dict) else entry for entry in entries]
+        settings["trials"] = Setting(entries, settings["trials"].place)
     return expand(settings, overrides, str(path))
+
+
+def without_space(entry: Settings) -> Settings:
+    """Return an entry of `trials:` without what a search varies in it."""
+    return {key: setting for key, setting in entry.items() if key.split(".")[0] != "space"}
 
 
 def load_single_trial(path: Path, words: list[str], defaults: Settings | None = None) -> Trial:
