@@ -25,7 +25,8 @@ soak: export TURNOUT_RANDOM_TRIALS ?= 40
 soak: export TURNOUT_TEST_LONG ?= 1
 soak: export OMP_NUM_THREADS ?= 1
 soak: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -rA tests/slurm/test_random_faults.py tests/slurm/test_faults.py tests/test_learning.py
+	$(BIN)/python -m pytest -q -rA tests/slurm/test_random_faults.py tests/slurm/test_faults.py tests/slurm/test_search.py \
+		tests/test_learning.py
 
 # What a machine with one GPU shows in 8 minutes, with the packages that it has: nothing is installed or downloaded.
 gpu:
