@@ -4,8 +4,6 @@ What a trial needs next is read from its run directories and from the study each
 was interrupted anywhere goes on from there, under whichever worker takes it.
 """
 
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +35,6 @@ class Claim:
     runs: list[RunDirectory]
     lock: Lock
     task: Task | None = None  # what runs of it now
-    began: float = 0.0  # when that was taken, in time.monotonic's seconds
 
 
 class StudySource:
@@ -66,7 +63,7 @@ class StudySource:
         if self.is_idle:
             return None
         while claim := next((claim for claim in self.claims.values() if claim.task is None), None) or self.claim():
-            claim.task, claim.began = self.advance(claim), time.monotonic()
+            claim.task = self.advance(claim)
             if claim.task:
                 return claim.task
         task = self.find_evaluation()
@@ -77,7 +74,6 @@ class StudySource:
         """Let the trial of a task go on, unless its training was stopped before its rung."""
         self.is_idle = False
         if claim := self.find_claim(task):
-            self.count_time(claim)
             claim.task = None
             if task.stage == "train" and not self.has_reached(task.run, int(task.arguments[1])):
                 self.release(claim)
@@ -86,26 +82,16 @@ class StudySource:
         """Tell the study that the trial of a task has failed."""
         self.is_idle = False
         if claim := self.find_claim(task):
-            self.count_time(claim)
             self.tell(claim, state=TrialState.FAIL)
             self.release(claim)
 
     def rest(self) -> list[RunDirectory]:
         """Return a run directory of each trial of this worker, which goes on with them after a stop."""
-        for claim in self.claims.values():
-            self.count_time(claim)
         return [next((run for run in c.runs if not run.is_done()), c.runs[-1]) for c in self.claims.values()]
 
     def find_claim(self, task: Task) -> Claim | None:
         """Return the claim that a task is of; None for an evaluation."""
         return next((claim for claim in self.claims.values() if claim.task is task), None)
-
-    def count_time(self, claim: Claim) -> None:
-        """Add the time of a trial's task to what the study has spent, unless the disk refuses."""
-        if claim.task:
-            seconds = (time.monotonic() - claim.began) * claim.task.processes
-            with suppress(OSError):
-                self.study.spend(claim.number, round(seconds, 2))
 
     def release(self, claim: Claim) -> None:
         """Let go of a trial, for good as far as this worker is concerned."""

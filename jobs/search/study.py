@@ -26,10 +26,11 @@ from trainer.config.space import Dimension
 from trainer.errors import ConfigError
 from trainer.runs.atomic import read_json, write_json
 from trainer.runs.attempt import Attempt
+from trainer.runs.costs import read_costs
 from trainer.runs.directory import RunDirectory
 
 LOCK = ".study.lock"  # in the sweep's directory
-RUNS, DUPLICATE, RETRY, SECONDS = "runs", "duplicate of", "retry of", "device-seconds"  # attributes of a trial
+RUNS, DUPLICATE, RETRY = "runs", "duplicate of", "retry of"  # attributes of a trial
 BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -71,6 +72,8 @@ class Study:
         """Open the study of a sweep's directory, or begin it; ConfigError if its journal is damaged."""
         self.sweep, self.search, self.rungs = sweep, search, search.rungs()
         self.mutex = FileLock(sweep / LOCK)
+        self.hours: dict[str, float] = {}  # by run directory
+        self.ended: set[int] = set()  # trials whose hours are final
         journal = sweep / JOURNAL
         try:
             storage = JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
@@ -121,12 +124,13 @@ class Study:
         return min(self.trials(TrialState.COMPLETE), key=lambda trial: sign * (trial.value or 0.0), default=None)
 
     def device_hours(self) -> float:
-        """Return the hours of trainings and measurements that have ended or stopped, times their processes."""
-        return sum(trial.user_attrs.get(SECONDS, 0.0) for trial in self.trials()) / 3600
-
-    def spend(self, number: int, seconds: float) -> None:
-        """Add to the time that devices have spent on a trial."""
-        self.open(number).set_user_attr(SECONDS, self.frozen(number).user_attrs.get(SECONDS, 0.0) + seconds)
+        """Return what the trainings have cost, as trainer.runs.costs measures it; those that ended are read once."""
+        for trial in self.trials():
+            names = [] if trial.number in self.ended else [run.name for run in self.runs(trial)]
+            self.hours |= {name: read_costs(RunDirectory(self.sweep / name)).get("device_hours", 0.0) for name in names}
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                self.ended.add(trial.number)
+        return sum(self.hours.values())
 
     def is_spent(self) -> bool:
         """Return whether the budget of device-hours is used up."""

@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from eval import objective  # noqa: E402
 from jobs.search.source import StudySource  # noqa: E402
-from jobs.search.study import SECONDS, Study  # noqa: E402
+from jobs.search.study import Study  # noqa: E402
 from jobs.search.submit import begin, complete  # noqa: E402
 from trainer import main as training  # noqa: E402
 from trainer.config.search import load_search  # noqa: E402
@@ -64,19 +65,23 @@ def search(folder: Path, name: str, number: int, steps: int) -> Curve:
     study = begin(sweep, complete(loaded))
     source = StudySource(sweep, Attempt(f"local-{os.getpid()}"))
     programs = {"train": training.main, "objective": objective.main}
+    seconds: dict[int, float] = {}
     while (task := source.take()) and task.stage != "eval":
+        (claim,), began = source.claims.values(), time.monotonic()
         with (folder / "log").open("a") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
             assert programs[task.stage]([task.path, *task.arguments]) == 0
+        seconds[claim.number] = seconds.get(claim.number, 0.0) + time.monotonic() - began
         source.end(task, task.run.is_done())
-    return trace(study)
+    return trace(study, seconds)
 
 
-def trace(study: Study) -> Curve:
-    """Return the curve of a study, whose settings were tried one after the other."""
-    curve, steps, seconds, best = Curve(), 0.0, 0.0, float("-inf")
+def trace(study: Study, each: dict[int, float]) -> Curve:
+    """Return the curve of a study, whose settings were tried one after the other and took `each` some seconds."""
+    curve: Curve = []
+    steps, seconds, best = 0.0, 0.0, float("-inf")
     for trial in study.trials():
         steps += trial.last_step or study.rungs[-1]
-        seconds += trial.user_attrs[SECONDS]
+        seconds += each[trial.number]
         if trial.state.name == "COMPLETE":
             best = max(best, trial.value or 0.0)
         curve.append((steps, seconds, best))
@@ -85,10 +90,10 @@ def trace(study: Study) -> Curve:
 
 def reach(curves: Sequence[Curve], column: int, value: float) -> float:
     """Return the time (0: steps, 1: seconds) at which the mean over studies of the best so far reaches a value."""
-    for time in sorted({point[column] for curve in curves for point in curve}):
-        bests = [max((p[2] for p in curve if p[column] <= time), default=float("-inf")) for curve in curves]
+    for moment in sorted({point[column] for curve in curves for point in curve}):
+        bests = [max((p[2] for p in curve if p[column] <= moment), default=float("-inf")) for curve in curves]
         if statistics.mean(bests) >= value:
-            return time
+            return moment
     return float("inf")
 
 

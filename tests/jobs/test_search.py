@@ -1,6 +1,5 @@
 """The study as a source of tasks: every setting is accounted for once, whatever is killed; one search end to end."""
 
-import itertools
 import json
 import os
 import random
@@ -30,6 +29,7 @@ from trainer.config.search import Search, load_search
 from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
 from trainer.runs.attempt import Attempt
+from trainer.runs.costs import PHASES, STARTUP, read_costs
 from trainer.runs.directory import RunDirectory, find_runs
 from trainer.runs.objective import read_objectives, write_objective
 
@@ -76,6 +76,9 @@ def perform(task: Task, attempt: str = "local-1") -> None:
     elif task.stage == "train":
         step = int(task.arguments[1])
         run.start(Attempt(attempt))
+        hours = read_costs(run).get("device_hours", 0.0) + 0.1
+        seconds = dict.fromkeys((STARTUP, *PHASES), 0.0)
+        run.write_status({"costs": {"device_hours": hours, "attempts": 1, "steps": step, "seconds": seconds}})
         run.write_weights(step, Path.touch, lambda: None)
         (run.finish if step == 90 else run.stop)(Attempt(attempt), step)
 
@@ -175,21 +178,18 @@ def test_status_shows_the_best_setting_and_writes_it_as_a_sweep_file(
     assert "exists; remove it" in capsys.readouterr().err
 
 
-def test_device_hours_are_a_budget_that_a_later_submission_may_raise(
-    work: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = itertools.count(0, 360)  # each task takes a tenth of an hour
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    search = load(tmp_path, seeds=2, trials=None, device_hours=1, pruner="none")
+def test_device_hours_are_a_budget_that_a_later_submission_may_raise(work: Open, tmp_path: Path) -> None:
+    """A training is made to have cost a tenth of an hour for each time that it was started."""
+    search = load(tmp_path, seeds=2, trials=None, device_hours=0.5, pruner="none")
     sweep = start(tmp_path, search)
     assert drive(work(sweep, "local-1")) == 12  # two trainings and two measurements for each of three settings
     study = check_accounts(sweep, search, 3)
-    assert study.device_hours() == pytest.approx(1.2)
+    assert study.device_hours() == pytest.approx(0.6)
     assert study.is_exhausted()
-    larger = load(tmp_path, seeds=2, trials=4, device_hours=2, pruner="none")
+    larger = load(tmp_path, seeds=2, trials=4, device_hours=1, pruner="none")
     drive(work(start(tmp_path, larger), "local-1"))
-    assert check_accounts(sweep, larger, 4).device_hours() == pytest.approx(1.6)  # trials ended it
-    assert larger.options.budget() == "4 settings or 2 device-hours"
+    assert check_accounts(sweep, larger, 4).device_hours() == pytest.approx(0.8)  # trials ended it
+    assert larger.options.budget() == "4 settings or 1 device-hours"
 
 
 def test_workers_that_are_killed_anywhere_lose_nothing(work: Open, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class SearchOptions(Section):
     metric: str  # measured on the validation split, such as validation/accuracy/source
     direction: Literal["maximize", "minimize"] | None = None  # default: the metric's own
     trials: PositiveInt | None = None  # settings to try
-    device_hours: PositiveFloat | None = None  # of trainings and measurements, after which no setting is begun
+    device_hours: PositiveFloat | None = None  # of trainings, after which no setting is begun
     sampler: Literal["tpe", "gp", "cmaes", "qmc", "random"] = "tpe"
     pruner: Annotated[Pruner, BeforeValidator(read_pruner)] = Pruner()
     seed: NonNegativeInt = 0  # of the sampler
