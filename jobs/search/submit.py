@@ -43,7 +43,7 @@ def submit_search(options: argparse.Namespace, search: Search, backend: Backend,
         for script in backend.scripts(sweep, plans, snapshot.take(sweep, write=False).folder):
             print(f"\n{script}")
         return 0
-    stage_datasets(options.sweep, options.overrides, search.templates(), console, download=is_local)
+    stage_datasets(options.sweep, options.overrides, list_staged(search), console, download=is_local)
     if not is_local:  # here, the first trial fails at once; there, each one that is refused would have waited
         build_methods(list_checked(search), options.sweep)
     with lock_sweep(sweep, "trains" if is_local else "queues"):
@@ -110,6 +110,16 @@ def complete(search: Search) -> Search:
     default = "maximize" if all(map(is_maximized, metrics)) else "minimize"
     direction = search.options.direction or default
     return replace(search, options=search.options.model_copy(update={"direction": direction}))
+
+
+def list_staged(search: Search) -> list[Config]:
+    """Return the configurations to stage for: those of the fixed settings, with the search's metric among theirs."""
+    staged = []
+    for config in search.templates():
+        metric = find_metric(search.options.metric, config, search.metric_place)
+        evaluation = config.eval.model_copy(update={"metrics": [*dict.fromkeys([*config.eval.metrics, metric])]})
+        staged.append(config.model_copy(update={"eval": evaluation}))
+    return staged
 
 
 def describe(search: Search) -> str:

@@ -22,7 +22,7 @@ from jobs.processes import Task
 from jobs.search import JOURNAL
 from jobs.search.source import StudySource
 from jobs.search.study import Study
-from jobs.search.submit import begin, complete
+from jobs.search.submit import begin, complete, list_staged
 from jobs.search.summary import summarize
 from jobs.submit import main
 from trainer.config.search import Search, load_search
@@ -220,6 +220,11 @@ def test_every_sampler_and_pruner_runs_to_its_budget(work: Open, tmp_path: Path,
     sweep = start(tmp_path, search)
     drive(work(sweep, "local-1"))
     check_accounts(sweep, search, 5)
+
+
+def test_what_the_metric_of_a_search_needs_is_staged(tmp_path: Path) -> None:
+    search = load(tmp_path, {"eval": {"metrics": ["tsne"]}})
+    assert [config.eval.metrics for config in list_staged(search)] == [["tsne", "accuracy"]]
 
 
 def test_two_workers_never_run_the_same_trial(work: Open, tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ def test_a_mistake_in_an_entry_is_one_message(
         ({"trials": None}, r"s.yaml:\d+: search: has no budget; give trials: 24, device_hours: 10, or both"),
         ({"budget": 3}, r"s.yaml:\d+: search.budget: unknown key 'budget'"),
         ({"sampler": "grid"}, r"s.yaml:\d+: search.sampler: 'grid'"),
+        ({"sampler": "gp", "trials": 101}, r"s.yaml:\d+: search.sampler: gp: .*needs search.trials: 100 or fewer"),
         ({"pruner": "asha"}, r"s.yaml:\d+: search.pruner: .*needs the step of its first rung"),
         ({"pruner": {"name": "asha", "first": 100}}, r"s.yaml:\d+: search.pruner.first: 100: .*train.steps: 100"),
         ({"enqueue": [{"model.lr": 1.0}]}, r"search.enqueue.0: model.lr: 1.0: must be in"),
