@@ -27,7 +27,7 @@ CALLS = (5, 10, 20, 50)
 PER_CLASS = 100
 SAMPLES = 1000  # of unconditional methods
 
-METRIC = Metric(needs="sample", options=("split",), stage=stage)
+METRIC = Metric(needs="sample", recipe=2, options=("split",), stage=stage)
 
 
 def evaluate(trial: TrainedTrial) -> Result:

@@ -435,9 +435,15 @@ def test_values_of_an_older_recipe_are_out_of_date_while_their_weights_exist(run
     assert is_current()
 
 
-def test_metrics_of_the_classifier_that_judges_have_its_recipe() -> None:
-    for name in ("class_accuracy", "fid_classifier"):
-        assert metrics.recipe(name) == metrics.load(name).METRIC.recipe == classifier.RECIPE
+def test_metrics_that_use_the_classifier_have_its_recipe() -> None:
+    def uses_classifier(module: Any) -> bool:
+        names_in_module = vars(module).values()
+        return any(v is classifier or getattr(v, "__module__", "") == classifier.__name__ for v in names_in_module)
+
+    users = [name for name in names() if uses_classifier(metrics.load(name))]
+    assert {"class_accuracy", "fid_classifier"} <= set(users)
+    assert {name: metrics.recipe(name) for name in users} == dict.fromkeys(users, classifier.RECIPE)
+    assert {name: metrics.load(name).METRIC.recipe for name in users} == dict.fromkeys(users, classifier.RECIPE)
 
 
 def test_a_metric_evaluated_later_keeps_earlier_results(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
