@@ -116,7 +116,9 @@ class TrainingLog:
         self.monitored |= values
         self.monitored_lines.append({"step": step, **values})
 
-    def write_preview(self, step: int, values: dict[str, float], picture: NDArray[np.uint8] | None) -> None:
+    def write_preview(
+        self, step: int, values: dict[str, float], picture: NDArray[np.uint8] | None, warning: str
+    ) -> None:
         """Show validation metrics and a picture [h, w, 3] of samples in TensorBoard, and the metrics in status.json."""
         self.monitor(step, values)
         with self.tolerate_refusals():
@@ -126,6 +128,8 @@ class TrainingLog:
         text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         if text and not self.console.is_terminal:
             self.print(f"step {step}/{self.steps}  {text}")
+        if warning:
+            self.print(f"warning: {warning}")
 
     def write_metrics(self) -> None:
         """Append to metrics.jsonl what the disk has not accepted yet."""

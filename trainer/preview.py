@@ -18,6 +18,7 @@ from trainer.config.schema import Config
 from trainer.data.cache import data_root, load
 from trainer.data.pixels import to_bytes, to_signed
 from trainer.loop import Trainer
+from trainer.lost_source import METRIC, warn_of_lost_source
 from trainer.seeds import seed_torch
 
 IMAGES, BATCH = 1000, 500  # validation images of each domain, and of a batch of them
@@ -33,9 +34,13 @@ class Preview:
         self.data, self.seed = config.data, config.train.seed
         self.method: Method | None = None
         self.validation: dict[str, tuple[Tensor, NDArray[np.int64]]] = {}
+        self.source: dict[int, float] = {}  # step → accuracy on the source, since this attempt began
 
-    def look(self, trainer: Trainer) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
-        """Return metrics by name, and samples as one picture [h, w, 3]; empty and None where the method has neither."""
+    def look(self, trainer: Trainer) -> tuple[dict[str, float], NDArray[np.uint8] | None, str]:
+        """Return metrics by name, samples as one picture [h, w, 3], and a warning, perhaps empty.
+
+        A method that predicts nothing has no metrics, one that makes no images no picture: None.
+        """
         if self.method is None:
             self.method = deepcopy(trainer.method).eval()
         self.method.load_state_dict(trainer.method.state_dict() | trainer.averages.state_dict())
@@ -43,7 +48,9 @@ class Preview:
         with torch.inference_mode():
             metrics = self.measure(self.method, device) if isinstance(self.method, Predictor) else {}
             picture = self.draw(self.method, device) if isinstance(self.method, Sampler) else None
-        return metrics, picture
+        if METRIC in metrics and "source_labels" in self.method.reads:
+            self.source[trainer.step] = metrics[METRIC]
+        return metrics, picture, warn_of_lost_source(self.source)
 
     def measure(self, method: Predictor, device: torch.device) -> dict[str, float]:
         """Return the accuracy on validation labels, of a target the information in predictions, which needs none."""

@@ -8,7 +8,8 @@ accuracy on the target (or the only dataset) of the milestone that a rule select
 `infomax/…`: the most information in the predictions of the target's validation images, so without any label;
 `oracle/…`: the highest accuracy on the target's validation labels, unavailable in practice.
 
-The accuracy of a split without labels is left out, which the provenance says.
+The accuracy of a split without labels is left out, which the provenance says. So does a warning if the last weights
+classify the source's validation images much worse than earlier ones: the method has lost the source.
 """
 
 import sys
@@ -22,10 +23,13 @@ from eval.metrics import Metric
 from eval.record import Result
 from eval.trial import TrainedTrial
 from trainer.errors import ConfigError
+from trainer.lost_source import METRIC as SOURCE
+from trainer.lost_source import warn_of_lost_source
 from trainer.preview import information
 
 METRIC = Metric(needs="predict", higher_is_better=True, options=("split",))
 INFORMATION = "validation/information/target"  # nats
+LOST_SOURCE = "lost source"  # in the provenance: a warning, if accuracy on the source fell while training
 
 
 def evaluate(trial: TrainedTrial) -> Result:
@@ -53,6 +57,10 @@ def evaluate(trial: TrainedTrial) -> Result:
             f"{trial.run.path}: eval.metrics: accuracy: no {measured} split of {' and '.join(trial.domains.values())} "
             "has labels; leave accuracy out, or choose a labelled dataset"
         )
+    sources = {step: row[SOURCE] for step, row in result.history.items() if SOURCE in row}
+    if "source_labels" in trial.method.reads and (warning := warn_of_lost_source(sources)):
+        result.provenance[LOST_SOURCE] = warning
+        print(f"{trial.run.name}: {warning}", file=sys.stderr)
     if len(result.history) > 1:
         last = list(trial.domains)[-1]
         rules = {

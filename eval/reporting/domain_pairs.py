@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import models
 from eval import figures
+from eval.reporting.marks import read_role
 from eval.reporting.results import Sweep, Trial
 from eval.reporting.seeds import Setting
 
@@ -62,7 +62,7 @@ def compare_methods(sweep: Sweep, report: Path) -> list[DomainPair]:
 
 
 def _compare(source: str, target: str, settings: list[Setting], report: Path) -> DomainPair:
-    settings = sorted(settings, key=lambda setting: ORDER.get(_read_role(setting.trials[0].method), 1))
+    settings = sorted(settings, key=lambda setting: ORDER.get(read_role(setting.trials[0].method), 1))
     columns = [name for name, metric in COLUMNS.items() if any(setting.summarize(metric) for setting in settings)]
     rows = [_row(setting, columns) for setting in settings]
     trials = [trial for setting in settings for trial in setting.trials]
@@ -70,14 +70,6 @@ def _compare(source: str, target: str, settings: list[Setting], report: Path) ->
     count = max(len(row.recalls) for row in rows)
     names = names if len(names) >= count else [str(number) for number in range(count)]
     return DomainPair(source, target, columns, rows, _draw_embeddings(source, target, trials, names, report), names)
-
-
-def _read_role(method: str) -> str:
-    """Return the role that a method declares; empty if its file no longer exists or cannot be read."""
-    try:
-        return models.signature(method).role if method in models.names() else ""
-    except (OSError, SyntaxError, TypeError, ValueError):
-        return ""
 
 
 def _row(setting: Setting, columns: Sequence[str]) -> Row:

@@ -14,7 +14,7 @@ import jinja2
 from eval.reporting import formatting, tables
 from eval.reporting.curves import BINS, HEIGHT, WIDTH, Curve, Plot, draw_plot
 from eval.reporting.domain_pairs import DomainPair
-from eval.reporting.marks import describe_judges
+from eval.reporting.marks import describe_judges, describe_lost_sources
 from eval.reporting.pictures import collect_pictures, embed_png
 from eval.reporting.results import Sweep, Trial
 
@@ -33,6 +33,7 @@ def render_page(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
         curves=_draw_plots(sweep, lambda trial: trial.curves, markers=False),
         pictures=collect_pictures(sweep),
         judges=describe_judges(sweep.trials),
+        lost_sources=describe_lost_sources(sweep.trials),
         one_seed=tables.ONE_SEED,
         intervals=tables.INTERVALS,
         shared=shared,
