@@ -1,13 +1,24 @@
 """MPS for the trials that share a GPU, with a stand-in for NVIDIA's program."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from jobs import mps
+from jobs.backends.local import LocalBackend
+from jobs.backends.slurm.arrays import Array
+from jobs.backends.slurm.presets import Preset
+from jobs.backends.slurm.sbatch import create_worker
+from trainer.config.schema import Resources
+from trainer.runs.directory import RunDirectory
+
+CPUS = {"trials_per_gpu": 2, "gpus_per_node": 0}
+NEVER = {"trials_per_gpu": 2, "mps": "no"}
 
 # In the foreground it makes its pipe and waits; asked to quit, it ends that process.
 CONTROL = """#!/bin/sh
@@ -80,3 +91,22 @@ def test_without_mps_the_gpu_is_shared_by_time_slicing(
         with pytest.raises(SystemExit, match="set auto or no"), mps.share_gpu("yes", 4, "5", fault == "container"):
             pass
         assert nothing_is_left(control.parent)
+
+
+@pytest.mark.parametrize(("resources", "mode"), [({}, ""), ({"trials_per_gpu": 2}, "auto"), (CPUS, ""), (NEVER, "no")])
+def test_jobs_in_which_trials_share_a_gpu_ask_for_mps(resources: dict[str, Any], mode: str, tmp_path: Path) -> None:
+    array = Array("train", Resources(**resources), [RunDirectory(tmp_path)])
+    worker = create_worker(array, array.runs, Preset()).worker
+    assert worker.mps == mode  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("devices", "mode"), [([], ""), (["0", "1"], ""), (["0", "1", "0"], "yes")])
+def test_a_worker_of_this_machine_asks_for_mps_where_a_gpu_is_shared(
+    devices: list[str], mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalBackend, "follow", lambda self, worker, sweep: bool(worker.wait()))
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "worker.py").write_text("import sys; open('work', 'w').write(sys.stdin.read())")
+    monkeypatch.chdir(tmp_path)
+    LocalBackend().run_worker(tmp_path, {"devices": devices, "mps": "yes"}, tmp_path)
+    assert json.loads((tmp_path / "work").read_text())["mps"] == mode

@@ -77,10 +77,10 @@ def test_a_run_directory_has_the_documented_files(whole: Path) -> None:
     assert set(status["losses"]) == {"joint/label", "joint/source_domain", "joint/target_domain"}
     costs = read_costs(RunDirectory(whole))
     shares = {name: value for name, value in costs.items() if name.endswith("_share")}
-    assert (costs["attempts"], sum(shares.values())) == (1, pytest.approx(1, abs=0.2))
-    assert all(shares.values())
-    assert shares["updates_share"] == max(shares.values())
-    assert costs["startup_seconds"] > 1  # importing torch
+    assert set(shares) == {"data_share", "updates_share", "checkpoints_share", "logging_share"}
+    assert 0 < sum(shares.values()) < 1.001
+    assert (costs["attempts"], shares["updates_share"] > 0, shares["checkpoints_share"] > 0) == (1, True, True)
+    assert costs["startup_seconds"] > 0.1  # importing torch
 
 
 def test_training_does_not_import_the_compiler(tmp_path: Path, data_root: str) -> None:
