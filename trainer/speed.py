@@ -17,8 +17,10 @@ def set_options(train: Train, compiled: Path) -> None:
         torch.backends.cudnn.benchmark = True
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks of cuBLAS
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")
     if train.compile:
+        if train.deterministic:
+            torch.use_deterministic_algorithms(True)  # the same for compiled code, and imports its compiler
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
 
 

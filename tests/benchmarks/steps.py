@@ -212,9 +212,9 @@ def time_lightning(setting: Setting) -> Callable[[int], float]:
                     optimizer.zero_grad()
 
         def on_train_batch_end(self, *_: Any) -> None:
-            self.times.append(time.perf_counter())
+            self.times.append(clock())
 
-    loader = create_loader(setting, setting.build())
+    loader, clock = create_loader(setting, setting.build()), choose_clock(setting.device)
 
     def run(steps: int) -> float:
         module = Module()
@@ -229,17 +229,25 @@ def time_lightning(setting: Setting) -> Callable[[int], float]:
     return run
 
 
+def choose_clock(device: torch.device) -> Callable[[], float]:
+    """Return a clock in seconds: of the CPU, which other work on the machine does not disturb; or of a GPU's end."""
+
+    def wait_and_read() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return time.process_time if device.type == "cpu" else wait_and_read
+
+
 def time_loop(loop: Iterator[Method], device: torch.device) -> Callable[[int], float]:
     """Return a function that takes some steps of a loop and returns the milliseconds of each."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    clock = choose_clock(device)
 
     def run(steps: int) -> float:
-        wait()
-        began = time.perf_counter()
+        began = clock()
         for _ in range(steps):
             next(loop)
-        wait()
-        return 1e3 * (time.perf_counter() - began) / steps
+        return 1e3 * (clock() - began) / steps
 
     return run
 
@@ -297,7 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no method after that")
     options = parser.parse_args(arguments)
     deadline, device = time.monotonic() + options.seconds, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU time, threads: {torch.get_num_threads()}"
     print(
         f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}; ratios of milliseconds per step, less is faster"
     )

@@ -88,16 +88,15 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield set_and_read
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before["matmul"], before["convolution"]
     torch.backends.cudnn.benchmark = before["benchmark"]
-    torch.use_deterministic_algorithms(before["deterministic"])
+    torch.set_deterministic_debug_mode("error" if before["deterministic"] else "default")
 
 
 def test_options_are_set_where_they_are_asked_for(options: Any) -> None:
     assert options() == {}
     assert options(tf32=True) == {"matmul": True}  # torch's default has it in convolutions
     assert options(tf32=False) == {"convolution": False}
-    assert options(deterministic=True, compile=True) == {
-        "convolution": False, "deterministic": True, "cache": "compiled"
-    }  # fmt: skip
+    assert options(compile=True) == {"convolution": False, "cache": "compiled"}
+    assert options(deterministic=True) == {"convolution": False, "cache": "compiled", "deterministic": True}
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     with pytest.raises(ValueError, match="exclude each other"):
         options(deterministic=True, cudnn_benchmark=True)
