@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from models.base import Method
 
 FOLDER = Path(__file__).parent
-NO_METHODS = ("__init__", "base", "checks", "optim", "sampling", "types")
+NO_METHODS = ("__init__", "base", "checks", "losses", "optim", "sampling", "types")
 # Modules whose names the annotation of a hyperparameter may use; none of them imports torch.
 TYPE_MODULES = ("typing", "pydantic", "models.types")
 # Class attributes of a method that are read from its source, with their values in models.base.Method.

@@ -1,5 +1,7 @@
 """Source only: a classifier trained on the source domain alone, the lower bound of domain adaptation."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
@@ -15,11 +17,13 @@ class SourceOnly(Method):
     check = "digit_net"
     least_batch = "digit_net"
     role = "lower_bound"
+    added_later: ClassVar[dict[str, object]] = {"instance_norm": False}
 
     def __init__(
         self,
         data: DataSpec,
         net: DigitNet = "lenet",  # lenet, slim, compact, svhn, usps, deep or gta (models/nets/digits.py)
+        instance_norm: bool = False,  # normalise each channel of each image before the net
         optimizer: OptimizerName = "sgd",  # sgd or adam
         lr: PositiveFloat = 0.01,  # learning rate at the start
         schedule: ClassifierSchedule = "inverse",  # inverse ((1 + 10 p)^-0.75), cosine, constant or multistep
@@ -27,7 +31,7 @@ class SourceOnly(Method):
         weight_decay: NonNegativeFloat = 0.0,  # L2 penalty
     ) -> None:
         super().__init__()
-        self.extractor, self.classifier, _, _ = digits.build(net, data.channels, data.size, data.classes)
+        self.extractor, self.classifier, _, _ = digits.build(net, data.channels, data.size, data.classes, instance_norm)
         self.optimizer = optim.optimizer(optimizer, lr, momentum, weight_decay)
         self.schedule = optim.schedule(schedule)
 

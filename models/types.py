@@ -8,6 +8,7 @@ Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 DigitNet: TypeAlias = Literal["lenet", "slim", "compact", "svhn", "usps", "deep", "gta"]  # in models/nets/digits.py
 UNetName: TypeAlias = Literal["context_unet", "attention_unet"]  # in models/nets/
 Solver: TypeAlias = Literal["euler", "heun"]  # of models/sampling.py
+Augment: TypeAlias = Literal["none", "color", "translation", "color+translation", "color+translation+cutout"]
 OptimizerName: TypeAlias = Literal["sgd", "adam"]
 # Learning-rate schedules of models/optim.py.
 ClassifierSchedule: TypeAlias = Literal["inverse", "cosine", "constant", "multistep"]

@@ -18,9 +18,15 @@ class Parts(NamedTuple):
     features: int
 
 
-def build(net: str, channels: int, size: int, classes: int) -> Parts:
-    """Return one of NETS for images of that shape; ValueError if they are too small for it."""
-    return NETS[net](channels, size, classes)
+def build(net: str, channels: int, size: int, classes: int, instance_norm: bool = False) -> Parts:
+    """Return one of NETS for images of that shape; ValueError if they are too small for it.
+
+    `instance_norm` first normalises each channel of each image to mean 0 and variance 1 (Shu et al., ICLR 2018).
+    """
+    parts = NETS[net](channels, size, classes)
+    if instance_norm:
+        return parts._replace(extractor=nn.Sequential(nn.InstanceNorm2d(channels), parts.extractor))
+    return parts
 
 
 def lenet(channels: int, size: int, classes: int) -> Parts:

@@ -1,6 +1,6 @@
 """Layers that several networks share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,26 @@ class ReverseGradient(torch.autograd.Function):
 def reverse_gradient(x: Tensor, strength: float) -> Tensor:
     """Return x [...], and multiply its gradient by -strength on the way back."""
     return ReverseGradient.apply(x, strength)
+
+
+def input_gradient(network: nn.Module, points: Tensor) -> Tensor:
+    """Return ∇ network(x) at points x [n, …], flattened to [n, d], through which gradients reach the network.
+
+    Computed without autocast: squared second derivatives exceed half precision.
+    """
+    with torch.autocast(points.device.type, enabled=False):
+        points = points.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(network(points).sum(), points, create_graph=True)
+        return gradient.flatten(1)
+
+
+def embed_domains(extractor: nn.Module, batch: Mapping[str, Tensor], joint: bool) -> tuple[Tensor, Tensor]:
+    """Return the features [n, features] of source and target images; `joint`: batch norm takes both as one batch."""
+    source, target = batch["source_images"], batch["target_images"]
+    if not joint:
+        return extractor(source), extractor(target)
+    source, target = extractor(torch.cat([source, target])).split([len(source), len(target)])
+    return source, target
 
 
 @contextmanager

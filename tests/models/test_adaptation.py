@@ -12,9 +12,12 @@ from torch import Tensor, nn
 import models
 from models.base import DataSpec
 from models.dann import DANN
+from models.losses import conditional_entropy, virtual_adversarial
 from models.mcd import MCD
 from models.nets import digits
+from models.nets.layers import embed_domains
 from models.source_only import SourceOnly
+from models.vada import VADA
 from tests.models.test_methods import build_trainer, copy_state
 from tests.processes import SPEC, batches, small
 from trainer.data.batches import Batches
@@ -158,9 +161,83 @@ def test_batch_norm_separates_or_joins_the_domains() -> None:
         torch.manual_seed(0)
         method = DANN(SPEC, batch_norm=kind)  # type: ignore[arg-type]
         first = copy.deepcopy(method.extractor)
-        source, target = method.embed(batch)
+        source, target = embed_domains(method.extractor, batch, joint=method.joint_batch_norm)
         whole = first(torch.cat([batch["source_images"], batch["target_images"]]))
         assert torch.equal(torch.cat([source, target]), whole) == joint
+
+
+# --- VADA
+
+
+def test_adversarial_perturbation_has_its_norm_and_raises_the_divergence() -> None:
+    """It raises the divergence more than perturbations of the same norm in random directions do."""
+    torch.manual_seed(0)
+    classify = nn.Sequential(nn.Flatten(), nn.Linear(2 * 4 * 4, 16), nn.Tanh(), nn.Linear(16, 5)).double()
+    images = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    logits = classify(images)
+    loss, perturbation = virtual_adversarial(classify, images, logits, radius=0.5)
+    torch.testing.assert_close(perturbation.flatten(1).norm(dim=1), torch.full((3,), 0.5, dtype=torch.float64))
+    assert not perturbation.requires_grad
+    assert loss.item() == pytest.approx(kl_divergence(logits, classify(images + perturbation)), rel=1e-12)
+    for _ in range(50):
+        direction = torch.randn_like(images).flatten(1)
+        random = (0.5 * direction / direction.norm(dim=1, keepdim=True)).view_as(images)
+        assert loss.item() > kl_divergence(logits, classify(images + random))
+
+
+def kl_divergence(p: Tensor, q: Tensor) -> float:
+    """Return the mean KL(p ‖ q) of the predictions of logits, from probabilities."""
+    a, b = (torch.exp(x) / torch.exp(x).sum(1, keepdim=True) for x in (p, q))
+    return (a * (a / b).log()).sum().item() / len(p)
+
+
+def test_vada_loss_matches_equation_8() -> None:
+    torch.manual_seed(0)
+    weights = {"domain_weight": 0.3, "source_weight": 0.7, "target_weight": 0.2, "radius": 0.9}
+    method = VADA(SPEC, net="slim", **weights).double().eval()  # type: ignore[arg-type]
+    batch = {
+        key: value.double() if value.is_floating_point() else value
+        for key, value in next(batches("vada", 0, 1)).items()
+    }
+    source, target = batch["source_images"], batch["target_images"]
+    torch.manual_seed(1)
+    losses = method.loss(batch, 0.5)
+    torch.manual_seed(1)
+    logits, guess = method.predict(source), method.predict(target)
+    probabilities = torch.exp(guess) / torch.exp(guess).sum(1, keepdim=True)
+    domain = [
+        torch.exp(d) / torch.exp(d).sum(1, keepdim=True)
+        for d in map(method.domain, map(method.extractor, (source, target)))
+    ]
+    perturbations = [virtual_adversarial(method.predict, x, y, 0.9)[1] for x, y in ((source, logits), (target, guess))]
+    expected = {
+        "label": -(logits - logits.logsumexp(1, keepdim=True)).gather(1, batch["source_labels"][:, None]).mean().item(),
+        "confusion": -0.3 * (domain[0][:, 1].log().mean() + domain[1][:, 0].log().mean()).item() / 2,
+        "vat_source": 0.7 * kl_divergence(logits, method.predict(source + perturbations[0])),
+        "vat_target": 0.2 * kl_divergence(guess, method.predict(target + perturbations[1])),
+        "entropy": -0.2 * (probabilities * probabilities.log()).sum(1).mean().item(),
+    }
+    assert {key: loss.item() for key, loss in losses.items()} == pytest.approx(expected, rel=1e-9)
+    discriminated = method.domain_loss(batch, 0.5)
+    assert discriminated["source"].item() == pytest.approx(-domain[0][:, 0].log().mean().item())
+    assert discriminated["target"].item() == pytest.approx(-domain[1][:, 1].log().mean().item())
+
+
+def test_entropy_is_zero_for_certain_and_log_classes_for_uniform_predictions() -> None:
+    assert conditional_entropy(100 * torch.eye(4)).item() == pytest.approx(0, abs=1e-6)
+    assert conditional_entropy(torch.zeros(3, 4)).item() == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize("method", [SourceOnly, DANN, MCD, VADA])
+def test_instance_norm_makes_predictions_independent_of_brightness_and_contrast(method: Any) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(3, 3, 28, 28) - 0.5
+    for instance_norm in (False, True):
+        torch.manual_seed(0)
+        adapted = method(SPEC, net="slim", instance_norm=instance_norm).eval()
+        with torch.no_grad():
+            same = torch.allclose(adapted.predict(images), adapted.predict(0.7 * images + 0.2), rtol=1e-3, atol=1e-3)
+        assert same == instance_norm
 
 
 # --- MCD
@@ -209,6 +286,38 @@ def test_mcd_updates_running_statistics_with_target_images_only() -> None:
     method.discrepancy(batch, 0.0)
     expected = 0.1 * method.extractor[:2](batch["target_images"]).mean((0, 2, 3))  # type: ignore[index]
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("anchor", [False, True])
+@pytest.mark.parametrize("batch_norm", ["each", "both"])
+def test_mcd_options_match_a_manual_computation(batch_norm: Any, anchor: bool) -> None:
+    """Statistics of batch norm are those of each domain, or of both; step C has the source loss with an anchor."""
+    torch.manual_seed(0)
+    method = MCD(SPEC, batch_norm=batch_norm, anchor=anchor).double()
+    batch = {
+        key: part.double() if part.is_floating_point() else part for key, part in next(batches("mcd", 0, 1)).items()
+    }
+    source, target, labels = batch["source_images"], batch["target_images"], batch["source_labels"]
+    with torch.no_grad():
+        if batch_norm == "both":
+            features = method.extractor(torch.cat([source, target]))
+            logits = [classifier(features) for classifier in (method.first, method.second)]
+            of_source, of_target = [z[: len(source)] for z in logits], [z[len(source) :] for z in logits]
+        else:
+            of_source, of_target = (
+                [classifier(method.extractor(images)) for classifier in (method.first, method.second)]
+                for images in (source, target)
+            )
+        first, second = (torch.exp(z) / torch.exp(z).sum(1, keepdim=True) for z in of_target)
+        difference = (first - second).abs().mean().item()
+        names = ("first", "second")
+        label = {
+            k: -z.log_softmax(1).gather(1, labels[:, None]).mean().item() for k, z in zip(names, of_source, strict=True)
+        }
+        losses = [update.loss(batch, 0.5) for update in method.updates()[:3]]
+    expected = [label, label | {"agreement": -difference}, (label if anchor else {}) | {"discrepancy": difference}]
+    for terms, values in zip(losses, expected, strict=True):
+        assert {key: term.item() for key, term in terms.items()} == pytest.approx(values, rel=1e-9)
 
 
 def test_mcd_prediction_averages_both_classifiers() -> None:

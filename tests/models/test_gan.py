@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from models.base import Batch, DataSpec, Method
 from models.checks import factor_size
 from models.dcgan import DCGAN
 from models.dcgan_resize import DCGANResize, noisy_cross_entropy
+from models.nets.augment import PARTS, augmentation
+from models.r3gan import R3GAN
 from models.wgan_gp import WGANGP, gradient_penalty
 from tests.models.test_methods import build_trainer
 from trainer.config.schema import Train
@@ -228,6 +231,14 @@ def wgan_gp(method: WGANGP, real: Tensor, labels: Tensor) -> Iterator[dict[str, 
     yield {"adversarial": -D(G(draw_noise())).mean()}
 
 
+def r3gan(method: R3GAN, real: Tensor, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+    D, G = method.discriminator, method.generator
+    fake = G(draw_noise()).detach()
+    r1, r2 = (2.5 * squared_slopes_by_jacobians(D, points).mean() for points in (real, fake))
+    yield {"relativistic": -log_sigmoid(D(real) - D(fake)).mean(), "r1": r1, "r2": r2}
+    yield {"relativistic": -log_sigmoid(D(G(draw_noise())) - D(real)).mean()}
+
+
 def acgan(method: ACGAN, real: Tensor, labels: Tensor) -> Iterator[dict[str, Tensor]]:
     D, G = method.discriminator, method.generator
 
@@ -262,6 +273,7 @@ ADAM = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
         (dcgan_resize, DCGANResize, (partial(SGD, lr=1e-3, momentum=0.5), partial(ADAM, lr=1e-4)), 1),
         (wgan_gp, WGANGP, [partial(Adam, lr=1e-4, betas=(0.0, 0.9))] * 2, 5),
         (acgan, partial(ACGAN, class_weight=0.5), (ADAM, ADAM), 1),
+        (r3gan, partial(R3GAN, gamma=5.0), [partial(Adam, lr=2e-4, betas=(0.0, 0.99))] * 2, 1),
     ],
 )
 def test_training_steps_match_a_manual_implementation(
@@ -299,14 +311,17 @@ def test_training_steps_match_a_manual_implementation(
 
 
 def penalty_by_jacobians(critic: nn.Module, points: Tensor) -> Tensor:
-    """Compute the penalty of one sample at a time by functional Jacobians in float64."""
+    return (squared_slopes_by_jacobians(critic, points).sqrt() - 1).square().mean()
+
+
+def squared_slopes_by_jacobians(critic: nn.Module, points: Tensor) -> Tensor:
+    """Compute ‖∇ critic‖² [n] of one sample at a time by functional Jacobians in float64."""
     parameters = {name: value.double() for name, value in critic.named_parameters()}
 
     def score(point: Tensor) -> Tensor:
         return torch.func.functional_call(critic, parameters, (point[None],)).squeeze()
 
-    gradients = vmap(jacrev(score))(points.double())
-    return (gradients.flatten(1).square().sum(1).sqrt() - 1).square().mean()
+    return vmap(jacrev(score))(points.double()).flatten(1).square().sum(1)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
@@ -404,3 +419,82 @@ def call_loss(method: Method, loss: object, batch: Batch) -> dict[str, Tensor]:
     seed_torch(0)
     terms: dict[str, Tensor] = loss(batch, 0.5)  # type: ignore[operator]
     return terms
+
+
+# Differentiable augmentation
+
+
+@pytest.mark.parametrize("policy", [*PARTS, "color+translation+cutout"])
+def test_augmentations_are_differentiable_and_act_alike_on_equal_images(policy: str) -> None:
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def augment(images: Tensor) -> Tensor:
+        seed_torch(1)
+        return augmentation(policy)(images)
+
+    assert torch.autograd.gradcheck(augment, (images,))
+    assert not torch.equal(augment(images), images)
+    assert torch.equal(augment(images), augment(images.detach().clone()))  # real or generated
+    one, other = augmentation(policy)(images.detach()[:1].repeat(64, 1, 1, 1)).split(32)
+    assert not torch.equal(one, other)  # each image has its own random numbers
+
+
+def test_color_changes_brightness_saturation_and_contrast_as_published() -> None:
+    images = create_images(2).double()
+    seed_torch(1)
+    augmented = augmentation("color")(images)
+    seed_torch(1)
+    brightness, saturation, contrast = (torch.rand(2, 1, 1, 1, dtype=torch.float64) for _ in range(3))
+    for i in range(2):
+        x = images[i] + brightness[i] - 0.5
+        grey = x.sum(0) / 3
+        x = (x - grey) * saturation[i] * 2 + grey
+        x = (x - x.mean()) * (contrast[i] + 0.5) + x.mean()
+        torch.testing.assert_close(augmented[i], x)
+
+
+def test_translation_moves_by_at_most_an_eighth_and_fills_with_zeros() -> None:
+    image = torch.arange(1.0, 257.0).view(1, 1, 16, 16)
+    shifts = set()
+    for moved in augmentation("translation")(image.repeat(400, 1, 1, 1)):
+        row, column = divmod(int(moved[0, 8, 8]) - 1, 16)
+        padded = F.pad(image[0], (2, 2, 2, 2))
+        assert torch.equal(moved, padded[:, row - 6 : row + 10, column - 6 : column + 10])
+        shifts.add((row - 8, column - 8))
+    assert shifts == {(row, column) for row in range(-2, 3) for column in range(-2, 3)}
+
+
+def test_cutout_removes_a_square_of_half_the_size() -> None:
+    removed = augmentation("cutout")(torch.ones(400, 1, 16, 16)) == 0
+    rows, columns = removed.any(3).sum(2), removed.any(2).sum(2)
+    assert torch.equal(removed.sum((1, 2, 3)), (rows * columns)[:, 0])
+    assert rows.max() == columns.max() == 8
+    assert rows.min() == columns.min() == 4  # half of the square is outside
+
+
+@pytest.mark.parametrize("method", [DCGAN, WGANGP, R3GAN])
+def test_discriminators_see_augmented_images_alone(method: type[Method]) -> None:
+    built: Any = method(DIGITS, width=4, augment="color+translation+cutout")
+    augment, augmented, seen = built.augment, list[Tensor](), list[Tensor]()
+
+    def watch(images: Tensor) -> Tensor:
+        augmented.append(augment(images))
+        return augmented[-1]
+
+    built.augment = watch
+    discriminator = built.critic if method is WGANGP else built.discriminator
+    discriminator.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    for update in built.updates():
+        augmented.clear()
+        seen.clear()
+        update.loss({"images": create_images()}, 0.0)
+        mixed = 1 if method is WGANGP and update.name == "critic" else 0  # the points of its penalty are between them
+        own = [any(torch.equal(images, other) for other in augmented) for images in seen]
+        assert own.count(False) == mixed
+        assert len(seen) >= len(augmented) > 0
+
+
+def test_no_augmentation_draws_no_random_numbers() -> None:
+    before, images = torch.get_rng_state(), create_images()
+    assert augmentation("none")(images) is images
+    assert torch.equal(torch.get_rng_state(), before)
