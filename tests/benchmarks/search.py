@@ -40,7 +40,7 @@ Curve = list[tuple[float, float, float]]  # steps, seconds and the best value so
 def describe(name: str, number: int, steps: int) -> dict[str, Any]:
     """Return the sweep of one study."""
     options: dict[str, Any] = {"sampler": "random", "pruner": "none", "trials": len(GRID)}
-    if name == "asha_tpe":
+    if name == "asha+tpe":
         options = {"sampler": "tpe", "pruner": {"name": "asha", "first": steps // 9, "factor": 3}, "trials": 24}
     if name == "grid":
         options["enqueue"] = GRID
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=270, help="of a setting that is trained to the end")
     options = parser.parse_args()
     os.environ["TURNOUT_ATTEMPT"] = f"local-{os.getpid()}"
-    curves: dict[str, list[Curve]] = {"random": [], "asha_tpe": [], "grid": []}
+    curves: dict[str, list[Curve]] = {"random": [], "asha+tpe": [], "grid": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.studies):
             for name, own in curves.items():

@@ -77,8 +77,8 @@ def orientation(number: int) -> bytes:
     return b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, number, 0) + b"\0\0\0\0"
 
 
-def tiff(values: np.ndarray, photometric: int, kind: int = 1, order: Literal["<", ">"] = "<") -> bytes:
-    """Encode one strip.
+def tiff(values: np.ndarray, photometric: int, kind: int = 1, order: Literal["<", ">"] = "<", turned: int = 1) -> bytes:
+    """Encode one strip; the orientation is `turned`.
 
     photometric: 0 white is zero, 1 black is zero, 2 RGB, 5 CMYK; kind: 1 unsigned, 2 signed, 3 floating point.
     """
@@ -87,7 +87,13 @@ def tiff(values: np.ndarray, photometric: int, kind: int = 1, order: Literal["<"
     depths = struct.pack(order + "H" * channels, *[bits] * channels)
     tags = [
         *((256, 4, 1, values.shape[1]), (257, 4, 1, values.shape[0]), (258, 3, channels, bits), (259, 3, 1, 1)),
-        *((262, 3, 1, photometric), (273, 4, 1, 0), (277, 3, 1, channels), (278, 4, 1, values.shape[0])),
+        *(
+            (262, 3, 1, photometric),
+            (273, 4, 1, 0),
+            (274, 3, 1, turned),
+            (277, 3, 1, channels),
+            (278, 4, 1, values.shape[0]),
+        ),
         *((279, 4, 1, len(data)), (284, 3, 1, 1), (339, 3, 1, kind)),
     ]
     start = 8 + 2 + 12 * len(tags) + 4
@@ -110,10 +116,23 @@ def bmp(rgb: np.ndarray) -> bytes:
     return b"BM" + struct.pack("<IHHI", 54 + len(data), 0, 0, 54) + header + data
 
 
-def tga(rgb: np.ndarray) -> bytes:
-    """Encode uncompressed RGB, top row first."""
-    header = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, rgb.shape[1], rgb.shape[0], 24, 0x20)
-    return header + rgb[..., ::-1].astype(np.uint8).tobytes()
+def bmp_palette(index: np.ndarray, palette: np.ndarray) -> bytes:
+    """Encode 8 bits a pixel with a palette of 16 colours, top row first."""
+    height, width = index.shape
+    header = struct.pack("<IiiHHIIiiII", 40, width, -height, 1, 8, 0, index.size, 2835, 2835, 16, 0)
+    colours = np.hstack([palette[:, ::-1], np.zeros((16, 1))]).astype(np.uint8).tobytes()
+    start = 54 + len(colours)
+    data = index.astype(np.uint8).tobytes()
+    return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + header + colours + data
+
+
+def tga(colours: np.ndarray, alpha: np.ndarray | None = None, first_row: Literal["top", "bottom"] = "top") -> bytes:
+    """Encode uncompressed RGB, perhaps with alpha."""
+    height, width = colours.shape[:2]
+    kind, order = (24 if alpha is None else 32), (0x20 if first_row == "top" else 0) + (0 if alpha is None else 8)
+    header = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, width, height, kind, order)
+    pixels = colours[..., ::-1] if alpha is None else np.dstack([colours[..., ::-1], alpha])
+    return header + pixels[:: 1 if first_row == "top" else -1].astype(np.uint8).tobytes()
 
 
 def pnm(kind: int, values: np.ndarray, largest: int) -> bytes:
@@ -161,6 +180,10 @@ PIXELS: dict[str, tuple[bytes | Callable[[Path], None], np.ndarray]] = {
     "grey 4 bits.png": (png(INDEX, 0, 4), three(INDEX * 17)),
     "grey and alpha.png": (png(np.dstack([GREY, ALPHA]), 4), over(three(GREY), ALPHA)),
     "rgba.png": (png(np.dstack([RGB, ALPHA]), 6), over(RGB, ALPHA)),
+    "grey and alpha 16 bits.png": (
+        png(np.dstack([DEEP, DEEP.T]), 4, 16),
+        over(three(DEEP >> 8), DEEP.T >> 8),
+    ),
     "rgba all transparent.png": (png(np.dstack([RGB, ALPHA * 0]), 6), RGB * 0 + 255),
     "rgba all opaque.png": (png(np.dstack([RGB, ALPHA * 0 + 255]), 6), RGB),
     "rgba 16 bits.png": (
@@ -205,13 +228,28 @@ PIXELS: dict[str, tuple[bytes | Callable[[Path], None], np.ndarray]] = {
         tiff(CMYK.astype(np.uint8), 5),
         np.rint((255 - CMYK[..., :3]) * (255 - CMYK[..., 3:]) / 255).astype(int),
     ),
+    "rgb 16 bits.tif": (tiff(DEEP_RGB.astype(np.uint16), 2), DEEP_RGB >> 8),
+    "rgba.tif": (tiff(np.dstack([RGB, ALPHA]).astype(np.uint8), 2), over(RGB, ALPHA)),
+    "orientation 6.tif": (tiff(RGB.astype(np.uint8), 2, turned=6), TURNED[6]),
+    "orientation 7.tif": (tiff(RGB.astype(np.uint8), 2, turned=7), TURNED[7]),
     "rgb.bmp": (bmp(RGB), RGB),
+    "palette, top row first.bmp": (bmp_palette(INDEX, PALETTE), PALETTE[INDEX]),
     "rgb.tga": (tga(RGB), RGB),
+    "bottom row first.tga": (tga(RGB, first_row="bottom"), RGB),
+    "rgba.tga": (tga(RGB, ALPHA), over(RGB, ALPHA)),
     "text.pgm": (pnm(2, GREY, 255), three(GREY)),
     "grey.pgm": (pnm(5, GREY, 255), three(GREY)),
     "grey 16 bits.pgm": (pnm(5, DEEP, 65535), three(DEEP >> 8)),
+    "grey to 15.pgm": (pnm(5, INDEX, 15), three(INDEX * 17)),
+    "grey to 1023.pgm": (pnm(5, DEEP % 1024, 1023), three(np.rint(DEEP % 1024 * 65535 / 1023).astype(int) >> 8)),
+    "bits.pbm": (
+        f"P4\n{SIDE} {SIDE}\n".encode() + np.packbits(BITS.astype(np.uint8), 1).tobytes(),
+        three(255 - 255 * BITS),
+    ),
     "rgb.ppm": (pnm(6, RGB, 255), RGB),
+    "rgb 16 bits.ppm": (pnm(6, DEEP_RGB, 65535), np.rint(DEEP_RGB * 255 / 65535).astype(int)),
     "rgb.pnm": (pnm(6, RGB, 255), RGB),
+    "rgba.ico": (pil(np.dstack([RGB, ALPHA]).astype(np.uint8), "RGBA", "ICO"), over(RGB, ALPHA)),
     "lossless.webp": (pil(RGB.astype(np.uint8), "RGB", "WEBP", lossless=True), RGB),
     "palette.gif": (gif, over(PALETTE[INDEX], TRANSPARENT_ENTRY)),
     "ending that does not fit.jpg": (png(RGB, 2), RGB),
@@ -297,6 +335,7 @@ NPZ: dict[str, tuple[np.ndarray, np.ndarray]] = {  # images as they are saved, a
     "grey, channels first": (IMAGES[:, None, :, :, 0].astype(np.uint8), IMAGES[..., :1]),
     "int64": (IMAGES, IMAGES),
     "uint16": (DEEP_IMAGES.astype(np.uint16), DEEP_IMAGES[..., None] >> 8),
+    "uint16 in Fortran's order": (np.asfortranarray(DEEP_IMAGES.astype(np.uint16)), DEEP_IMAGES[..., None] >> 8),
     "uint16 of 8 bits": (IMAGES.astype(np.uint16), IMAGES),
     "bool": (IMAGES[..., 0] > 99, (IMAGES[..., :1] > 99) * 255),
     "float32 in [0, 1]": ((IMAGES / 255).astype(np.float32), IMAGES),
@@ -342,6 +381,10 @@ LABELLED: dict[str, tuple[Tree, dict[str, int]]] = {  # a folder, and class -> n
     "words and numbers": ({"1": 5, "dog": 5}, {"1": 5, "dog": 5}),
     "splits": ({"train/b": 4, "train/a": 4, "test/a": 2, "test/b": 1}, {"a": 6, "b": 5}),
     "flat splits": ({"train": 4, "test": 2}, {"without label": 6}),
+    "a table of a split, which is none": (
+        {"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2, "test/attributes.csv": 0},
+        {"a": 6, "b": 6},
+    ),
     "an unlabelled test split": ({"train/a": 4, "train/b": 4, "test": 2}, {"a": 4, "b": 4, "without label": 2}),
     "flat": ({"": 7}, {"without label": 7}),
 }
@@ -367,6 +410,13 @@ COLUMNS: dict[str, tuple[list[str], list[int], tuple[str, ...]]] = {  # cells of
     "all empty": ([""] * 6, [-1] * 6, ()),
     "all NaN": (["NaN", "nan", ""] * 2, [-1] * 6, ()),
     "all minus one": (["-1"] * 6, [-1] * 6, ()),
+    "all NA, None or null": (["NA", "None", "null", "<NA>", "N/A", "NULL"], [-1] * 6, ()),
+    "large integers": (
+        ["9007199254740993", "9007199254740992"] * 3,
+        [1, 0] * 3,
+        ("9007199254740992", "9007199254740993"),
+    ),
+    "numbers beyond floating point": (["1e400", "1"] * 3, [1, 0] * 3, ("1", "1e400")),
 }
 
 
@@ -577,6 +627,29 @@ def dangling(root: Path) -> str:
     return f"folder:{root}/set"
 
 
+def deflated(root: Path) -> str:
+    """Write compressed arrays whose first stream is damaged."""
+    np.savez_compressed(root / "a.npz", images=np.tile(EIGHT, (9, 1, 1, 1)), labels=np.arange(36) % 2)
+    content = bytearray((root / "a.npz").read_bytes())
+    content[60:90] = bytes(30)
+    (root / "a.npz").write_bytes(content)
+    return f"npz:{root}/a.npz"
+
+
+def pipe(root: Path) -> str:
+    """Make the only second class a named pipe, which blocks each reader."""
+    build(root / "set", {"cat": 3, "dog": 3})
+    (root / "set" / "fox").mkdir()
+    os.mkfifo(root / "set" / "fox" / "0.png")
+    return f"folder:{root}/set"
+
+
+def dangling_table(root: Path) -> str:
+    build(root / "set", {"": 4})
+    (root / "set" / "attributes.csv").symlink_to(root / "nowhere")
+    return f"folder:{root}/set"
+
+
 EIGHT = IMAGES[:4].astype(np.uint8)
 LABELS = np.array([0, 1, 0, 1])
 REFUSED: dict[str, tuple[Builder, str]] = {
@@ -616,7 +689,7 @@ REFUSED: dict[str, tuple[Builder, str]] = {
     "no picture": (picture(b"<html>not found</html>"), r"0\.tif: cannot be read: is not a picture that Pillow"),
     "an empty cell": (
         table("file,x", "0.png,a", "1.png,", "2.png,a", "3.png,b"),
-        r"/attributes\.csv: line 3 \(1\.png\): has no label \(empty, NaN or -1\), and 0 more; give each a class",
+        r"/attributes\.csv: line 3 \(1\.png\): has no label \(empty, NaN, NA, None, null or -1\), and 0 more; give",
     ),
     "NaN": (table("file,x", "0.png,1", "1.png,NaN", "2.png,0", "3.png,0"), r"csv: line 3 \(1\.png\): has no label"),
     "minus one": (
@@ -670,6 +743,23 @@ REFUSED: dict[str, tuple[Builder, str]] = {
     "no archive": (
         no_archive,
         r"cannot be read as npz",
+    ),
+    "damaged compression": (deflated, r"a\.npz: cannot be read as npz: .*; write it again"),
+    "a pipe": (pipe, r"/set: fox/ holds no pictures; add some, or remove this folder"),
+    "a link to no table": (dangling_table, r"/attributes\.csv: cannot be read: .*; repair or remove it"),
+    "NA": (table("file,x", "0.png,a", "1.png,NA", "2.png,b", "3.png,b"), r"csv: line 3 \(1\.png\): has no label"),
+    "None": (npz(images=EIGHT, labels=["a", "None", "b", "b"]), r"labels\[1\]: has no label .* and 0 more"),
+    "two encodings of an accent": (
+        tree(**{"caf\u00e9": 3, "cafe\u0301": 3}),
+        r"folder .*: class '.*' is also spelt '.*'; spell it in one way|is also spelt",
+    ),
+    "an invisible character": (
+        npz(images=EIGHT, labels=["cat", "cat\u200b"] * 2),
+        r"labels\[\d\]: class 'cat\\u200b' is also spelt 'cat'",
+    ),
+    "two columns of one name": (
+        table("file,x,x", "0.png,a,b", "1.png,b,a", "2.png,a,a", "3.png,b,b"),
+        r"csv: has several columns 'x'; rename all but one",
     ),
     "an unset variable": (lambda root: "folder:$UNSET_FOLDER/set", r"\$UNSET_FOLDER is not set; set it or give the"),
     "no path": (lambda root: f"folder:{root}/nowhere", r"there is no folder .*/nowhere; give the path of one"),

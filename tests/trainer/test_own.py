@@ -197,7 +197,7 @@ def test_invalid_labels_of_an_npz_are_refused(tmp_path: Path) -> None:
     for number, (message, labels) in enumerate(
         {
             r"labels are float64 \(4, 4\), but not one-hot rows": np.eye(4) / 2,
-            r"labels\[2\]: has no label \(empty, NaN or -1\), and 0 more": np.array([0, 1, np.nan, 1]),
+            r"labels\[2\]: has no label .*, and 0 more": np.array([0, 1, np.nan, 1]),
             r"labels\[0\] is inf, which is no class": np.array([np.inf, 1, 0, 1]),
             r"labels are complex128 \(4,\)": np.arange(4) * 1j,
         }.items()

@@ -37,13 +37,23 @@ def expected(labels: list[int]) -> dict[bytes, int]:
 # WebDataset
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
+def make_tar(*members: tuple[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name, data in members:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
+    return content.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(make_tar(*members.items()))
+
+
+ENTIRE = make_tar(*[(name, bytes(9)) for name in ("0.png", "1.png", "0.cls")])  # 1024 bytes a member
+TWICE = make_tar(("0.png", b""), ("0.cls", b"1"), ("0.cls", b"2"))
 
 
 def shard(numbers: range, labels: list[str]) -> dict[str, bytes]:
@@ -69,13 +79,16 @@ def test_tars_are_read_by_keys_and_extensions(tmp_path: Path) -> None:
     assert (ignored["count"], ignored["first"][0]) == (48, "set-000.tar/some/00000.seg.png")
 
 
-def test_tars_have_the_split_that_their_names_begin_with(tmp_path: Path) -> None:
+def test_tars_have_the_split_in_their_names_or_those_of_their_folders(tmp_path: Path) -> None:
     labels = [str(number % 2) for number in range(24)]
-    for word, numbers in {"train-0": range(16), "val-0": range(16, 20), "test-0": range(20, 24)}.items():
-        write_tar(tmp_path / f"{word}.tar", shard(numbers, labels))
-    stage(f"wds:{tmp_path}/*.tar", tmp_path, form=Form(SIDE, 3))
-    for split, count in zip(SPLITS, (16, 4, 4), strict=True):
-        assert len(load(f"wds:{tmp_path}/*.tar", split, tmp_path, form=Form(SIDE, 3)).labels) == count
+    for word, numbers in {"train": range(16), "val": range(16, 20), "test": range(20, 24)}.items():
+        for file in (f"a/{word}-0.tar", f"b/mnist-{word}-0.tar", f"c/{word}/0.tar"):
+            write_tar(tmp_path / file, shard(numbers, labels))
+    for pattern in ("a/*.tar", "b/*.tar", "c/*/0.tar"):
+        name = f"wds:{tmp_path}/{pattern}"
+        assert content(name, tmp_path) == expected([number % 2 for number in range(24)])
+        for split, count in zip(SPLITS, (16, 4, 4), strict=True):
+            assert len(load(name, split, tmp_path, form=Form(SIDE, 3)).labels) == count
 
 
 def test_braces_are_written_out() -> None:
@@ -92,6 +105,9 @@ def test_braces_are_written_out() -> None:
             {"a-0.tar": {"0.png": png(IMAGES[0], 2), "0.cls": b"1", "1.png": png(IMAGES[1], 2)}},
             r"a-0\.tar/1\.png, \.cls: has no label",
         ),
+        ({"a-0.tar": ENTIRE[:2048]}, r"a-0\.tar: is damaged or cut 2048 bytes from its start; write or copy it again"),
+        ({"a-0.tar": ENTIRE[:1024] + b"?" + ENTIRE[1025:]}, r"a-0\.tar: is damaged or cut 1024 bytes from its start"),
+        ({"a-0.tar": TWICE}, r"a-0\.tar: holds 0\.cls twice; write it again"),
     ],
 )
 def test_a_bad_tar_is_named(tmp_path: Path, files: dict[str, Any], message: str) -> None:
@@ -104,6 +120,12 @@ def test_a_bad_tar_is_named(tmp_path: Path, files: dict[str, Any], message: str)
         get(f"wds:{tmp_path}/a-*.tar")
 
 
+def test_a_tar_that_braces_name_must_exist(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a-0.tar", {"0.png": png(IMAGES[0], 2), "1.png": png(IMAGES[1], 2)})
+    with pytest.raises(DataError, match=r"there is no .*/a-1\.tar, and 1 more are missing; name those that exist"):
+        get(f"wds:{tmp_path}/a-{{0..2}}.tar")
+
+
 # Hugging Face
 
 NAMES = ["fox", "ant", "bee"]
@@ -114,12 +136,13 @@ FEATURES = {
 }
 
 
-def write_table(path: Path, numbers: range, form: str, labels: list[int]) -> None:
+def write_table(path: Path, numbers: range, form: str, labels: list[int], names: list[str] = NAMES) -> None:
     """Write rows as the datasets library does: pictures as {bytes, path}, features in the metadata of the schema."""
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    metadata = {b"huggingface": json.dumps({"info": {"features": FEATURES}}).encode()}
+    features = FEATURES | {"kind": {"names": names, "_type": "ClassLabel"}}
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
     fields = [("photo", image), ("kind", pa.int64()), ("size", pa.int64())]
     schema = pa.schema(fields, metadata=metadata)
     rows = [{"bytes": png(IMAGES[number], 2), "path": f"{number}.png"} for number in numbers]
@@ -153,8 +176,10 @@ def test_a_saved_dataset_that_is_split(tmp_path: Path) -> None:
     for split, numbers in {"train": range(16), "test": range(16, 24)}.items():
         write_table(tmp_path / "a" / split / "data-00000-of-00001.arrow", numbers, "arrow", [n % 3 for n in range(24)])
         write_table(tmp_path / "b/data" / f"{split}-00000-of-00001.parquet", numbers, "parquet", [-1] * 24)
-    stage(f"hf:{tmp_path}/a", tmp_path, form=Form(SIDE, 3))
-    assert len(load(f"hf:{tmp_path}/a", "test", tmp_path, form=Form(SIDE, 3)).labels) == 8
+        write_table(tmp_path / "c" / f"mnist-{split}.arrow", numbers, "arrow", [n % 3 for n in range(24)])
+    for name in (f"hf:{tmp_path}/a", f"hf:{tmp_path}/c"):
+        stage(name, tmp_path, form=Form(SIDE, 3))
+        assert len(load(name, "test", tmp_path, form=Form(SIDE, 3)).labels) == 8
     assert get(f"hf:{tmp_path}/b").unlabelled == ("test", "train")
 
 
@@ -166,3 +191,11 @@ def test_a_saved_dataset_that_is_bad_is_named(tmp_path: Path) -> None:
     (tmp_path / "a" / "x.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"/a: cannot be read: .*; save it again"):
         get(f"hf:{tmp_path}/a")
+    for label in (3, -2):  # of three names
+        write_table(tmp_path / f"b{label}" / "x.parquet", range(24), "parquet", [0, label] * 12)
+        with pytest.raises(DataError, match=rf"row 1 of the table: kind is {label}, which is no class; correct it"):
+            get(f"hf:{tmp_path}/b{label}")
+    write_table(tmp_path / "c" / "train.parquet", range(24), "parquet", [0] * 24)
+    write_table(tmp_path / "c" / "test.parquet", range(24), "parquet", [0] * 24, names=["ant", "bee", "fox"])
+    with pytest.raises(DataError, match="its files differ in their columns or in the names of classes; save all"):
+        get(f"hf:{tmp_path}/c")

@@ -1,7 +1,10 @@
 """Names of classes: their order, missing and ambiguous labels, and how the classes of two datasets are matched."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from functools import lru_cache
 from typing import TypeAlias
 
 from trainer.data.dataset import Dataset
@@ -11,8 +14,9 @@ from trainer.errors import DataError
 # data.classes: {target name: source name}, or the names of all datasets in their shared order
 Mapped: TypeAlias = Mapping[str, str] | Sequence[str] | None
 
-MISSING = ("", "nan")  # spellings of a label that is missing, in lower case
-NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.I)
+# Cells without a label, as pandas.read_csv reads them.
+MISSING = {"", "nan", "NaN", "-nan", "-NaN", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None"}
+NUMBER = re.compile(r"[+-]?\d{1,50}(\.\d{0,50})?(e[+-]?\d{1,2})?", re.I)  # longer ones are words
 SHOWN = 20  # names that a message lists
 
 
@@ -20,16 +24,16 @@ def sort_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return names once each, in the one order of all kinds of datasets: by value if all are numbers, else as text."""
     distinct = set(names)
     numeric = all(NUMBER.fullmatch(name) for name in distinct)
-    return tuple(sorted(distinct, key=lambda name: (float(name), name) if numeric else (0.0, name)))
+    return tuple(sorted(distinct, key=lambda name: (Fraction(name) if numeric else 0, name)))
 
 
-def clean_labels(labels: Sequence[str]) -> list[str | None]:
+def clean_labels(labels: Sequence[str | None]) -> list[str | None]:
     """Return the class of each label, without surrounding spaces and numbers in one spelling; None if it is missing.
 
-    Missing is what is empty or NaN, and -1 unless all labels are 1 or -1.
+    Missing is what is empty, NaN, NA, None or null, and -1 unless all labels are 1 or -1.
     """
-    words = [label.strip() for label in labels]
-    absent = [word.lower() in MISSING for word in words]
+    words = [(label or "").strip() for label in labels]
+    absent = [word in MISSING or word.lower() == "nan" for word in words]
     if all(NUMBER.fullmatch(word) for word, missing in zip(words, absent, strict=True) if not missing):
         words = [word if missing else _spell(word) for word, missing in zip(words, absent, strict=True)]
         if set(words) != {"-1", "1"}:
@@ -43,16 +47,16 @@ def check_missing(labels: Sequence[str | None], positions: Sequence[str], where:
     if 0 < count < len(labels):
         first = list(labels).index(None)
         raise DataError(
-            f"{where}: {positions[first]}: has no label (empty, NaN or -1), and {count - 1} more; give each a class or "
-            "remove it: labels may only be missing for all images of a split"
+            f"{where}: {positions[first]}: has no label (empty, NaN, NA, None, null or -1), and {count - 1} more; give "
+            "each a class or remove it: labels may only be missing for all images of a split"
         )
 
 
 def check_spelling(names: Mapping[str, str], where: str) -> None:
-    """Check that no two names (name -> where it is used) are the same but for case, spaces or leading zeros."""
+    """Check that no two names (name -> where it is used) look the same: but for case, spaces or leading zeros."""
     spelt: dict[str, str] = {}
     for name in sorted(names):
-        key = _spell(name.strip()) if NUMBER.fullmatch(name.strip()) else " ".join(name.split()).lower()
+        key = _spell(name.strip()) if NUMBER.fullmatch(name.strip()) else _fold(name)
         if key in spelt:
             raise DataError(
                 f"{where}: {names[name]}: class {name!r} is also spelt {spelt[key]!r} ({names[spelt[key]]}); "
@@ -128,12 +132,19 @@ def check_mapped(labelled: Mapping[str, Dataset], mapped: Mapped) -> None:
 def list_names(names: Sequence[str]) -> str:
     """Return names for a message, at most SHOWN."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(map(printable, names[:SHOWN])) + more
 
 
+@lru_cache(1 << 16)
 def _spell(number: str) -> str:
-    value = float(number)
-    return str(int(value)) if value == int(value) else repr(value)
+    value = Fraction(number)  # floating point would merge large integers
+    return str(value) if value.denominator == 1 else repr(float(number))
+
+
+def _fold(name: str) -> str:
+    """Return a name without case, accents' encodings, invisible characters and surplus spaces."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
 
 
 def _explain(labelled: Mapping[str, Dataset], names: tuple[str, ...]) -> str:

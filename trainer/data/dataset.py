@@ -1,5 +1,6 @@
 """What a dataset is: its shape, its splits, and what each kind of source can do. Imports nothing heavy."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,12 @@ SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing":
 )
 UNLABELLED = -1  # label of an image without a class
 RECIPE_OWN = 3  # of the user's own files; 3: classes in one order, pictures upright, alpha over a background
+
+
+def find_split(*names: str) -> str:
+    """Return the split that is the first one named by a word of the names, such as `mnist-train-0.tar`; '' if none."""
+    words = [word for name in names for word in re.findall("[a-z]+", name.lower())]
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
 
 
 class Images(Protocol):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -163,5 +164,8 @@ def decode_picture(
 
 
 def printable(name: str) -> str:
-    """Return a file name with bytes that are not UTF-8 as \\\\xNN."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+    """Return a name with bytes that are not UTF-8 as \\\\xNN, and invisible characters such as a new line as \\\\n."""
+    text = os.fsencode(name).decode(errors="backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c)[0] == "C" else c for c in text)

@@ -1,5 +1,6 @@
 """Datasets of pictures in a folder, labelled by its subfolders or by a table."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -8,8 +9,8 @@ from trainer.data.classes import check_spelling, list_names
 from trainer.data.dataset import SPLIT_NAMES, Findings
 from trainer.data.pictures import printable
 from trainer.data.sources.labelled import LabelledPictures, Labels, Parts, check_parts
-from trainer.data.sources.listing import PICTURES, list_folder
-from trainer.data.sources.table import TABLE, read_table
+from trainer.data.sources.listing import PICTURES, TABLE, list_folder
+from trainer.data.sources.table import read_table
 from trainer.errors import DataError
 
 
@@ -46,7 +47,7 @@ class Folder(LabelledPictures):
         members = {
             split: [file for file in files if not head or file.startswith(f"{head}/")] for head, split in heads.items()
         }
-        if self.label or (self.path / TABLE).exists():
+        if self.label or os.path.lexists(self.path / TABLE):
             parts = read_table(self.path, self.label, members, findings)
         else:
             empty = [path for path in listing.empty if path.count("/") == (1 if heads != {"": ""} else 0)]

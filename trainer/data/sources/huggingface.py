@@ -5,13 +5,12 @@ Formats: https://huggingface.co/docs/datasets/about_arrow; the features are JSON
 
 import io
 import json
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from trainer.data.classes import check_missing, clean_labels
-from trainer.data.dataset import SPLIT_NAMES, Findings
+from trainer.data.dataset import Findings, find_split
 from trainer.data.sources.labelled import LabelledPictures, Parts, check_parts
 from trainer.errors import DataError
 
@@ -29,35 +28,36 @@ class HuggingFace(LabelledPictures):
             raise DataError(f"{self.name}: needs pyarrow: pip install -e '.[huggingface]'") from None
         files: dict[str, list[Path]] = {}
         for file in self.list_files():
-            word = re.match("[a-z]*", (file.parent if file.suffix == ".arrow" else file).name.lower())
-            files.setdefault(SPLIT_NAMES.get(word[0] if word else "", ""), []).append(file)
+            files.setdefault(find_split(file.name, file.parent.name), []).append(file)
         if len(files) > 1 and not {"train", "test"} <= files.keys():
             raise DataError(
                 f"{self.name}: holds {', '.join(split or 'files of no split' for split in files)}; a dataset that is "
                 "split has train and test, perhaps validation"
             )
         try:
-            tables = {
-                split: pa.concat_tables(
-                    [
-                        pq.read_table(part)
-                        if part.suffix == ".parquet"
-                        else pa.ipc.open_stream(pa.memory_map(str(part))).read_all()
-                        for part in parts
-                    ]
-                )
-                for split, parts in files.items()
+            parts = {
+                split: [
+                    pq.read_table(file)
+                    if file.suffix == ".parquet"
+                    else pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+                    for file in part
+                ]
+                for split, part in files.items()
             }
-        except (OSError, pa.ArrowException) as error:
+            schemas = [(part.column_names, read_features(part)) for split in parts.values() for part in split]
+            tables = {split: pa.concat_tables(part) for split, part in parts.items()}
+        except (OSError, ValueError, AttributeError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: cannot be read: {' '.join(str(error).split())}; save it again") from None
+        if any(schema != schemas[0] for schema in schemas):
+            raise DataError(
+                f"{self.name}: its files differ in their columns or in the names of classes; save all splits at once"
+            )
         return tables if len(tables) > 1 else {"": next(iter(tables.values()))}
 
     @cached_property
     def features(self) -> dict[str, Any]:
         """Column -> its feature as the datasets library describes it; {} if it did not write the files."""
-        metadata = next(iter(self.tables.values())).schema.metadata or {}
-        described: dict[str, Any] = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        return described
+        return read_features(next(iter(self.tables.values())))
 
     @cached_property
     def image_column(self) -> str:
@@ -89,12 +89,20 @@ class HuggingFace(LabelledPictures):
         if column and column not in columns:
             raise DataError(f"{self.name}: has no column {column!r}; it has: {', '.join(columns)}")
         names = self.features.get(column, {}).get("names") or []
-        texts: dict[str, list[str]] = {}
+        classes = dict(enumerate(names)) | {None: None, -1: None}
+        texts: dict[str, list[str | None]] = {}
         for split, table in self.tables.items():
             values = table.column(column).to_pylist() if column else [None] * len(table)
-            texts[split] = ["" if v is None or v == -1 else names[v] if names else str(v) for v in values]
-        flat = iter(clean_labels([text for part in texts.values() for text in part]))
-        parts = {split: {f"{split}/{row}": next(flat) for row in range(len(part))} for split, part in texts.items()}
+            for row, value in enumerate(values):
+                if isinstance(value, (list, dict)) or (names and value not in classes):
+                    raise DataError(
+                        f"{self.name}: row {row} of {split or 'the table'}: {column} is {value!r}, which is no class; "
+                        "correct it, or select another column with #<column>"
+                    )
+            texts[split] = [classes[v] if names else None if v is None else str(v) for v in values]
+        flat = [text for part in texts.values() for text in part]
+        cleaned = iter(flat if names else clean_labels(flat))
+        parts = {split: {f"{split}/{row}": next(cleaned) for row in range(len(part))} for split, part in texts.items()}
         for split, part in parts.items():
             check_missing(
                 list(part.values()), [f"row {row} of {split or 'the table'}" for row in range(len(part))], self.name
@@ -109,3 +117,10 @@ class HuggingFace(LabelledPictures):
         if isinstance(value, dict) and value.get("bytes") is None:
             return (self.path / str(value.get("path"))).open("rb")
         return io.BytesIO(value["bytes"] if isinstance(value, dict) else value)
+
+
+def read_features(table: Any) -> dict[str, Any]:
+    """Return column -> its feature as the datasets library describes it; ValueError or AttributeError for others."""
+    metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
+    features: dict[str, Any] = json.loads(metadata).get("info", {}).get("features", {})
+    return features

@@ -11,10 +11,12 @@ from trainer.errors import DataError
 PICTURES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
     *(".jfif", ".jpe", ".apng", ".avif", ".dib", ".jp2", ".j2k", ".jpx", ".pcx", ".qoi", ".sgi", ".tga"),
+    *(".dds", ".ico", ".j2c", ".jpc", ".jpf", ".mpo", ".pfm", ".psd", ".ras"),
 )
 # Folders that systems put beside pictures: thumbnails of NAS systems, archives of macOS, recycle bins.
 SYSTEM_FOLDERS = ("@eadir", "@tmp", "__macosx", "#recycle", "#snapshot", "$recycle.bin", "lost+found")
-SYSTEM_FILES = ("thumbs.db", "desktop.ini", "attributes.csv")
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+TABLE = "attributes.csv"  # in the folder: the file's name in the first column, an attribute in each other one
 
 
 @dataclass
@@ -43,7 +45,7 @@ def list_folder(folder: Path) -> Listing:
 
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], listing: Listing) -> bool:
-    """Add the entries of a folder to the listing; return whether there is a picture among them."""
+    """Add the entries of a folder, without its table, to the listing; return whether there is a picture among them."""
     status = folder.stat()
     ancestors = (*ancestors, (status.st_dev, status.st_ino))
     has_pictures = False
@@ -61,10 +63,10 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], lis
                 else:
                     listing.empty.append(path)
             elif name.startswith(".") or name.lower() in SYSTEM_FILES:
-                listing.hidden.extend([printable(path)] if name.lower() != "attributes.csv" else [])
-            elif name.lower().endswith(PICTURES):
+                listing.hidden.append(printable(path))
+            elif name.lower().endswith(PICTURES) and (entry.is_file() or not os.path.exists(entry)):
                 listing.pictures.append(path)
                 has_pictures = True
-            else:
+            elif path != TABLE:  # sockets and pipes, too, which would block a reader
                 listing.others.append(printable(path))
     return has_pictures

@@ -8,9 +8,8 @@ from pathlib import Path
 from trainer.data.classes import check_missing, clean_labels
 from trainer.data.dataset import Findings
 from trainer.data.pictures import printable
+from trainer.data.sources.listing import TABLE
 from trainer.errors import DataError
-
-TABLE = "attributes.csv"  # in the folder: the file's name in the first column, an attribute in each other one
 
 
 def read_table(
@@ -53,13 +52,15 @@ def read_rows(table: Path, label: str) -> tuple[list[tuple[int, list[str]]], int
             reader = csv.reader(opened)
             rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, ValueError, csv.Error) as error:
-        remedy = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else f"#{label} asks for a column of it"
+        remedy = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "repair or remove it"
         raise DataError(f"{table}: cannot be read: {error}; {remedy}") from None
     header = [cell.strip() for cell in rows[0][1]] if rows else []
     column = header.index(label) if label in header[1:] else 1 if not label and len(header) > 1 else 0
     if not column:
         separator = "; its cells must be separated by commas" if len(header) == 1 else ""
         raise DataError(f"{table}: has no column {label!r}; it has: {', '.join(header[1:]) or 'none'}{separator}")
+    if header.count(header[column]) > 1:
+        raise DataError(f"{table}: has several columns {header[column]!r}; rename all but one")
     for line, row in rows[1:]:
         if len(row) != len(header):
             raise DataError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from trainer.data.classes import check_missing, clean_labels
-from trainer.data.dataset import SPLIT_NAMES, Findings
+from trainer.data.dataset import Findings, find_split
 from trainer.data.pictures import printable
 from trainer.data.sources.labelled import LabelledPictures, Parts, check_parts
 from trainer.data.sources.listing import PICTURES
@@ -28,8 +28,14 @@ class WebDataset(LabelledPictures):
 
     @cached_property
     def shards(self) -> list[Path]:
-        """The tars, sorted."""
-        return sorted({Path(file) for pattern in expand_braces(str(self.path)) for file in glob(pattern)})
+        """The tars, sorted; DataError if braces name one that does not exist."""
+        files = {pattern: glob(pattern) for pattern in expand_braces(str(self.path))}
+        missing = [pattern for pattern in files if not files[pattern]]
+        if missing and len(missing) < len(files):
+            raise DataError(
+                f"{self.path}: there is no {missing[0]}, and {len(missing) - 1} more are missing; name those that exist"
+            )
+        return sorted({Path(file) for matches in files.values() for file in matches})
 
     @cached_property
     def positions(self) -> dict[str, tuple[Path, int, int]]:
@@ -48,12 +54,11 @@ class WebDataset(LabelledPictures):
         return self.shards
 
     def read_parts(self, findings: Findings) -> Parts:
-        """Return the class of each picture, by the split that the names of the tars begin with; DataError."""
+        """Return the class of each picture, by the splits in the names of the tars or their folders; DataError."""
         extension, members = self.label or LABEL, dict[str, list[str]]()
         texts: dict[str, str] = {}
         for shard in self.shards:
-            word = re.match("[a-z]*", shard.name.lower())
-            split = SPLIT_NAMES.get(word[0] if word else "", "")
+            split = find_split(shard.name, shard.parent.name)
             pictures, labels = self.read_shard(shard, f".{extension}", findings)
             members.setdefault(split, []).extend(pictures)
             texts |= {file: labels.get(key, "") for file, key in pictures.items()}
@@ -75,14 +80,17 @@ class WebDataset(LabelledPictures):
     def read_shard(self, shard: Path, extension: str, findings: Findings) -> tuple[dict[str, str], dict[str, str]]:
         """Return picture -> key and key -> text of its label, of one tar; DataError for a damaged one."""
         pictures, labels, others = dict[str, str](), dict[str, str](), list[str]()
+        where = shard.relative_to(os.path.commonpath([shard.parent for shard in self.shards]))
         try:
             with tarfile.open(shard, "r:") as archive:
                 for member in archive:
                     folder, _, file = member.name.rpartition("/")
                     stem, dot, ending = file.partition(".")
-                    key, name = f"{folder}/{stem}", f"{shard.name}/{printable(member.name)}"
+                    key, name = f"{folder}/{stem}", f"{where}/{printable(member.name)}"
                     if not member.isfile():
                         continue
+                    if name in pictures or (f"{dot}{ending}" == extension and key in labels):
+                        raise DataError(f"{shard}: holds {printable(member.name)} twice; write it again")
                     if f"{dot}{ending}".lower() in PICTURES:
                         pictures[name] = key
                         self.positions[name] = shard, member.offset_data, member.size
@@ -90,6 +98,7 @@ class WebDataset(LabelledPictures):
                         labels[key] = content.read().decode(errors="backslashreplace")
                     else:
                         others.append(name)
+                check_end(shard, archive.offset)
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{shard}: cannot be read as tar: {error}; repair or remove it") from None
         findings.ignore("neither picture nor label", others)
@@ -103,6 +112,14 @@ class WebDataset(LabelledPictures):
             return io.BytesIO(os.pread(handle, size, offset))
         finally:
             os.close(handle)
+
+
+def check_end(shard: Path, offset: int) -> None:
+    """Check that nothing but zeros follows the last member of a tar; DataError, since tarfile stops at damage."""
+    with shard.open("rb") as file:
+        file.seek(offset)
+        if (rest := file.read(1 << 20)).strip(b"\0") or len(rest) < tarfile.BLOCKSIZE:
+            raise DataError(f"{shard}: is damaged or cut {offset} bytes from its start; write or copy it again")
 
 
 def expand_braces(pattern: str) -> list[str]:
