@@ -13,6 +13,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["eval*", "jobs*", "models*", "trainer*"]),
+    py_modules=["turnout"],
+    entry_points={"console_scripts": ["turnout=turnout:main"]},
     package_data={"eval": ["reporting/*.css", "reporting/*.jinja", "reporting/*.js"]},
     install_requires=[
         "accelerate>=1.0",

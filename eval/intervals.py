@@ -21,3 +21,14 @@ def student_interval(values: Sequence[float]) -> tuple[float, float]:
     mean, n = float(np.mean(values)), len(values)
     half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1)) / math.sqrt(n)
     return mean - half, mean + half
+
+
+def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Return Welch's 95 % interval of the difference of the means of two samples, each of two or more values."""
+    errors = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
+    difference, error = float(np.mean(first) - np.mean(second)), sum(errors)
+    if not error:
+        return difference, difference
+    squares = sum(e**2 / (len(v) - 1) for e, v in zip(errors, (first, second), strict=True))
+    half = float(stdtrit(error**2 / squares, 0.975)) * math.sqrt(error)
+    return difference - half, difference + half

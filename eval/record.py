@@ -118,6 +118,6 @@ def publish(run: RunDirectory, new_files: Path, record: dict[str, Any]) -> dict[
             stale.unlink()
     for file in sorted(new_files.iterdir()):
         os.replace(file, folder / file.name)
-    write_events(record, folder, run.tensorboard / "eval")
+    write_events(record, folder, run)
     write_text(run.evaluation_file, text)
     return record

@@ -1,4 +1,4 @@
-"""Write the report of a sweep from its run directories: report/index.html, results.csv and results.md."""
+"""Write the report of a sweep from its run directories: report/index.html, its tables and its figures."""
 
 import argparse
 import sys
@@ -8,32 +8,35 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
 
+from eval.reporting.answer import answer_sweep, format_answer
+from eval.reporting.answer_figure import render_answer
 from eval.reporting.domain_pairs import compare_methods
 from eval.reporting.page import render_page
 from eval.reporting.results import read_sweep
-from eval.reporting.tables import format_csv, format_markdown
+from eval.reporting.tables import format_csv, format_long_csv, format_markdown
 from trainer.environment import use_utf8
 from trainer.errors import ConfigError
 from trainer.runs.archive import locate
-from trainer.runs.atomic import write_text
+from trainer.runs.atomic import replace_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report; return the exit code: 2 without any trial, 1 if it cannot be written."""
     parser = argparse.ArgumentParser(
-        description="Write report/index.html, results.csv and results.md of a sweep, which may still be running.",
+        description="Write report/index.html of a sweep, which may still be running; beside it results.csv (a row per "
+        "trial), results_long.csv (a row per trial and metric), results.md and figures/; print the answer.",
         epilog="example: python eval/report.py logs/dann",
     )
     parser.add_argument("sweep", type=Path, help="directory of a sweep, logs/<sweep>, or its archive")
     try:
-        page = write_report(parser.parse_args(arguments).sweep)
+        page, answer = build_report(parser.parse_args(arguments).sweep)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename}: cannot write the report: {error.strerror}", file=sys.stderr)
         return 1
-    print(page)
+    print(f"{answer}\n{page}")
     return 0
 
 
@@ -42,17 +45,28 @@ def write_report(directory: Path) -> Path:
 
     Of an archive, logs/<sweep>.tar, they are written to logs/<sweep>/report.
     """
+    return build_report(directory)[0]
+
+
+def build_report(directory: Path) -> tuple[Path, str]:
+    """Write the report as `write_report`; return the page and the answer for a terminal."""
     sweep = read_sweep(locate(directory))
     report = directory.with_suffix("" if directory.is_file() else directory.suffix) / "report"
     report.mkdir(exist_ok=True, parents=True)
-    pairs = compare_methods(sweep, report)
-    for name, text in {
-        "results.csv": format_csv(sweep),
-        "results.md": format_markdown(sweep, pairs),
-        "index.html": render_page(sweep, pairs),
-    }.items():
-        write_text(report / name, text.encode(errors="replace").decode())  # a file name may be invalid Unicode
-    return report / "index.html"
+    pairs, answers = compare_methods(sweep, report), answer_sweep(sweep)
+    figures = [(answer, render_answer(answer, sweep.keys)) for answer in answers]
+    files = {
+        "results.csv": format_csv(sweep).encode(errors="replace"),  # a file name may be invalid Unicode
+        "results_long.csv": format_long_csv(sweep).encode(errors="replace"),
+        "results.md": format_markdown(sweep, pairs, answers).encode(errors="replace"),
+        "index.html": render_page(sweep, pairs, figures).encode(errors="replace"),
+    }
+    files |= {f"figures/{a.slug}.{form}": content for a, forms in figures for form, content in forms.items()}
+    for name, content in files.items():
+        (report / name).parent.mkdir(exist_ok=True)
+        with replace_file(report / name, durable=False) as temporary:
+            temporary.write_bytes(content)
+    return report / "index.html", format_answer(sweep, answers)
 
 
 if __name__ == "__main__":

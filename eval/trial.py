@@ -1,6 +1,6 @@
 """A trained trial: its method with exported weights, its data, and a folder for the results of an evaluation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
@@ -8,6 +8,7 @@ from textwrap import shorten
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,8 +18,11 @@ from models.base import DataSpec, Method
 from trainer.config.resolve import load_config
 from trainer.config.schema import Config
 from trainer.data.cache import Arrays, data_root, find, read
+from trainer.data.convert import convert
+from trainer.data.dataset import Form
 from trainer.data.pixels import to_signed
 from trainer.data.provenance import compute_fingerprint
+from trainer.data.rgb import fit, parse_colour, to_rgb
 from trainer.errors import ConfigError, DataError
 from trainer.runs.archive import locate
 from trainer.runs.directory import RunDirectory
@@ -96,6 +100,25 @@ class TrainedTrial:
         """Return the images and labels of a split; -1 is no label."""
         return read(self.cache_folder(domain), split, self.config.data.class_order(domain))
 
+    def predict(self, images: NDArray[np.uint8] | Sequence[Image]) -> NDArray[np.float32]:
+        """Return the method's logits [n, classes] of images: uint8 [n, c, size, size], or Pillow's of any size.
+
+        Pictures are brought to the form of the trial's data. ConfigError if the method has no `predict`, or the arrays
+        have another shape.
+        """
+        function = self.capability("predict", "predict()")
+        arrays = images if isinstance(images, np.ndarray) else fit_pictures(images, self.config.data.form())
+        if arrays.shape[1:] != self.image_shape or arrays.dtype != np.uint8 or not len(arrays):
+            shape = "uint8 [n, {}, {}, {}]".format(*self.image_shape)
+            raise ConfigError(f"{self.run.path}: images are {arrays.dtype} {list(arrays.shape)}; give {shape}")
+        return self.apply(function, arrays)
+
+    def sample(self, n: int, seed: int = 0) -> NDArray[np.uint8]:
+        """Return n samples, uint8 [n, c, size, size], the same for the same seed; ConfigError without `sample`."""
+        from eval.sampling import draw_samples
+
+        return np.concatenate([images.cpu().numpy() for images in draw_samples(self, n, seed, "sample()")])
+
     def apply(self, function: Callable[[Tensor], Tensor], images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Apply a capability to images [n, c, h, w], n ≥ 1, in batches: float32 [n, …]; ConfigError if not finite."""
         batch = max(1, min(MAX_BATCH, MAX_VALUES // images[0].size))
@@ -153,3 +176,11 @@ def load_method(config: Config, weights: Path, device: torch.device) -> Method:
         if not tensor.isfinite().all():
             raise ConfigError(f"{weights}: {name} is not finite; train it again, such as with a smaller learning rate")
     return method.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def fit_pictures(pictures: Sequence[Image], form: Form) -> NDArray[np.uint8]:
+    """Return Pillow's pictures in the form of a dataset: uint8 [n, c, size, size]; ValueError without colours."""
+    size, background = form.size or 0, parse_colour(form.background)
+    squares = [np.asarray(fit(to_rgb(picture.copy(), background), size, form.crop, background)) for picture in pictures]
+    rgb = np.stack(squares).transpose(0, 3, 1, 2)
+    return convert(rgb, size, form.channels or 3).transpose(0, 3, 1, 2).copy()  # writable, as torch demands

@@ -74,10 +74,12 @@ def import_environment(code: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def write_report(code: Path, sweep: Path) -> int:
-    """Write the report of a sweep by some code; return the exit code."""
+def write_report(code: Path, sweep: Path) -> tuple[int, str]:
+    """Write the report of a sweep by some code; return the exit code and the text for a terminal."""
     command = [sys.executable, str(code / "eval" / "report.py"), str(sweep)]
-    return subprocess.run(command, env=import_environment(code), stdout=subprocess.DEVNULL, check=False).returncode
+    environment = import_environment(code)
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=False)
+    return result.returncode, result.stdout
 
 
 def read_entries(checkout: Path, excluded: Path) -> dict[str, Entry]:

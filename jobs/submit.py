@@ -169,23 +169,22 @@ def submit(options: argparse.Namespace, console: Console) -> int:
 
 
 def run_locally(submission: Submission, console: Console) -> int:
-    """Train and evaluate on this machine, then write the report and print its tables; return the exit code."""
+    """Train and evaluate on this machine, then write the report and print its answer; return the exit code."""
     sweep, runs = submission.sweep, submission.runs
     started, completed, code = time.monotonic(), True, snapshot.ROOT
     if submission.code:
         code = submission.code.folder
         plans = group_trials(submission)
         completed = submission.backend.submit(sweep, plans, code, submission.record())["completed"]
-    page, report_code = sweep / "report" / "index.html", snapshot.write_report(code, sweep)
+    report_code, answer = snapshot.write_report(code, sweep)
     if not completed:
         print_plain(console, summarize_progress(runs))
         print_plain(console, "stopped; rerun the same command to resume from the checkpoints")
         return 130
     if report_code:
         return 1
-    print((page.parent / "results.md").read_text())
-    seconds = time.monotonic() - started
-    print_plain(console, f"{seconds:.0f} s; report: {page}; curves: tensorboard --logdir {sweep}")
+    print_plain(console, f"{time.monotonic() - started:.0f} s; curves: tensorboard --logdir {sweep}")
+    print(answer, end="")
     problems = {run: describe_problem(t.config, run) for run, t in zip(runs, submission.trials, strict=True)}
     for run, problem in problems.items():
         if problem:

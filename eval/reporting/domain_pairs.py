@@ -62,7 +62,7 @@ def compare_methods(sweep: Sweep, report: Path) -> list[DomainPair]:
 
 
 def _compare(source: str, target: str, settings: list[Setting], report: Path) -> DomainPair:
-    settings = sorted(settings, key=lambda setting: ORDER.get(read_role(setting.trials[0].method), 1))
+    settings = sorted(settings, key=lambda setting: ORDER.get(setting.role, 1))
     columns = [name for name, metric in COLUMNS.items() if any(setting.summarize(metric) for setting in settings)]
     rows = [_row(setting, columns) for setting in settings]
     trials = [trial for setting in settings for trial in setting.trials]

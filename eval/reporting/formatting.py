@@ -29,6 +29,11 @@ def format_interval(interval: tuple[float, float] | None) -> str:
     return f"[{format_number(interval[0])}, {format_number(interval[1])}]" if interval else ""
 
 
+def format_difference(value: float) -> str:
+    """Format a difference with its sign."""
+    return f"+{format_number(value)}" if value > 0 else format_number(value)
+
+
 def format_exactly(values: dict[str, Any], key: str) -> str:
     """Format a value in full precision: strings unchanged, other types as JSON; empty if absent."""
     value = values.get(key, "")
@@ -51,3 +56,9 @@ def format_duration(seconds: float) -> str:
 def is_oracle(metric: str) -> bool:
     """Return whether a metric, by its name, is selected with target labels."""
     return "oracle" in metric.lower()
+
+
+def split_question(abstract: str) -> tuple[str, str]:
+    """Return the first paragraph of the head of a sweep's file, on one line, and the rest."""
+    question, _, rest = abstract.strip().partition("\n\n")
+    return " ".join(question.split()), rest.strip()

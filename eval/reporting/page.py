@@ -4,23 +4,29 @@ import base64
 import hashlib
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
 
-from eval.reporting import formatting, tables
+from eval.reporting import columns, formatting, tables
+from eval.reporting.answer import Answer, order_settings
+from eval.reporting.answer_figure import describe_figure, describe_form
 from eval.reporting.curves import BINS, HEIGHT, WIDTH, Curve, Plot, draw_plot
 from eval.reporting.domain_pairs import DomainPair
 from eval.reporting.marks import describe_judges, describe_lost_sources
-from eval.reporting.pictures import collect_pictures, embed_png
+from eval.reporting.pictures import collect_pictures, embed, embed_png
 from eval.reporting.results import Sweep, Trial
 
+SHOWN = ("source", "target", "dataset", "size", "steps", "batch_size", "lr", "precision")  # of the shared settings
 
-def render_page(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
-    """Return index.html."""
+
+def render_page(
+    sweep: Sweep, pairs: Sequence[DomainPair], figures: Sequence[tuple[Answer, Mapping[str, bytes]]]
+) -> str:
+    """Return index.html; `figures` are the answers, each with its figure by form."""
     path = os.path.relpath(sweep.directory)
     provenance = [trial.provenance for trial in sweep.trials if trial.provenance]
     shared = {k: v for k, v in (provenance or [{}])[0].items() if all(k in p and p[k] == v for p in provenance)}
@@ -28,10 +34,17 @@ def render_page(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
         sweep=sweep,
         now=datetime.now(timezone.utc),
         command=f"tensorboard --logdir {shlex.quote(sweep.name if path.startswith('..') else path)}",
+        answers=[
+            (a, describe_form(a, sweep.keys), describe_figure(a), embed(forms.get("svg", b""), "svg+xml"))
+            for a, forms in figures
+        ],
+        settings=order_settings(sweep, [answer for answer, _ in figures]),
+        best={answer.ranked[0].label for answer, _ in figures if len(answer.ranked) > 1},
+        as_run=describe_run(sweep),
         pairs=[(pair, embed_png(pair.picture) if pair.picture else "") for pair in pairs],
         histories=_draw_plots(sweep, lambda trial: trial.history, markers=True),
         curves=_draw_plots(sweep, lambda trial: trial.curves, markers=False),
-        pictures=collect_pictures(sweep),
+        pictures=collect_pictures(order_settings(sweep, [answer for answer, _ in figures])),
         judges=describe_judges(sweep.trials),
         lost_sources=describe_lost_sources(sweep.trials),
         one_seed=tables.ONE_SEED,
@@ -54,9 +67,30 @@ def create_environment() -> jinja2.Environment:
     )
     environment.filters |= vars(formatting) | {
         "url": lambda path: quote(os.fsencode(path)),
+        "rule": columns.describe_rule,
+        "base": lambda name: columns.split_rule(name)[1],
         "sha256": lambda text: base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode(),
     }
     return environment
+
+
+def describe_run(sweep: Sweep) -> list[str]:
+    """Return what the sweep was run with: overrides of the command line, settings that its trials share, the commit."""
+    submission, config = sweep.submission, sweep.trials[0].config
+    shown = {key: key.partition(".")[2] for key in config if key.startswith(("train.", "model.", "data."))}
+    shared = [
+        f"{name} {formatting.format_setting(config, key)}"
+        for key, name in shown.items()
+        if name in SHOWN and all(t.config.get(key) == config[key] for t in sweep.trials)
+    ]
+    lines = ["the same in all trials: " + ", ".join(shared)] if shared else []
+    if overrides := submission.get("overrides"):
+        lines.insert(0, f"overrides of the command line: {' '.join(map(str, overrides))}")
+    if commit := submission.get("commit"):
+        lines.append(
+            f"commit {str(commit)[:10]}" + ", with changes that are not committed" * bool(submission.get("dirty"))
+        )
+    return lines
 
 
 def _draw_plots(sweep: Sweep, source: Callable[[Trial], dict[str, Curve]], markers: bool) -> dict[str, Plot]:

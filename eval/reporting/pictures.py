@@ -2,12 +2,13 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
-from eval.reporting.results import Sweep, Trial
+from eval.reporting.results import Trial
 from eval.reporting.seeds import Setting
 
 MAX_WIDTH = 1200  # pixels; wider pictures are embedded at this width
@@ -22,10 +23,10 @@ class Pictures:
     linked: list[Trial] = field(default_factory=list)
 
 
-def collect_pictures(sweep: Sweep) -> dict[str, Pictures]:
+def collect_pictures(settings: Sequence[Setting]) -> dict[str, Pictures]:
     """Return file name → pictures: embedded for the first readable seed of each setting, links for the others."""
     pictures: dict[str, Pictures] = {}
-    for setting in sweep.settings:
+    for setting in settings:
         embedded = set()
         for trial in setting.trials:
             for name in [file for file in trial.files if file.startswith("eval/") and file.endswith(".png")]:
@@ -53,4 +54,9 @@ def embed_png(path: Path) -> str:
                 content = file.getvalue()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return ""
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return embed(content, "png")
+
+
+def embed(content: bytes, form: str) -> str:
+    """Return a picture as data URI; empty without content."""
+    return f"data:image/{form};base64,{base64.b64encode(content).decode()}" if content else ""

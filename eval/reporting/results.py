@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from eval.reporting.columns import STEP, order_metrics
 from eval.reporting.curves import Curve, choose_styles, read_curves
 from eval.reporting.formatting import format_exactly, format_setting, is_oracle
 from eval.reporting.marks import mark_data, mark_revisions
@@ -41,6 +42,7 @@ class Trial:
     curves: dict[str, Curve]
     history: dict[str, Curve]  # metrics against the step of the exported weights
     metrics: dict[str, float]
+    validation: dict[str, float]  # of the last exported weights, on the validation split
     intervals: dict[str, tuple[float, float]]
     provenance: dict[str, Any]  # of the evaluation and of the data
     is_evaluated: bool  # also if its metrics are figures without a number, or if it has none
@@ -93,11 +95,17 @@ class Sweep:
     swept: list[str]  # keys in which the trials differ
     settings: list[Setting]
     metrics: list[str]
+    submission: dict[str, Any]  # the newest one: overrides of the command line, commit, dirty, …; {} if unknown
     abstract: str  # the comment at the head of the sweep's file
 
     @property
     def name(self) -> str:
         return self.directory.resolve().name
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the metrics that a table shows: all but the steps of selected weights."""
+        return [name for name in self.metrics if not name.endswith(STEP)]
 
     @property
     def keys(self) -> list[str]:
@@ -145,7 +153,8 @@ def read_sweep(directory: Path) -> Sweep:
         trials=trials,
         swept=swept,
         settings=[Setting(_label(g[0], keys), style, g) for g, style in zip(groups.values(), styles, strict=True)],
-        metrics=sorted({name for trial in trials for name in trial.metrics}),
+        metrics=order_metrics({name for t in trials for name in t.metrics}, trials[0].config.get("eval.metrics") or []),
+        submission=_read(lambda: {**submissions.read_lines(directory)[-1]}, dict[str, Any]),
         abstract=re.sub(r"(?m)^# ?", "", abstract[0]) if abstract else "",
     )
 
@@ -159,10 +168,11 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
     intervals, provenance = evaluation.get("intervals") or {}, flatten(evaluation.get("provenance") or {})
     data: dict[str, Any] = _read(run.data, dict)
     metrics = {k: v for k, v in (evaluation.get("metrics") or {}).items() if type(v) in (int, float)}
-    selected_steps = {f"{k} step": provenance.get(f"{k}.chosen at step") for k in metrics}
+    selected_steps = {f"{k}{STEP}": provenance.get(f"{k}.chosen at step") for k in metrics}
     metrics |= {k: step for k, step in selected_steps.items() if type(step) is int}
     metrics = _read(lambda: newest_objective(run), dict[str, float]) | metrics
     history = [{"step": h.get("step"), **h.get("metrics", {})} for h in evaluation.get("history") or []]
+    last = next((h for h in history if h["step"] == evaluation.get("step")), {})
     steps = int(_number(status.get("steps")) or _number(config.get("train.steps")))
     folders = ["", "eval", *(f"../slurm/{job}" for job in jobs.values() if error or state == "failed")]
     listings: dict[str, list[str]] = {f: _read(partial(os.listdir, run.path / f), list) for f in folders}
@@ -177,6 +187,7 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
         curves=read_curves(_read(run.metrics, list)),
         history=read_curves(history) if len(history) > 1 else {},
         metrics=metrics,
+        validation={k: v for k, v in last.items() if k.startswith("validation/") and type(v) in (int, float)},
         intervals={k: (_number(v[0]), _number(v[1])) for k, v in intervals.items() if len(v) == 2},
         provenance=provenance | flatten({"data": data.get("domains") or {}}),
         is_evaluated=bool(evaluation) or not config.get("eval.metrics"),
@@ -250,5 +261,5 @@ def _read(read: Callable[[], T], default: Callable[[], T]) -> T:
     """Read a file that another process may be writing; use the default if it is missing, torn or malformed."""
     try:
         return read()
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, AttributeError, IndexError, yaml.YAMLError):
         return default()

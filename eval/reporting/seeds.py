@@ -1,13 +1,14 @@
 """Trials that differ only in their seed, and the summary of a metric over them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from eval.intervals import student_interval
 from eval.reporting.curves import Style
 from eval.reporting.formatting import format_deviation, format_number
+from eval.reporting.marks import read_role
 
 if TYPE_CHECKING:
     from eval.reporting.results import Trial
@@ -37,6 +38,21 @@ class Setting:
     def n(self) -> int:
         """Return the number of finished and evaluated trials."""
         return sum(trial.state == "done" and trial.is_evaluated for trial in self.trials)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the settings, dotted keys, of its first trial."""
+        return self.trials[0].config
+
+    @property
+    def role(self) -> str:
+        """Return the role that the method declares; empty if its file no longer exists or cannot be read."""
+        return read_role(self.trials[0].method)
+
+    def values(self, metric: str) -> dict[str, float]:
+        """Return seed → value of a metric, or of one of the validation split, of the finished trials."""
+        values = {t.seed: (t.validation | t.metrics).get(metric, np.nan) for t in self.trials if t.state == "done"}
+        return {seed: value for seed, value in values.items() if np.isfinite(value)}
 
     def summarize(self, metric: str) -> Summary | None:
         """Summarize a metric over the finished trials that have it; None if none has."""

@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
+from eval.reporting.answer import Answer, order_settings
 from eval.reporting.domain_pairs import DomainPair
 from eval.reporting.formatting import format_exactly, format_interval, format_number, format_setting, is_oracle
 from eval.reporting.marks import describe_judges
@@ -40,22 +41,36 @@ def format_csv(sweep: Sweep) -> str:
     return file.getvalue()
 
 
-def format_markdown(sweep: Sweep, pairs: Sequence[DomainPair]) -> str:
-    """Return results.md: configurations with mean ± std and intervals, trials, domain pairs and failures."""
-    metrics = [f"{name} †" if is_oracle(name) else name for name in sweep.metrics]
+def format_long_csv(sweep: Sweep) -> str:
+    """Return results_long.csv: a row per trial and metric, with the bounds of its interval over test images."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["trial", "state", "method", *sweep.swept, "metric", "value", "low", "high"])
+    for t in sweep.trials:
+        values = [format_exactly(t.config, key) for key in sweep.swept]
+        for name in (name for name in sweep.metrics if name in t.metrics):
+            bounds = t.intervals.get(name, ("", ""))
+            writer.writerow([t.name, t.state, t.method, *values, name, format_exactly(t.metrics, name), *bounds])
+    return file.getvalue()
+
+
+def format_markdown(sweep: Sweep, pairs: Sequence[DomainPair], answers: Sequence[Answer]) -> str:
+    """Return results.md: the answer, configurations with mean ± std and intervals, trials, domain pairs, failures."""
+    metrics = [f"{name} †" if is_oracle(name) else name for name in sweep.columns]
     configurations, trials = [], []
-    for s in sweep.settings:
+    for s in order_settings(sweep, answers):
         values = [format_setting(s.trials[0].config, key) for key in sweep.keys]
         configurations.append(
-            [s.trials[0].marked_method, *values, str(s.n), *(s.describe(name) for name in sweep.metrics)]
+            [s.trials[0].marked_method, *values, str(s.n), *(s.describe(name) for name in sweep.columns)]
         )
     for t in sweep.trials:
         values = [format_setting(t.config, key) for key in sweep.swept]
-        numbers = [format_number(t.metrics[name]) if name in t.metrics else "" for name in sweep.metrics]
+        numbers = [format_number(t.metrics[name]) if name in t.metrics else "" for name in sweep.columns]
         trials.append([t.name, t.state, t.marked_method, *values, *numbers])
     parts = [
         f"# {_escape(sweep.name)}",
         ", ".join(f"{n} {state}" for state, n in sweep.counts.items()),
+        *(f"{answer.task}: {text}" if answer.task else text for answer in answers for text in answer.sentences),
         "## Results by configuration",
         f"Mean ± sample standard deviation over n finished and evaluated seeds. {ONE_SEED}",
         _table(["method", *sweep.keys, "n", *metrics], configurations),
@@ -79,13 +94,13 @@ def _format_intervals(sweep: Sweep) -> list[str]:
     """Return heading and table of the intervals over training seeds and over test images, if there are any."""
     rows = []
     for s in sweep.settings:
-        summaries = [s.summarize(name) for name in sweep.metrics]
+        summaries = [s.summarize(name) for name in sweep.columns]
         over = {
             "training seeds": [format_interval(summary and summary.over_seeds) for summary in summaries],
             "test images": [format_interval(summary and summary.over_images) for summary in summaries],
         }
         rows += [[s.label, name, *cells] for name, cells in over.items() if any(cells)]
-    head = ["configuration", "over", *sweep.metrics]
+    head = ["configuration", "over", *sweep.columns]
     columns = [0, 1, *(i for i in range(2, len(head)) if any(row[i] for row in rows))]
     shown = [[row[i] for i in columns] for row in (head, *rows)]
     return ["## 95 % intervals", INTERVALS, _table(shown[0], shown[1:])] if rows else []

@@ -164,9 +164,10 @@ def change(path: Path, name: str, value: float) -> None:
 
 
 def board(run: Path) -> tuple[Counter[tuple[str, int]], Counter[tuple[str, int]], dict[tuple[str, int], float]]:
-    """Return what TensorBoard shows: counts of (name, step) for scalars and for images, and the scalars' values."""
-    events = EventAccumulator(str(run / "tensorboard" / "eval"), size_guidance={"scalars": 0, "images": 0}).Reload()
-    scalars = [(tag, event.step, event.value) for tag in events.Tags()["scalars"] for event in events.Scalars(tag)]
+    """Return what TensorBoard shows of the evaluation: counts of (name, step) for scalars and images, and values."""
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0}).Reload()
+    names = [tag for tag in events.Tags()["scalars"] if tag.startswith("eval/")]
+    scalars = [(tag[5:], event.step, event.value) for tag in names for event in events.Scalars(tag)]
     images = Counter((tag, event.step) for tag in events.Tags()["images"] for event in events.Images(tag))
     return Counter((tag, step) for tag, step, _ in scalars), images, {(tag, step): v for tag, step, v in scalars}
 
@@ -390,7 +391,7 @@ def test_the_record_states_how_its_numbers_were_computed(evaluated: Path) -> Non
 def test_tensorboard_has_every_scalar_and_picture_once(run: Path) -> None:
     for arguments in (["--metrics", "accuracy"], [], ["--force"]):
         assert main.main([str(run), *arguments]) == 0
-    assert len(list((run / "tensorboard" / "eval").iterdir())) == 1
+    assert len(list((run / "tensorboard").glob("*.eval"))) == 1
     scalars, images, values = board(run)
     record_ = found(run)
     expected = {(k, row["step"]): v for row in record_["history"] for k, v in row["metrics"].items()}

@@ -610,7 +610,7 @@ def test_tensorboard_shows_the_samples_of_each_milestone_at_its_step(make: Calla
     run = make("a", steps=(10, 20))
     assert main.main([str(run), "--metrics", "samples"]) == 0
     assert main.main([str(run), "--metrics", "reconstruction"]) == 0  # which writes the TensorBoard files again
-    events = EventAccumulator(str(run / "tensorboard" / "eval"), size_guidance={"images": 0}).Reload()
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0}).Reload()
     steps = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
     pictures = ("samples_last", "samples_by_step", "samples_nearest", "reconstruction")
     assert steps == {"samples": [10, 20], **{name: [20] for name in pictures}}

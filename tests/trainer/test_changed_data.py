@@ -111,4 +111,4 @@ def test_trials_on_different_data_are_not_averaged(tmp_path: Path) -> None:
     assert sweep.keys == ["data.dataset.content"]
     assert sorted(len(setting.trials) for setting in sweep.settings) == [1, 2]
     assert all(setting.label.startswith("classifier · content ") for setting in sweep.settings)
-    assert re.search(r"\| 0\.55\d* ± 0\.07\d* +\|", format_markdown(sweep, []))
+    assert re.search(r"\| 0\.55\d* ± 0\.07\d* +\|", format_markdown(sweep, [], []))

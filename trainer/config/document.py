@@ -95,7 +95,10 @@ def parse_overrides(words: list[str]) -> Settings:
                 _check_keys(node, COMMAND_LINE)
             overrides |= to_settings({key: yaml.safe_load(text)}, COMMAND_LINE)
         except yaml.YAMLError:
-            raise ConfigError(f"{COMMAND_LINE}: {key}: {text!r} is not a YAML value; quote it") from None
+            raise ConfigError(
+                f"{COMMAND_LINE}: {key}: {text!r} is not a YAML value; close its brackets, and quote the whole word "
+                f"for the shell: '{key}=[0, 1]'"
+            ) from None
     return overrides
 
 
@@ -208,6 +211,9 @@ def _iterate_nodes(
 
 def _suggest_files(path: Path) -> str:
     """Return the remedy for a path that cannot be read: the YAML files beside it."""
+    near = Path("sweeps", path.name).with_suffix(".yaml")
+    if not path.exists() and near.exists():
+        return f"did you mean {near}?"
     names = sorted(p.name for p in (path if path.is_dir() else path.parent).glob("*.yaml"))
     return f"files there: {', '.join(names)}" if names else "check the path"
 

@@ -1,5 +1,7 @@
 """Resolve settings into a trial's configuration: fill in defaults, check every value, explain errors."""
 
+import re
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -150,12 +152,18 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> tuple[str, str]:
         try:
             check_known(path[-1], valid, "key")
         except ValueError as unknown:
-            return key, str(unknown)
+            name, fields = path[-1], schema.model_fields.items()
+            hint = " or ".join(f"{b}.{name}" for b, f in fields if name in getattr(f.annotation, "model_fields", {}))
+            return key, f"unknown key {name!r}; did you mean {hint}?" if hint else str(unknown)
         return key, "only allowed at the top level of a sweep file"
     if first["type"] == "missing":
         return key, "missing; give it a value"
     if first["type"] in ("model_type", "dict_type"):
         return key, f"{first['input']!r}: must be a mapping of keys to values"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error":
+        words = re.findall("'([^']*)'", first["ctx"]["expected"])
+        guess = get_close_matches(str(first["input"]), words, 1, 0.5)  # such as fp16 for float16
+        message += f"; did you mean {guess[0]}?" if guess else ""
     value = "" if isinstance(first["input"], str) and repr(first["input"]) in message else f"{first['input']!r}: "
     return key, f"{value}{message[:1].lower()}{message[1:]}"

@@ -1,0 +1,39 @@
+"""The order and the names of the columns of tables: the main metric first, then by how its weights were selected."""
+
+from collections.abc import Iterable, Sequence
+
+# Prefix of a metric → how the weights that it is of were selected, in the order of the columns.
+RULES = {
+    "": "last",
+    "best": "selected on source validation",
+    "infomax": "selected without labels",
+    "oracle": "oracle",
+}
+STEP = " step"  # ending of the name of the step that a rule selected
+
+
+def order_metrics(names: Iterable[str], evaluated: Sequence[str]) -> list[str]:
+    """Return names of metrics, those of the first entries of `eval.metrics` first, the target before other domains."""
+
+    def place(name: str) -> tuple[int, bool, str, int, bool, str]:
+        rule, base = split_rule(name.removesuffix(STEP))
+        root = base.removeprefix("validation/")
+        entry = next((i for i, e in enumerate(evaluated) if root == e or root.startswith(f"{e}/")), len(evaluated))
+        domain = "" if base.endswith("/target") else base
+        return entry, domain != "", domain, list(RULES).index(rule), name.endswith(STEP), name
+
+    return sorted(names, key=place)
+
+
+def split_rule(name: str) -> tuple[str, str]:
+    """Return the rule that selected the weights, empty for the last ones, and the metric."""
+    rule, _, base = name.partition("/")
+    return (rule, base) if rule in RULES and rule else ("", name)
+
+
+def describe_rule(name: str, names: Sequence[str]) -> str:
+    """Return how the weights of a metric were selected; empty if that is the same for all forms of the metric."""
+    rule, base = split_rule(name)
+    if not any(f"{other}/{base}" in names for other in RULES if other):
+        return ""
+    return RULES[rule] if base.endswith("/target") or rule != "best" else "selected on validation"
