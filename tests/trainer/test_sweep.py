@@ -224,6 +224,27 @@ def test_a_hyperparameter_that_no_method_has_is_refused(
         load(*words, **content)
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("gamma=3", r"command line: gamma: unknown key 'gamma'; did you mean model\.gamma\?"),
+        ("steps=3", r"did you mean train\.steps\?"),
+        ("train.precision=float16", "train.precision: 'float16': .*; did you mean fp16"),
+        ("train.precision=bfloat16", "did you mean bf16"),
+        ("train.seed=[0,1", r"train.seed: '\[0,1' is not a YAML value; close its brackets.*'train.seed=\[0, 1\]'"),
+    ],
+)
+def test_a_word_that_is_nearly_right_is_answered_with_the_right_one(load: Load, word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(word)
+
+
+def test_the_name_of_a_sweep_is_answered_with_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError, match=r"dann: cannot read this file: .*did you mean sweeps/dann\.yaml\?"):
+        load_trials(Path("dann"), [])
+
+
 # Files
 
 

@@ -1,6 +1,7 @@
 """Resolve settings into a trial's configuration: fill in defaults, check every value, explain errors."""
 
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -153,7 +154,10 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> tuple[str, str]:
             check_known(path[-1], valid, "key")
         except ValueError as unknown:
             name, fields = path[-1], schema.model_fields.items()
-            hint = " or ".join(f"{b}.{name}" for b, f in fields if name in getattr(f.annotation, "model_fields", {}))
+            blocks = [block for block, field in fields if name in getattr(field.annotation, "model_fields", {})]
+            if issubclass(schema, Config) and not blocks and is_hyperparameter(name):
+                blocks = ["model"]
+            hint = " or ".join(f"{block}.{name}" for block in blocks)
             return key, f"unknown key {name!r}; did you mean {hint}?" if hint else str(unknown)
         return key, "only allowed at the top level of a sweep file"
     if first["type"] == "missing":
@@ -167,3 +171,12 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> tuple[str, str]:
         message += f"; did you mean {guess[0]}?" if guess else ""
     value = "" if isinstance(first["input"], str) and repr(first["input"]) in message else f"{first['input']!r}: "
     return key, f"{value}{message[:1].lower()}{message[1:]}"
+
+
+def is_hyperparameter(name: str) -> bool:
+    """Return whether any method has a hyperparameter of this name."""
+    for method in models.names():
+        with suppress(TypeError, SyntaxError):  # a method that is being written
+            if any(hyperparameter.name == name for hyperparameter in models.signature(method).hyperparameters):
+                return True
+    return False
