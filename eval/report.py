@@ -13,6 +13,7 @@ from eval.reporting.answer_figure import render_answer
 from eval.reporting.domain_pairs import compare_methods
 from eval.reporting.page import render_page
 from eval.reporting.results import read_sweep
+from eval.reporting.search_figure import render_search
 from eval.reporting.tables import format_csv, format_long_csv, format_markdown
 from trainer.environment import use_utf8
 from trainer.errors import ConfigError
@@ -55,13 +56,15 @@ def build_report(directory: Path) -> tuple[Path, str]:
     report.mkdir(exist_ok=True, parents=True)
     pairs, answers = compare_methods(sweep, report), answer_sweep(sweep)
     figures = [(answer, render_answer(answer, sweep.keys)) for answer in answers]
+    search = render_search(sweep)
     files = {
         "results.csv": format_csv(sweep).encode(errors="replace"),  # a file name may be invalid Unicode
         "results_long.csv": format_long_csv(sweep).encode(errors="replace"),
         "results.md": format_markdown(sweep, pairs, answers).encode(errors="replace"),
-        "index.html": render_page(sweep, pairs, figures).encode(errors="replace"),
+        "index.html": render_page(sweep, pairs, figures, search).encode(errors="replace"),
     }
     files |= {f"figures/{a.slug}.{form}": content for a, forms in figures for form, content in forms.items()}
+    files |= {f"figures/search.{form}": content for form, content in search.items()}
     for name, content in files.items():
         (report / name).parent.mkdir(exist_ok=True)
         with replace_file(report / name, durable=False) as temporary:

@@ -10,6 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from eval.reporting.answer import Answer
 from eval.reporting.curves import PALETTE
@@ -39,15 +41,19 @@ def render_answer(answer: Answer, keys: Sequence[str]) -> dict[str, bytes]:
     """Return the figure as SVG, PDF and PNG by their suffixes; {} if there is nothing to compare."""
     if len(answer.ranked) + len(answer.bounds) < 2:
         return {}
-    contents = {}
     with matplotlib.rc_context(STYLE):
-        figure = draw_answer(answer, keys)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # computed once, not again for each file
-        for form, undated in UNDATED.items():
-            file = io.BytesIO()
-            figure.savefig(file, format=form, dpi=300, metadata=undated)
-            contents[form] = file.getvalue()
+        return render(draw_answer(answer, keys))
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+    """Return a figure as SVG, PDF and PNG by their suffixes, without dates."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # computed once, not again for each file
+    contents = {}
+    for form, undated in UNDATED.items():
+        file = io.BytesIO()
+        figure.savefig(file, format=form, dpi=300, metadata=undated)
+        contents[form] = file.getvalue()
     return contents
 
 
@@ -177,7 +183,7 @@ def draw_map(axes: Axes, answer: Answer, keys: Sequence[str], settings: Sequence
                       fontsize=6.5, color="white" if is_dark else "black")  # fmt: skip
     if not np.isnan(cells).all():
         row, column = np.unravel_index((np.nanargmax if answer.is_maximized else np.nanargmin)(cells), cells.shape)
-        axes.add_patch(matplotlib.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="#d55e00", lw=2))
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="#d55e00", lw=2))
 
 
 def draw_panels(figure: Figure, answer: Answer, keys: Sequence[str], groups: Mapping[str, list[Setting]]) -> None:
@@ -241,6 +247,9 @@ def scale_axis(axes: Axes, values: Sequence[float]) -> None:
     """Put the swept values on the axis, a logarithmic one where they span a decade or more."""
     if values and min(values) > 0 and max(values) / min(values) >= DECADE:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) / min(values) < DECADE**2 else (1,)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.minorticks_off()
     if len(values) <= 8:
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.minorticks_off()

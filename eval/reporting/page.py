@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import jinja2
 
-from eval.reporting import columns, formatting, tables
+from eval.reporting import columns, formatting, search_figure, tables
 from eval.reporting.answer import Answer, order_settings
 from eval.reporting.answer_figure import describe_figure, describe_form
 from eval.reporting.curves import BINS, HEIGHT, WIDTH, Curve, Plot, draw_plot
@@ -24,9 +24,12 @@ SHOWN = ("source", "target", "dataset", "size", "steps", "batch_size", "lr", "pr
 
 
 def render_page(
-    sweep: Sweep, pairs: Sequence[DomainPair], figures: Sequence[tuple[Answer, Mapping[str, bytes]]]
+    sweep: Sweep,
+    pairs: Sequence[DomainPair],
+    figures: Sequence[tuple[Answer, Mapping[str, bytes]]],
+    search: Mapping[str, bytes],
 ) -> str:
-    """Return index.html; `figures` are the answers, each with its figure by form."""
+    """Return index.html; `figures` are the answers, each with its figure by form, and `search` that of a search."""
     path = os.path.relpath(sweep.directory)
     provenance = [trial.provenance for trial in sweep.trials if trial.provenance]
     shared = {k: v for k, v in (provenance or [{}])[0].items() if all(k in p and p[k] == v for p in provenance)}
@@ -38,6 +41,8 @@ def render_page(
             (a, describe_form(a, sweep.keys), describe_figure(a), embed(forms.get("svg", b""), "svg+xml"))
             for a, forms in figures
         ],
+        search=embed(search.get("svg", b""), "svg+xml"),
+        search_caption=search_figure.CAPTION,
         settings=order_settings(sweep, [answer for answer, _ in figures]),
         best={answer.ranked[0].label for answer, _ in figures if len(answer.ranked) > 1},
         as_run=describe_run(sweep),

@@ -42,6 +42,8 @@ class Trial:
     curves: dict[str, Curve]
     history: dict[str, Curve]  # metrics against the step of the exported weights
     metrics: dict[str, float]
+    objective: dict[str, float]  # of a search: name and newest value; else {}
+    ended: float  # time of the last line of the log of training, seconds since the epoch; 0 if there is none
     validation: dict[str, float]  # of the last exported weights, on the validation split
     intervals: dict[str, tuple[float, float]]
     provenance: dict[str, Any]  # of the evaluation and of the data
@@ -170,9 +172,10 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
     metrics = {k: v for k, v in (evaluation.get("metrics") or {}).items() if type(v) in (int, float)}
     selected_steps = {f"{k}{STEP}": provenance.get(f"{k}.chosen at step") for k in metrics}
     metrics |= {k: step for k, step in selected_steps.items() if type(step) is int}
-    metrics = _read(lambda: newest_objective(run), dict[str, float]) | metrics
+    objective = _read(lambda: newest_objective(run), dict[str, float])
     history = [{"step": h.get("step"), **h.get("metrics", {})} for h in evaluation.get("history") or []]
     last = next((h for h in history if h["step"] == evaluation.get("step")), {})
+    lines: list[dict[str, Any]] = _read(run.metrics, list)
     steps = int(_number(status.get("steps")) or _number(config.get("train.steps")))
     folders = ["", "eval", *(f"../slurm/{job}" for job in jobs.values() if error or state == "failed")]
     listings: dict[str, list[str]] = {f: _read(partial(os.listdir, run.path / f), list) for f in folders}
@@ -184,9 +187,11 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
         steps=steps,
         eta=_number(status.get("eta")) if state == "running" else 0.0,
         error=error.replace(f"{run.path.resolve().parent}/", ""),
-        curves=read_curves(_read(run.metrics, list)),
+        curves=read_curves(lines),
         history=read_curves(history) if len(history) > 1 else {},
-        metrics=metrics,
+        metrics=objective | metrics,
+        objective=objective,
+        ended=_number(lines[-1].get("time")) if lines else 0.0,
         validation={k: v for k, v in last.items() if k.startswith("validation/") and type(v) in (int, float)},
         intervals={k: (_number(v[0]), _number(v[1])) for k, v in intervals.items() if len(v) == 2},
         provenance=provenance | flatten({"data": data.get("domains") or {}}),

@@ -1,6 +1,7 @@
 """The answer of a sweep, on made-up results whose truth is known: what leads, by how much, and what is only noise."""
 
 import csv
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from scipy.special import stdtr
 
 from eval import report
 from eval.intervals import welch_interval
-from eval.reporting import answer_figure
+from eval.reporting import answer_figure, search_figure
 from eval.reporting.answer import Answer, Comparison, adjust_means, answer_sweep, compare_seeds
 from eval.reporting.columns import describe_rule, order_metrics
 from eval.reporting.results import read_sweep
@@ -261,3 +262,28 @@ def test_numbers_follow_a_run_directory_everywhere(tmp_path: Path) -> None:
         ("dann,1,0", "accuracy/target", "0.8765", "0.8", "0.9"),
         ("dann,5,0", "accuracy/target", "0.7", "", ""),
     ]
+
+
+def test_a_search_shows_its_history_the_best_so_far_and_each_parameter(tmp_path: Path) -> None:
+    folder, name = tmp_path / "s", "validation/accuracy/source"
+    objectives = [(0.6, "done"), (0.9, "pruned"), (0.8, "done"), (0.7, "done")]
+    for number, (value, state) in enumerate(objectives):
+        rows = [{"step": 9, "time": 100.0 - number, "loss": 1.0}]  # they ended in the opposite order
+        path = trial(folder, f"t{number}", model={"lr": 10.0**-number}, accuracy=0.1, state=state, rows=rows)
+        (path / "objective.json").write_text(json.dumps({"metric": name, "values": {"9": value}}))
+    sweep = read_sweep(folder)
+    trials = sorted(sweep.trials, key=lambda t: t.ended)
+    assert [t.objective for t in trials] == [{name: value} for value in (0.7, 0.8, 0.9, 0.6)]
+    history, lr = search_figure.draw_search(trials, name, ["model.lr"]).axes
+    hollow, filled, best = history.lines
+    assert [np.asarray(line.get_ydata()).tolist() for line in (hollow, filled)] == [[0.9], [0.7, 0.8, 0.6]]
+    assert np.asarray(best.get_ydata()).tolist() == [0.7, 0.8, 0.8, 0.8], "a pruned trial is never the best"
+    assert np.asarray(lr.lines[1].get_xdata()).tolist() == [0.001, 0.01, 1.0]
+    assert lr.get_xscale() == "log"
+    page = Page(report.write_report(folder))
+    assert "hollow: pruned ones" in page.text
+    assert {path.name for path in (folder / "report" / "figures").glob("search.*")} == {
+        "search.pdf",
+        "search.png",
+        "search.svg",
+    }
