@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval import figures
-from eval.reporting.marks import read_role
 from eval.reporting.results import Sweep, Trial
 from eval.reporting.seeds import Setting
 
