@@ -26,6 +26,7 @@ from trainer.data.cache import folder, load, origin, stage
 from trainer.data.dataset import SPLITS, Findings, Form
 from trainer.data.pictures import Pictures, decode_pictures
 from trainer.data.registry import get
+from trainer.data.sources.listing import list_folder
 from trainer.data.store import create_temporary
 from trainer.errors import DataError
 
@@ -475,26 +476,26 @@ def test_the_classes_of_the_target_can_be_mapped_to_those_of_the_source(tmp_path
 def test_an_interrupted_call_is_continued_where_it_stopped(tmp_path: Path) -> None:
     images = RANDOM.randint(0, 256, (200, SIDE, SIDE), np.uint8)
     files = {f"{number:03}.png": png(image, 0) for number, image in enumerate(images)}
-    opened: list[str] = []
+    names, opened = [*files], list[int]()
 
-    def stopping(name: str) -> io.BytesIO:
-        opened.append(name)
-        if name == "150.png":
+    def stopping(position: int) -> io.BytesIO:
+        opened.append(position)
+        if position == 150:
             raise KeyboardInterrupt
-        return io.BytesIO(files[name])
+        return io.BytesIO(files[names[position]])
 
     path, form = tmp_path / "images.npy", Form(SIDE, 1)
     with pytest.raises(KeyboardInterrupt):
-        decode_pictures(Pictures([*files], stopping, "here"), path, form, Findings())
+        decode_pictures(Pictures(names, stopping, "here"), path, form, Findings())
     done = sum(Path(f"{path}.rows").read_bytes())
     assert 0 < done < 200
     opened.clear()
 
-    def counting(name: str) -> io.BytesIO:
-        opened.append(name)
-        return io.BytesIO(files[name])
+    def counting(position: int) -> io.BytesIO:
+        opened.append(position)
+        return io.BytesIO(files[names[position]])
 
-    pictures = Pictures([*files], counting, "here")
+    pictures = Pictures(names, counting, "here")
     assert decode_pictures(pictures, path, form, Findings()) == {}
     assert len(opened) == 200 - done
     np.testing.assert_array_equal(np.load(path)[..., 0], images)
@@ -563,6 +564,27 @@ def test_files_outside_the_dataset_are_named_and_counted(
         file.write(b"\1\2\3")
     assert command.main([str(sweep), "--verify"]) == 2
     assert f"error: {cached}: differs from what was staged; remove" in capsys.readouterr().err
+
+
+def test_names_are_sorted_and_shared_in_few_bytes(tmp_path: Path) -> None:
+    paths = [
+        "b/c.png",
+        "b.png",
+        "b-/x.png",
+        "b0/x.png",
+        "b/c/d.png",
+        "b/c-.png",
+        "a\udce9.png",
+        "\u00e9/1.png",
+        "b/c.png.png",
+    ]
+    for path in paths:
+        write(tmp_path / path, b"")
+    names = list_folder(tmp_path).pictures
+    assert list(names) == sorted(paths)
+    assert list(names[2:5]) == sorted(paths)[2:5]
+    assert names[-1] == sorted(paths)[-1]
+    assert list(names[5:2]) == []
 
 
 # Refusals

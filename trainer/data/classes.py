@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import TypeAlias
@@ -32,22 +32,24 @@ def clean_labels(labels: Sequence[str | None]) -> list[str | None]:
 
     Missing is what is empty, NaN, NA, None or null, and -1 unless all labels are 1 or -1.
     """
-    words = [(label or "").strip() for label in labels]
-    absent = [word in MISSING or word.lower() == "nan" for word in words]
-    if all(NUMBER.fullmatch(word) for word, missing in zip(words, absent, strict=True) if not missing):
-        words = [word if missing else _spell(word) for word, missing in zip(words, absent, strict=True)]
-        if set(words) != {"-1", "1"}:
-            absent = [missing or word == "-1" for word, missing in zip(words, absent, strict=True)]
-    return [None if missing else word for word, missing in zip(words, absent, strict=True)]
+    words = {label: (label or "").strip() for label in set(labels)}
+    classes = {label: None if word in MISSING or word.lower() == "nan" else word for label, word in words.items()}
+    names = {name for name in classes.values() if name is not None}
+    if all(map(NUMBER.fullmatch, names)):
+        spelt = {name: _spell(name) for name in names}
+        minus = "-1" if set(spelt.values()) != {"-1", "1"} else None
+        spelt = {name: number for name, number in spelt.items() if number != minus}
+        classes = {label: spelt.get(name or "") for label, name in classes.items()}
+    return [classes[label] for label in labels]  # one string for all images of a class
 
 
-def check_missing(labels: Sequence[str | None], positions: Sequence[str], where: str) -> None:
-    """Check that all labels of a split are missing or none; DataError, which names the first position without one."""
+def check_missing(labels: Sequence[str | None], describe: Callable[[int], str], where: str) -> None:
+    """Check that all labels of a split are missing or none; DataError, which describes the first one that is."""
     count = sum(label is None for label in labels)
     if 0 < count < len(labels):
         first = list(labels).index(None)
         raise DataError(
-            f"{where}: {positions[first]}: has no label (empty, NaN, NA, None, null or -1), and {count - 1} more; give "
+            f"{where}: {describe(first)}: has no label (empty, NaN, NA, None, null or -1), and {count - 1} more; give "
             "each a class or remove it: labels may only be missing for all images of a split"
         )
 
@@ -65,20 +67,23 @@ def check_spelling(names: Mapping[str, str], where: str) -> None:
         spelt[key] = name
 
 
-def check_train(splits: Mapping[str, Mapping[str, str | None]], where: str, remedy: str) -> None:
-    """Check that train has every class of the other splits; DataError.
+def check_train(
+    splits: Mapping[str, Sequence[str | None]], describe: Callable[[str, int], str], where: str, remedy: str
+) -> None:
+    """Check that train has every class of the other splits; DataError, which describes the first image of another one.
 
-    `splits` maps a split to position -> class; nothing is checked if train is unlabelled.
+    Nothing is checked if train is unlabelled.
     """
-    train = set(splits.get("train", {}).values())
-    for split, labels in splits.items():
-        for position, name in labels.items():
-            if split in ("validation", "test") and name is not None and None not in train and name not in train:
-                names = sort_names(other for other in train if other is not None)
-                raise DataError(
-                    f"{where}: {printable(position)}: class {name!r} is in {split} but not in train, which has: "
-                    f"{list_names(names)}; {remedy}"
-                )
+    train = set(splits.get("train", ()))
+    for split in ("validation", "test"):
+        others = set(splits.get(split, ())) - train - {None}
+        if others and None not in train:
+            first, name = next((i, name) for i, name in enumerate(splits[split]) if name in others)
+            names = sort_names(other for other in train if other is not None)
+            raise DataError(
+                f"{where}: {printable(describe(split, first))}: class {name!r} is in {split} but not in train, which "
+                f"has: {list_names(names)}; {remedy}"
+            )
 
 
 def match_classes(datasets: Mapping[str, Dataset], mapped: Mapped) -> tuple[tuple[str, ...], dict[str, list[int]]]:

@@ -5,7 +5,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -26,16 +26,25 @@ class Pictures:
     """Pictures that are decoded one by one: the images of a split."""
 
     files: Sequence[str]
-    open: Callable[[str], IO[bytes]]
+    open_file: Callable[[int], IO[bytes]]  # of a position in `files`
     where: str  # the folder or archive, for messages
+    index: "np.ndarray | None" = None  # positions in `files`; default: all
 
     def __len__(self) -> int:
         """Return their number."""
-        return len(self.files)
+        return len(self.files if self.index is None else self.index)
 
     def __getitem__(self, index: "np.ndarray") -> "Pictures":
         """Return a selection by position."""
-        return Pictures([self.files[position] for position in index], self.open, self.where)
+        return replace(self, index=index if self.index is None else self.index[index])
+
+    def name(self, position: int) -> str:
+        """Return the name of a picture."""
+        return self.files[position if self.index is None else self.index[position]]
+
+    def open(self, position: int) -> IO[bytes]:
+        """Open a picture."""
+        return self.open_file(position if self.index is None else int(self.index[position]))
 
 
 def decode_pictures(pictures: Pictures, path: Path, form: Form, findings: Findings) -> dict[int, str]:
@@ -83,13 +92,13 @@ def decode_pictures(pictures: Pictures, path: Path, form: Form, findings: Findin
     return faults
 
 
-def drop_faults(path: Path, faults: dict[int, str]) -> list[int]:
+def drop_faults(path: Path, faults: dict[int, str]) -> "np.ndarray":
     """Remove the rows of faulty pictures from an array file; return the positions of the others."""
     import numpy as np
 
     Path(f"{path}.rows").unlink()
     images = np.load(path, mmap_mode="r")
-    kept = [position for position in range(len(images)) if position not in faults]
+    kept = np.delete(np.arange(len(images)), list(faults))
     if faults:
         selected = np.lib.format.open_memmap(f"{path}.kept", "w+", np.uint8, (len(kept), *images.shape[1:]))
         for target, position in enumerate(kept):
@@ -147,9 +156,9 @@ def decode_picture(
 
     size, shape = form.size or 0, (0, 0)
     try:
-        with pictures.open(pictures.files[position]) as file, Image.open(file) as picture:
+        with pictures.open(position) as file, Image.open(file) as picture:
             if getattr(picture, "n_frames", 1) > 1:
-                several.append(printable(pictures.files[position]))
+                several.append(printable(pictures.name(position)))
             upright = to_rgb(picture, background)
             shape = upright.size
             if least_side(shape, form.crop) < size:

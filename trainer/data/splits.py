@@ -1,6 +1,5 @@
 """Split samples into train, validation and test by fixed permutations, so that the splits never overlap."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainer.data.dataset import SPLITS, Labelled, Splits
@@ -54,39 +53,34 @@ def split_own(name: str, parts: Splits) -> Splits:
     split, it is a tenth of the training set. One image of each class stays in the training set. DataError if there are
     too few images for that.
     """
+    import numpy as np
+
     if "validation" in parts:
         return parts
     images, labels = parts.get("train") or parts[""]
-    rest, test = (range(len(labels)), []) if "train" in parts else _take_tenth([*range(len(labels))], labels)
+    rest, test = np.arange(len(labels)), np.arange(0)
+    if "train" not in parts:
+        rest, test = _take_tenth(rest, labels)
     train, validation = _take_tenth(rest, labels)
-    if not (train and validation and (test or "test" in parts)):
+    if not (len(train) and len(validation) and (len(test) or "test" in parts)):
         kind = "images" if "" in parts else "training images"
         raise DataError(
             f"{name}: {len(labels)} {kind} of {len(set(labels.tolist()))} classes are too few to split; add images"
         )
     splits = {"train": train, "validation": validation} | ({} if "test" in parts else {"test": test})
-    return {split: (images[_index(part)], labels[_index(part)]) for split, part in splits.items()} | {
+    return {split: (images[part], labels[part]) for split, part in splits.items()} | {
         split: part for split, part in parts.items() if split == "test"
     }
 
 
-def _take_tenth(positions: Sequence[int], labels: "np.ndarray") -> tuple[list[int], list[int]]:
+def _take_tenth(positions: "np.ndarray", labels: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
     """Return the others and a tenth of positions, by a fixed permutation; one of each class is among the others."""
     import numpy as np
 
-    order = [positions[i] for i in np.random.RandomState(SEED).permutation(len(positions))]
+    order = positions[np.random.RandomState(SEED).permutation(len(positions))]
     count = max(1, len(order) // 10)
     tenth, others = order[:count], order[count:]
-    present = {labels[i] for i in others}
-    for position in list(tenth):
-        if labels[position] not in present:
-            present.add(labels[position])
-            tenth.remove(position)
-            others.append(position)
-    return others, tenth
-
-
-def _index(positions: list[int]) -> "np.ndarray":
-    import numpy as np
-
-    return np.array(positions, np.int64)
+    lacking = np.flatnonzero(np.isin(labels[tenth], labels[others], invert=True))
+    _, first = np.unique(labels[tenth[lacking]], return_index=True)
+    moved = lacking[np.sort(first)]
+    return np.concatenate([others, tenth[moved]]), np.delete(tenth, moved)

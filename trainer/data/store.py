@@ -58,7 +58,7 @@ def write_splits(folder: Path, splits: Splits, form: Form, findings: Findings) -
     pictures = {split: images for split, (images, _) in splits.items() if isinstance(images, Pictures)}
     faults = {split: decode_pictures(images, paths[split], form, findings) for split, images in pictures.items()}
     if pictures:
-        problems = {pictures[split].files[i]: text for split, part in faults.items() for i, text in part.items()}
+        problems = {pictures[split].name(i): text for split, part in faults.items() for i, text in part.items()}
         count, where = sum(map(len, pictures.values())), next(iter(pictures.values())).where
         report_faults(problems, count, where, form, findings)
     labels_by_split = {}

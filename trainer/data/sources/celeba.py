@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -96,8 +97,16 @@ def read_celeba(root: Path, label: str) -> Splits:
         files = [file for file in values if numbers[file] == number]
         if not files:
             raise DataError(f"{partition}: has no {split} ({number}) of {table}; take both files of {DOWNLOAD}")
-        splits[split] = Pictures(files, opener, where), np.array([values[file] for file in files], np.int64)
+        splits[split] = (
+            Pictures(files, partial(open_named, opener, files), where),
+            np.array([values[file] for file in files], np.int64),
+        )
     return splits
+
+
+def open_named(opener: Callable[[str], IO[bytes]], files: list[str], position: int) -> IO[bytes]:
+    """Open the photograph at a position of `files`."""
+    return opener(files[position])
 
 
 def words_of(path: Path, least: int) -> list[list[str]]:

@@ -1,14 +1,15 @@
 """Datasets of pictures in a folder, labelled by its subfolders or by a table."""
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import partial
 from typing import IO
 
 from trainer.data.classes import check_spelling, list_names
 from trainer.data.dataset import SPLIT_NAMES, Findings
 from trainer.data.pictures import printable
-from trainer.data.sources.labelled import LabelledPictures, Labels, Parts, check_parts
+from trainer.data.sources.labelled import LabelledPictures, Part, Parts, check_parts
 from trainer.data.sources.listing import PICTURES, TABLE, list_folder
 from trainer.data.sources.table import read_table
 from trainer.errors import DataError
@@ -22,14 +23,10 @@ class Folder(LabelledPictures):
         if not self.path.is_dir():
             raise DataError(f"{name}: there is no folder {self.path}; give the path of one")
 
-    def list_files(self) -> Iterator[Path]:
+    def list_files(self) -> Iterator[str]:
         """Yield the pictures and the table."""
-        yield from (self.path / file for file in list_folder(self.path).pictures)
-        yield from self.path.glob(TABLE)
-
-    def open(self, file: str) -> IO[bytes]:
-        """Open a picture."""
-        return open(f"{self.path}/{file}", "rb")  # twice as fast as Path.open
+        yield from (f"{self.path}/{file}" for file in list_folder(self.path).pictures)
+        yield from map(str, self.path.glob(TABLE))
 
     def read_parts(self, findings: Findings) -> Parts:
         """Return the class of each picture; DataError."""
@@ -44,36 +41,44 @@ class Folder(LabelledPictures):
                 f"{where}: holds {len(files)} pictures ({', '.join(PICTURES)}){others}; at least two are needed"
             )
         heads = find_splits(where, files) or {"": ""}
+        # The names are sorted, so those below a folder follow each other; 0 is the character after /.
         members = {
-            split: [file for file in files if not head or file.startswith(f"{head}/")] for head, split in heads.items()
+            split: files[bisect_left(files, f"{head}/") : bisect_left(files, f"{head}0")] if head else files
+            for head, split in heads.items()
         }
         if self.label or os.path.lexists(self.path / TABLE):
-            parts = read_table(self.path, self.label, members, findings)
+            labels = read_table(self.path, self.label, members, findings)
         else:
             empty = [path for path in listing.empty if path.count("/") == (1 if heads != {"": ""} else 0)]
             empty = [path for path in empty if heads == {"": ""} or path.split("/")[0] in heads]
-            parts = {
+            labels = {
                 split: label_by_folder(where, members[split], f"{head}/" if head else "", empty)
                 for head, split in heads.items()
             }
+        parts = {split: Part(names, labels[split], partial(self.open, names)) for split, names in members.items()}
         check_parts(where, parts)
         return parts
 
+    def open(self, files: Sequence[str], position: int) -> IO[bytes]:
+        """Open a picture."""
+        return open(f"{self.path}/{files[position]}", "rb")  # twice as fast as Path.open
 
-def label_by_folder(where: str, files: Sequence[str], head: str, empty: Sequence[str]) -> Labels:
+
+def label_by_folder(where: str, files: Sequence[str], head: str, empty: Sequence[str]) -> list[str | None]:
     """Label pictures by the first folder below `head`, as torchvision's ImageFolder does; None if there are none.
 
     DataError if only some pictures are in a folder of a class, or if a folder of a class is empty.
     """
     start = len(head)  # folders are computed where they are used: a list of them would take more memory than the names
-    beside = [file for file in files if "/" not in file[start:]]
-    if len(beside) == len(files):
-        return dict.fromkeys(files)
+    beside = sum("/" not in file[start:] for file in files)
+    if beside == len(files):
+        return [None] * len(files)
     names = sorted({file[start:].partition("/")[0] for file in files if "/" in file[start:]})
     if beside:
+        first = next(file for file in files if "/" not in file[start:])
         raise DataError(
-            f"{where}: {printable(beside[0])} and {len(beside) - 1} more pictures are beside the folders of classes "
-            f"({printable(list_names(names))}); move them into one, or remove them"
+            f"{where}: {printable(first)} and {beside - 1} more pictures are beside the folders of "
+            f"classes ({printable(list_names(names))}); move them into one, or remove them"
         )
     if empty:
         raise DataError(f"{where}: {printable(empty[0])}/ holds no pictures; add some, or remove this folder")
@@ -85,7 +90,7 @@ def label_by_folder(where: str, files: Sequence[str], head: str, empty: Sequence
         )
     check_spelling({name: f"folder {head}{name}" for name in names}, where)
     classes = {name: printable(name) for name in names}  # one string for all pictures of a class
-    return {file: classes[file[start:].partition("/")[0]] for file in files}
+    return [classes[file[start:].partition("/")[0]] for file in files]
 
 
 def find_splits(where: str, files: Sequence[str]) -> dict[str, str]:

@@ -5,13 +5,15 @@ Formats: https://huggingface.co/docs/datasets/about_arrow; the features are JSON
 
 import io
 import json
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from trainer.data.classes import check_missing, clean_labels
 from trainer.data.dataset import Findings, find_split
-from trainer.data.sources.labelled import LabelledPictures, Parts, check_parts
+from trainer.data.names import Names
+from trainer.data.sources.labelled import LabelledPictures, Part, Parts, check_parts
 from trainer.errors import DataError
 
 
@@ -27,7 +29,7 @@ class HuggingFace(LabelledPictures):
         except ImportError:
             raise DataError(f"{self.name}: needs pyarrow: pip install -e '.[huggingface]'") from None
         files: dict[str, list[Path]] = {}
-        for file in self.list_files():
+        for file in map(Path, self.list_files()):
             files.setdefault(find_split(file.name, file.parent.name), []).append(file)
         if len(files) > 1 and not {"train", "test"} <= files.keys():
             raise DataError(
@@ -76,10 +78,10 @@ class HuggingFace(LabelledPictures):
                 f"{name}: there is no .arrow or .parquet file below {self.path}; give the path of a dataset"
             )
 
-    def list_files(self) -> list[Path]:
+    def list_files(self) -> list[str]:
         """Return the files of the tables, without the caches of transformations."""
         files = [path for path in sorted(self.path.rglob("*")) if path.suffix in (".arrow", ".parquet")]
-        return [path for path in files if not path.name.startswith("cache-")]
+        return [str(path) for path in files if not path.name.startswith("cache-")]
 
     def read_parts(self, findings: Findings) -> Parts:
         """Return the class of each row; DataError."""
@@ -102,18 +104,17 @@ class HuggingFace(LabelledPictures):
             texts[split] = [classes[v] if names else None if v is None else str(v) for v in values]
         flat = [text for part in texts.values() for text in part]
         cleaned = iter(flat if names else clean_labels(flat))
-        parts = {split: {f"{split}/{row}": next(cleaned) for row in range(len(part))} for split, part in texts.items()}
-        for split, part in parts.items():
-            check_missing(
-                list(part.values()), [f"row {row} of {split or 'the table'}" for row in range(len(part))], self.name
-            )
+        parts = {}
+        for split, part in texts.items():
+            rows = Names(f"{split}/{row}" for row in range(len(part)))
+            parts[split] = Part(rows, list(islice(cleaned, len(part))), partial(self.open, split))
+            check_missing(parts[split].labels, f"row {{}} of {split or 'the table'}".format, self.name)
         check_parts(self.name, parts)
         return parts
 
-    def open(self, file: str) -> IO[bytes]:
+    def open(self, split: str, row: int) -> IO[bytes]:
         """Return the bytes of a picture, or open the file that its row names."""
-        split, _, row = file.rpartition("/")
-        value = self.tables[split].column(self.image_column)[int(row)].as_py()
+        value = self.tables[split].column(self.image_column)[row].as_py()
         if isinstance(value, dict) and value.get("bytes") is None:
             return (self.path / str(value.get("path"))).open("rb")
         return io.BytesIO(value["bytes"] if isinstance(value, dict) else value)

@@ -1,7 +1,8 @@
 """What sources of labelled pictures share: a description from the labels, splits, and checks of the classes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -12,8 +13,17 @@ from trainer.data.pictures import Pictures, printable
 from trainer.data.sources.paths import hash_facts, name_cache, parse_path
 from trainer.data.splits import split_own
 
-Labels = dict[str, str | None]  # picture -> its class, None without one
-Parts = dict[str, Labels]  # split -> labels of its pictures; '' for the only part of a dataset that is not split
+
+@dataclass
+class Part:
+    """Pictures of a split, and the class of each: one string for all pictures of a class, None without one."""
+
+    files: Sequence[str]
+    labels: Sequence[str | None]
+    open_file: Callable[[int], IO[bytes]]  # of a position in `files`
+
+
+Parts = dict[str, Part]  # by split; '' for the only part of a dataset that is not split
 
 
 class LabelledPictures(ABC):
@@ -30,7 +40,7 @@ class LabelledPictures(ABC):
     def describe(self) -> Dataset:
         """Return the dataset, from labels alone; DataError."""
         parts = self.read_parts(Findings())
-        names = sort_names(label for labels in parts.values() for label in labels.values() if label is not None)
+        names = sort_names(label for part in parts.values() for label in set(part.labels) if label is not None)
         return Dataset(
             name=self.name,
             size=None,
@@ -40,7 +50,7 @@ class LabelledPictures(ABC):
             recipe=RECIPE_OWN,
             cache_name=name_cache(self.name, self.path),
             class_names=names,
-            unlabelled=tuple(split for split, labels in parts.items() if None in labels.values()),
+            unlabelled=tuple(split for split, part in parts.items() if None in part.labels),
         )
 
     def fetch(self, root: Path, download: bool) -> None:  # noqa: B027 - the same for every kind
@@ -51,36 +61,37 @@ class LabelledPictures(ABC):
         import numpy as np
 
         names, splits = self.describe().names, {}
-        numbers = {name: number for number, name in enumerate(names)}
-        for split, labels in self.read_parts(findings).items():
-            pictures = Pictures(list(labels), self.open, printable(str(self.path)))
-            values = [UNLABELLED if label is None else numbers[label] for label in labels.values()]
-            splits[split] = pictures, np.array(values, np.int64)
+        numbers: dict[str | None, int] = {name: number for number, name in enumerate(names)} | {None: UNLABELLED}
+        for split, part in self.read_parts(findings).items():
+            pictures = Pictures(part.files, part.open_file, printable(str(self.path)))
+            splits[split] = pictures, np.fromiter(map(numbers.__getitem__, part.labels), np.int64, len(part.labels))
         return split_own(self.name, splits)
 
     def fingerprint(self) -> str:
         """Return a hash of the names, sizes and modification times of the files."""
-        return hash_facts((str(path), path) for path in self.list_files())
+        return hash_facts(self.list_files())
 
     @abstractmethod
     def check_path(self, name: str) -> None:
         """Check that there is something at the path; DataError, which begins with the dataset's name."""
 
     @abstractmethod
-    def list_files(self) -> Iterable[Path]:
-        """Return every file that the dataset is read from."""
+    def list_files(self) -> Iterable[str]:
+        """Return the path of every file that the dataset is read from."""
 
     @abstractmethod
     def read_parts(self, findings: Findings) -> Parts:
         """Return the class of each picture, and add what is ignored to `findings`; DataError."""
 
-    @abstractmethod
-    def open(self, file: str) -> IO[bytes]:
-        """Open a picture."""
-
 
 def check_parts(where: str, parts: Parts) -> None:
     """Check that the training split has every class, spelt in one way; DataError, which names a picture."""
-    examples = {name: file for part in parts.values() for file, name in part.items() if name}
-    check_spelling({name: f"picture {printable(file)}" for name, file in examples.items()}, where)
-    check_train(parts, where, "move, rename or remove its pictures")
+    examples: dict[str, str] = {}
+    for part in parts.values():
+        last = {name: position for position, name in enumerate(part.labels) if name is not None}
+        examples |= {name: f"picture {printable(part.files[position])}" for name, position in last.items()}
+    check_spelling(examples, where)
+    labels = {split: part.labels for split, part in parts.items()}
+    check_train(
+        labels, lambda split, position: parts[split].files[position], where, "move, rename or remove its pictures"
+    )

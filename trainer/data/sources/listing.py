@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer.data.names import Names
 from trainer.data.pictures import printable
 from trainer.errors import DataError
 
@@ -23,7 +24,7 @@ TABLE = "attributes.csv"  # in the folder: the file's name in the first column, 
 class Listing:
     """The files below a folder, relative to it and sorted."""
 
-    pictures: list[str] = field(default_factory=list)
+    pictures: Names = field(default_factory=Names)
     others: list[str] = field(default_factory=list)  # not pictures by their ending
     hidden: list[str] = field(default_factory=list)  # hidden files, and folders that are hidden or of the system
     circular: list[str] = field(default_factory=list)  # links to a folder around them
@@ -39,7 +40,7 @@ def list_folder(folder: Path) -> Listing:
         raise DataError(
             f"{printable(str(error.filename))}: cannot be listed: {error.strerror}; make it readable or remove it"
         ) from None
-    for names in vars(listing).values():
+    for names in (listing.others, listing.hidden, listing.circular, listing.empty):
         names.sort()
     return listing
 
@@ -48,7 +49,7 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], lis
     """Add the entries of a folder, without its table, to the listing; return whether there is a picture among them."""
     status = folder.stat()
     ancestors = (*ancestors, (status.st_dev, status.st_ino))
-    has_pictures = False
+    inside = list[str]()  # names of pictures, and of folders with / after them
     with os.scandir(folder) as entries:
         for entry in entries:
             name, path = entry.name, f"{prefix}{entry.name}"
@@ -58,15 +59,19 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], lis
                     listing.hidden.append(printable(f"{path}/"))
                 elif (inner.st_dev, inner.st_ino) in ancestors:
                     listing.circular.append(printable(path))
-                elif _walk(folder / name, f"{path}/", ancestors, listing):
-                    has_pictures = True
                 else:
-                    listing.empty.append(path)
+                    inside.append(f"{name}/")
             elif name.startswith(".") or name.lower() in SYSTEM_FILES:
                 listing.hidden.append(printable(path))
             elif name.lower().endswith(PICTURES) and (entry.is_file() or not os.path.exists(entry)):
-                listing.pictures.append(path)
-                has_pictures = True
+                inside.append(name)
             elif path != TABLE:  # sockets and pipes, too, which would block a reader
                 listing.others.append(printable(path))
-    return has_pictures
+    before = len(listing.pictures)
+    for name in sorted(inside):  # so that all pictures are in the order of their paths
+        path = f"{prefix}{name}"
+        if not name.endswith("/"):
+            listing.pictures.append(path)
+        elif not _walk(folder / name, path, ancestors, listing):
+            listing.empty.append(path.rstrip("/"))
+    return len(listing.pictures) > before

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ class Npz:
 
     def fingerprint(self) -> str:
         """Return a hash of path, size and modification time of the file."""
-        return hash_facts([(str(self.path), self.path)])
+        return hash_facts([str(self.path)])
 
 
 def npz_shape(path: Path, arrays: Any, key: str) -> tuple[int, int, int, int]:
@@ -108,14 +108,18 @@ def npz_labels(path: Path, arrays: Any, label: str, prefixes: Mapping[str, str],
             texts[prefix] = [""] * npz_shape(path, arrays, f"{prefix}images")[0]
     flat = iter(clean_labels([text for part in texts.values() for text in part]))
     labels = {prefix: [next(flat) for _ in part] for prefix, part in texts.items()}
-    positions: dict[str, dict[str, str | None]] = {}  # split -> element of an array -> class
+    spellings: dict[str, str] = {}
+    prefix_of = {split: prefix for prefix, split in prefixes.items()}
+
+    def describe(split: str, number: int) -> str:
+        return f"{prefix_of[split]}{label}[{number}]"
+
     for prefix, part in labels.items():
-        elements = [f"{prefix}{label}[{number}]" for number in range(len(part))]
-        check_missing(part, elements, str(path))
-        positions[prefixes[prefix]] = dict(zip(elements, part, strict=True))
-    spellings = {name: element for part in positions.values() for element, name in part.items() if name is not None}
+        check_missing(part, partial(describe, prefixes[prefix]), str(path))
+        last = {name: number for number, name in enumerate(part) if name is not None}
+        spellings |= {name: describe(prefixes[prefix], number) for name, number in last.items()}
     check_spelling(spellings, str(path))
-    check_train(positions, str(path), "correct it")
+    check_train({prefixes[prefix]: part for prefix, part in labels.items()}, describe, str(path), "correct it")
     return labels
 
 

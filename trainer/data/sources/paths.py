@@ -33,10 +33,13 @@ def name_cache(name: str, path: Path) -> str:
     return f"{name.partition(':')[0]}-{path.stem}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
-def hash_facts(files: Iterable[tuple[str, Path]]) -> str:
-    """Return a hash of the names, sizes and modification times of files; of a dangling link, of itself."""
+def hash_facts(files: Iterable[str]) -> str:
+    """Return a hash of the paths, sizes and modification times of files; of a dangling link, of itself."""
     digest = hashlib.sha256()
-    for name, path in files:
-        status = path.stat() if path.exists() else path.lstat()
-        digest.update(os.fsencode(f"{name} {status.st_size} {status.st_mtime_ns}\n"))
+    for path in files:
+        try:
+            status = os.stat(path)
+        except OSError:
+            status = os.lstat(path)
+        digest.update(os.fsencode(f"{path} {status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()

@@ -6,17 +6,21 @@ Format: https://github.com/webdataset/webdataset, section "The WebDataset Format
 import io
 import os
 import re
+import sys
 import tarfile
-from functools import cached_property
+from array import array
+from collections.abc import Iterator
+from functools import cached_property, partial
 from glob import glob
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import IO
 
 from trainer.data.classes import check_missing, clean_labels
 from trainer.data.dataset import Findings, find_split
+from trainer.data.names import Names
 from trainer.data.pictures import printable
-from trainer.data.sources.labelled import LabelledPictures, Parts, check_parts
+from trainer.data.sources.labelled import LabelledPictures, Part, Parts, check_parts
 from trainer.data.sources.listing import PICTURES
 from trainer.errors import DataError
 
@@ -37,11 +41,6 @@ class WebDataset(LabelledPictures):
             )
         return sorted({Path(file) for matches in files.values() for file in matches})
 
-    @cached_property
-    def positions(self) -> dict[str, tuple[Path, int, int]]:
-        """Picture -> its tar, offset and size; filled by read_parts."""
-        return {}
-
     def check_path(self, name: str) -> None:
         """Check that there are tars; DataError."""
         if not self.shards:
@@ -49,38 +48,44 @@ class WebDataset(LabelledPictures):
                 f"{name}: there is no tar {self.path}; give the path of one, or a pattern such as train-*.tar"
             )
 
-    def list_files(self) -> list[Path]:
+    def list_files(self) -> list[str]:
         """Return the tars."""
-        return self.shards
+        return list(map(str, self.shards))
 
     def read_parts(self, findings: Findings) -> Parts:
         """Return the class of each picture, by the splits in the names of the tars or their folders; DataError."""
-        extension, members = self.label or LABEL, dict[str, list[str]]()
-        texts: dict[str, str] = {}
-        for shard in self.shards:
+        files, texts, blocks = dict[str, Names](), dict[str, list[str]](), dict[str, "array[int]"]()
+        for number, shard in enumerate(self.shards):
             split = find_split(shard.name, shard.parent.name)
-            pictures, labels = self.read_shard(shard, f".{extension}", findings)
-            members.setdefault(split, []).extend(pictures)
-            texts |= {file: labels.get(key, "") for file, key in pictures.items()}
-        if len(members) > 1 and not {"train", "test"} <= members.keys():
+            names = files.setdefault(split, Names())
+            part, places = texts.setdefault(split, []), blocks.setdefault(split, array("Q"))
+            for name, text, offset, size in self.read_shard(shard, findings):
+                names.append(name)
+                part.append(sys.intern(text))
+                places.extend((number, offset, size))
+        if len(files) > 1 and not {"train", "test"} <= files.keys():
             raise DataError(
-                f"{self.name}: tars of {', '.join(split or 'no split' for split in members)}; name all of them "
+                f"{self.name}: tars of {', '.join(split or 'no split' for split in files)}; name all of them "
                 "train-…, test-… and perhaps validation-…, or none"
             )
-        labels_of = dict(zip(texts, clean_labels(list(texts.values())), strict=True))
-        parts = {split: {file: labels_of[file] for file in files} for split, files in members.items()}
-        parts = {"": next(iter(parts.values()))} if len(parts) == 1 else parts
-        if sum(map(len, parts.values())) < 2:
-            raise DataError(f"{self.name}: holds {len(texts)} pictures; at least two are needed")
-        for part in parts.values():
-            check_missing(list(part.values()), [f"{file}, .{extension}" for file in part], self.name)
+        if sum(map(len, files.values())) < 2:
+            raise DataError(f"{self.name}: holds {sum(map(len, files.values()))} pictures; at least two are needed")
+        cleaned = iter(clean_labels([text for part in texts.values() for text in part]))
+        parts = {}
+        for split, names in files.items():
+            labels = list(islice(cleaned, len(names)))
+            check_missing(labels, partial(self.describe_member, names), self.name)
+            parts[split if len(files) > 1 else ""] = Part(names, labels, partial(self.open, blocks[split]))
         check_parts(self.name, parts)
         return parts
 
-    def read_shard(self, shard: Path, extension: str, findings: Findings) -> tuple[dict[str, str], dict[str, str]]:
-        """Return picture -> key and key -> text of its label, of one tar; DataError for a damaged one."""
-        pictures, labels, others = dict[str, str](), dict[str, str](), list[str]()
-        where = shard.relative_to(os.path.commonpath([shard.parent for shard in self.shards]))
+    def read_shard(self, shard: Path, findings: Findings) -> Iterator[tuple[str, str, int, int]]:
+        """Yield name, text of the label, offset and size of each picture of a tar; DataError for a damaged one."""
+        extension, where = (
+            f".{self.label or LABEL}",
+            shard.relative_to(os.path.commonpath([s.parent for s in self.shards])),
+        )
+        pictures, labels, others = dict[str, tuple[str, int, int]](), dict[str, str](), list[str]()
         try:
             with tarfile.open(shard, "r:") as archive:
                 for member in archive:
@@ -92,22 +97,27 @@ class WebDataset(LabelledPictures):
                     if name in pictures or (f"{dot}{ending}" == extension and key in labels):
                         raise DataError(f"{shard}: holds {printable(member.name)} twice; write it again")
                     if f"{dot}{ending}".lower() in PICTURES:
-                        pictures[name] = key
-                        self.positions[name] = shard, member.offset_data, member.size
+                        pictures[name] = key, member.offset_data, member.size
                     elif f"{dot}{ending}" == extension and (content := archive.extractfile(member)):
                         labels[key] = content.read().decode(errors="backslashreplace")
                     else:
                         others.append(name)
+                    archive.members.clear()  # type: ignore[attr-defined] # it keeps all of them otherwise
                 check_end(shard, archive.offset)
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{shard}: cannot be read as tar: {error}; repair or remove it") from None
         findings.ignore("neither picture nor label", others)
-        return pictures, labels
+        for name, (key, offset, size) in pictures.items():
+            yield name, labels.get(key, ""), offset, size
 
-    def open(self, file: str) -> IO[bytes]:
-        """Read a picture."""
-        shard, offset, size = self.positions[file]
-        handle = os.open(shard, os.O_RDONLY)
+    def describe_member(self, names: Names, position: int) -> str:
+        """Return where the label of a picture is."""
+        return f"{names[position]}, .{self.label or LABEL}"
+
+    def open(self, blocks: "array[int]", position: int) -> IO[bytes]:
+        """Read a picture; `blocks` holds the number of the tar, offset and size of each."""
+        number, offset, size = blocks[3 * position : 3 * position + 3]
+        handle = os.open(self.shards[number], os.O_RDONLY)
         try:
             return io.BytesIO(os.pread(handle, size, offset))
         finally:
