@@ -1,0 +1,41 @@
+"""Names of files in a few bytes each: a list of strings takes 80 bytes and more for each, a dict 200."""
+
+import os
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+
+class Names(Sequence[str]):
+    """A sequence of names that shares the bytes of all of them with its slices; only `append` changes it."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        """Append the names."""
+        self._bytes, self._bounds = bytearray(), array("Q", [0])  # name k is bytes [bounds[k], bounds[k + 1])
+        for name in names:
+            self.append(name)
+
+    def append(self, name: str) -> None:
+        """Append a name."""
+        self._bytes += os.fsencode(name)
+        self._bounds.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self._bounds) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Names": ...
+
+    def __getitem__(self, index: "int | slice") -> "str | Names":
+        """Return a name, or contiguous names."""
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            names = Names()
+            names._bytes, names._bounds = self._bytes, self._bounds[start : max(start, stop) + 1]
+            return names
+        index = range(len(self))[index]
+        return os.fsdecode(bytes(self._bytes[self._bounds[index] : self._bounds[index + 1]]))
