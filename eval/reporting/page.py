@@ -86,7 +86,7 @@ def describe_run(sweep: Sweep) -> list[str]:
     shared = [
         f"{name} {formatting.format_setting(config, key)}"
         for key, name in shown.items()
-        if name in SHOWN and all(t.config.get(key) == config[key] for t in sweep.trials)
+        if name in SHOWN and config[key] is not None and all(t.config.get(key) == config[key] for t in sweep.trials)
     ]
     lines = ["the same in all trials: " + ", ".join(shared)] if shared else []
     if overrides := submission.get("overrides"):

@@ -208,7 +208,8 @@ def test_columns_are_the_main_metric_first_and_its_selections_in_order(tmp_path:
 
 
 def test_as_run_says_what_the_command_line_changed(tmp_path: Path) -> None:
-    folder = sweep_gamma(tmp_path / "s", {1: [0.6], 5: [0.7]})
+    data = {"dataset": None, "source": "mnist5k", "target": "mnistm5k"}
+    folder = sweep_gamma(tmp_path / "s", {1: [0.6], 5: [0.7]}, data=data)
     (folder / "sweep.yaml").write_text("# Does it\n# help?\n#\n# Expect: 0.9\nname: s\n")
     (folder / "submissions.jsonl").write_text(
         '{"time": 1, "overrides": ["train.steps=9"], "commit": "0123456789abcdef", "dirty": true, "arrays": []}\n'
@@ -218,6 +219,7 @@ def test_as_run_says_what_the_command_line_changed(tmp_path: Path) -> None:
     assert "it describes the file's own settings, not those of this run" in page
     assert "As run: overrides of the command line: train.steps=9; the same in all trials: source mnist5k" in page
     assert "batch_size 64, steps 2000; commit 0123456789, with changes that are not committed." in page
+    assert "null" not in page.partition("As run:")[2].partition("Tables:")[0]
 
 
 def test_a_terminal_gets_ten_lines_of_eighty_columns_and_the_page(
