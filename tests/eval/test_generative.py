@@ -567,7 +567,7 @@ def test_best_selects_the_milestone_by_its_validation_metric(make: Callable[...,
         with (run.parent / "report" / "results.csv").open() as file:
             (row,) = csv.DictReader(file)
         assert row[f"best/{name} step"] == str(best)
-        assert f"best/{name} step" in (run.parent / "report" / "index.html").read_text()
+        assert f'title="weights of step {best}"' in (run.parent / "report" / "index.html").read_text()
 
 
 # --- reconstruction and figures
