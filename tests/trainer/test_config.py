@@ -60,6 +60,11 @@ def test_settings_are_merged_key_by_key(under: dict[str, object], over: object, 
         ("train: {seed: 08}", "seed", "a.yaml:3: train.seed: .*must not begin with 0; remove the zeros"),
         ("train: {seed: 1}\ntrain.seed: 2", "seed", r"a.yaml:4: train.seed: duplicate key \(also under train: at .*:3"),
         ("train.seed: 1\ntrain: {seed: 2}", "seed", "a.yaml:4: train.seed: duplicate key .*; remove one"),
+        (
+            "grid:\n  train.seed: [1]\n  train: {seed: [2]}",
+            "seed",
+            r"a.yaml:5: grid.train.seed: duplicate key \(also under train.seed: at a.yaml:4\); remove one",
+        ),
     ],
 )
 def test_ambiguous_numbers_are_refused_or_read_as_written(

@@ -163,7 +163,7 @@ def _read_file(path: Path, reason: str) -> Settings:
 def _read_mapping(loader: yaml.CSafeLoader, root: yaml.MappingNode, name: str, suffix: str = "") -> Settings:
     """Return the settings of a mapping; a key without a value, such as `train:`, is ignored."""
     settings: Settings = {}
-    notations: dict[str, str] = {}  # key of a setting -> the key of this mapping that it was written under
+    notations: dict[str, tuple[str, str]] = {}  # setting -> the key of this mapping that it was written under, place
     loader.flatten_mapping(root)  # resolves <<
     for key, node in root.value:
         if node.tag == NULL_TAG:
@@ -174,13 +174,16 @@ def _read_mapping(loader: yaml.CSafeLoader, root: yaml.MappingNode, name: str, s
         else:
             inner = dict(_iterate_nodes(loader, key.value, node, place, name, suffix))
             for setting in inner:
-                if notations.setdefault(setting, key.value) != key.value:
-                    raise ConfigError(
-                        f"{inner[setting].place}: {setting}: duplicate key (also under {notations[setting]}: at "
-                        f"{settings[setting].place}); remove one"
-                    )
+                _check_notation(notations, setting, key.value, inner[setting].place)
             settings = merge(settings, inner)
     return settings
+
+
+def _check_notation(notations: dict[str, tuple[str, str]], setting: str, key: str, place: str) -> None:
+    """Refuse a setting that was written under another key of the same mapping, such as a.b: 1 beside a: {b: 2}."""
+    other, first = notations.setdefault(setting, (key, place))
+    if other != key:
+        raise ConfigError(f"{place}: {setting}: duplicate key (also under {other}: at {first}); remove one")
 
 
 def _read_trials(loader: yaml.CSafeLoader, root: yaml.Node, name: str) -> Any:
@@ -204,9 +207,12 @@ def _iterate_nodes(
         yield key, Setting(loader.construct_object(node, deep=True), place)
         return
     loader.flatten_mapping(node)
+    notations: dict[str, tuple[str, str]] = {}
     for inner, value in node.value:
         line = f"{name}:{inner.start_mark.line + 1}{suffix}"
-        yield from _iterate_nodes(loader, f"{key}.{inner.value}", value, line, name, suffix)
+        for setting, content in _iterate_nodes(loader, f"{key}.{inner.value}", value, line, name, suffix):
+            _check_notation(notations, setting, inner.value, content.place)
+            yield setting, content
 
 
 def _suggest_files(path: Path) -> str:

@@ -49,7 +49,7 @@ def to_rgb(picture: "Image", background: tuple[int, int, int]) -> "Image":
         return Image.fromarray(blended.astype(np.uint8))
     if picture.mode not in WITHOUT_ALPHA:
         raise ValueError(f"pixels of mode {picture.mode} have no defined white; save it with 8 or 16 bits a channel")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def fit(picture: "Image", size: int, crop: str, background: tuple[int, int, int]) -> "Image":
@@ -60,6 +60,8 @@ def fit(picture: "Image", size: int, crop: str, background: tuple[int, int, int]
     from PIL import Image
 
     width, height = picture.size
+    if width == height == size:
+        return picture
     bilinear = Image.Resampling.BILINEAR
     if crop == "stretch":
         return picture.resize((size, size), bilinear)
