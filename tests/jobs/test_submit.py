@@ -141,7 +141,7 @@ WRONG: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
         [],
         ["x.yaml", "resources.slurm", "no sbatch option"],
     ),
-    "unquoted time": ({"x.yaml": DANN + "resources: {time: 10:00:00}\n"}, [], ["x.yaml", "resources.time", "quotes"]),
+    "time as a number": ({"x.yaml": DANN + "resources: {time: 36000}\n"}, [], ["x.yaml", "resources.time", "quotes"]),
     "bad name": ({"x.yaml": DANN + "name: ../a\n"}, [], ["x.yaml", "name", "'../a'", "letters"]),
     "no method": ({"x.yaml": "data: {source: mnist5k}\n"}, [], ["x.yaml", "method", "missing", "source_only"]),
     "unknown method": ({"x.yaml": DANN.replace("dann", "dan")}, [], ["x.yaml", "method", "'dan'", "mean 'dann'"]),

@@ -57,6 +57,7 @@ def test_settings_are_merged_key_by_key(under: dict[str, object], over: object, 
         ("train: {seed: 1.5e0}", "seed", "a.yaml:3: train.seed: '1.5e0': .*integer"),
         ("train: {seed: 010}", "seed", "a.yaml:3: 010: YAML reads a leading 0 as octal, 8; write 10 or 8$"),
         ("train: {seed: 007}", "seed", "a.yaml:3: 007: .* octal, 7; write 7$"),
+        ("train: {seed: 1:30}", "seed", "a.yaml:3: train.seed: '1:30': .*integer"),
         ("train: {seed: 08}", "seed", "a.yaml:3: train.seed: .*must not begin with 0; remove the zeros"),
         ("train: {seed: 1}\ntrain.seed: 2", "seed", r"a.yaml:4: train.seed: duplicate key \(also under train: at .*:3"),
         ("train.seed: 1\ntrain: {seed: 2}", "seed", "a.yaml:4: train.seed: duplicate key .*; remove one"),
@@ -78,6 +79,13 @@ def test_ambiguous_numbers_are_refused_or_read_as_written(
     else:
         with pytest.raises(ConfigError, match=expected):
             load_trials(Path("a.yaml"), [])
+
+
+def test_a_time_is_read_as_written_without_quotes(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("method: vae\ndata: {dataset: digits}\nresources: {time: 10:00:00}\n")
+    for words, expected in ([], "10:00:00"), (["resources.time=01:30:00"], "01:30:00"):
+        (trial,) = load_trials(tmp_path / "a.yaml", words)
+        assert trial.config.resources.time == expected
 
 
 def test_ambiguous_numbers_of_the_command_line_are_refused() -> None:

@@ -16,7 +16,7 @@ SWEEP_KEYS = (*AXES, "trials", "search")  # only allowed at the top level of a s
 COMMAND_LINE = "command line"
 WHOLE_MAPPINGS = ("data.classes",)  # keys whose value is one mapping, whose keys are not settings
 KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # of valid keys: text, or <<
-INTEGER_TAG = "tag:yaml.org,2002:int"
+INTEGER_TAG, FLOAT_TAG, STRING_TAG = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "str"))
 OCTAL = re.compile("[+-]?0[0-7]+")
 MAPPING_TAG, NULL_TAG = "tag:yaml.org,2002:map", "tag:yaml.org,2002:null"
 
@@ -91,9 +91,11 @@ def parse_overrides(words: list[str]) -> Settings:
         if key.split(".")[0] in ("base", *AXES, "trials"):
             raise ConfigError(f"{COMMAND_LINE}: {key}: only a file sets this; name the key itself: train.seed=[0,1,2]")
         try:
-            if (node := yaml.compose(text, yaml.SafeLoader)) is not None:
+            loader = yaml.CSafeLoader(text)
+            if (node := loader.get_single_node()) is not None:
                 _check_keys(node, COMMAND_LINE)
-            overrides |= to_settings({key: yaml.safe_load(text)}, COMMAND_LINE)
+            value = None if node is None else loader.construct_document(node)
+            overrides |= to_settings({key: value}, COMMAND_LINE)
         except yaml.YAMLError:
             raise ConfigError(
                 f"{COMMAND_LINE}: {key}: {text!r} is not a YAML value; close its brackets, and quote the whole word "
@@ -225,7 +227,10 @@ def _suggest_files(path: Path) -> str:
 
 
 def _check_keys(node: yaml.Node, name: str, outer: tuple[yaml.Node, ...] = (), is_whole: bool = False) -> None:
-    """Refuse what YAML itself accepts silently: duplicate keys, keys that are not text, recursive anchors."""
+    """Refuse what YAML accepts silently: duplicate keys, keys that are not text, recursive anchors, octal numbers.
+
+    Numbers to base 60 become text: nobody means 90 by 1:30.
+    """
     if any(node is ancestor for ancestor in outer):
         raise ConfigError(f"{name}:{outer[-1].start_mark.line + 1}: recursive anchor; write the value out")
     if isinstance(node, yaml.ScalarNode) and node.tag == INTEGER_TAG and OCTAL.fullmatch(node.value):
@@ -234,6 +239,8 @@ def _check_keys(node: yaml.Node, name: str, outer: tuple[yaml.Node, ...] = (), i
         octal, decimal = int(node.value, 8), int(node.value)
         remedy = f"{decimal} or {octal}" if octal != decimal else f"{decimal}"
         raise ConfigError(f"{place}: {node.value}: YAML reads a leading 0 as octal, {octal}; write {remedy}")
+    if isinstance(node, yaml.ScalarNode) and node.tag in (INTEGER_TAG, FLOAT_TAG) and ":" in node.value:
+        node.tag = STRING_TAG
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:

@@ -87,7 +87,7 @@ def parse_slurm_time(text: str) -> int:
 def check_time_limit(value: Any) -> str:
     """Check a Slurm time limit: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS."""
     try:
-        if not isinstance(value, str):  # Without quotes YAML reads 10:00:00 as a number to base 60.
+        if not isinstance(value, str):
             raise ValueError
         parse_slurm_time(value)
     except ValueError:
