@@ -12,14 +12,13 @@ QUICK = tests/test_house.py tests/test_sweeps.py tests/eval/test_domain_pairs.py
 sweep: $(VENV)/installed
 	$(BIN)/python jobs/submit.py sweeps/dann.yaml
 
-# Three workers, of which those in tests/slurm often wait, and the processes that they start share the cores: threads of each
-# would wait for those of the others.
+# Two workers and the processes that they start share the cores: threads of each would wait for those of the others.
 check test: export OMP_NUM_THREADS = 1
 check test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(filter check,$@),-q $(QUICK))
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(filter check,$@),-q $(QUICK))
 
 # Every night: random events in 40 trials on a private Slurm, all scenarios of faults, and trainings that take minutes.
 soak: export TURNOUT_RANDOM_TRIALS ?= 40
