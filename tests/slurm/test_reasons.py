@@ -45,10 +45,15 @@ def launchers_of(run: Path) -> list[int]:
     return [parent(pid) for pid in agents(run)]
 
 
+def job_of(pid: int) -> tuple[str, str]:
+    """Return the job of a process, and its cluster: several clusters of this machine may have jobs of one number."""
+    return environment(pid, "SLURM_JOB_ID"), environment(pid, "SLURM_CONF")
+
+
 def srun_of(run: Path) -> int:
     """Return the srun that the batch script of a trial has started."""
-    jobs = {environment(pid, "SLURM_JOB_ID") for pid in launchers_of(run)}
-    sruns = [pid for pid, words in commands() if words[0] == "srun" and environment(pid, "SLURM_JOB_ID") in jobs]
+    jobs = set(map(job_of, launchers_of(run)))
+    sruns = [pid for pid, words in commands() if words[0] == "srun" and job_of(pid) in jobs]
     (srun,) = {pid for pid in sruns if parent(pid) not in sruns}  # it has a child of the same name
     return srun
 
