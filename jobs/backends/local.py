@@ -133,9 +133,9 @@ class LocalBackend:
                         if next_look:
                             self.console.print(summarize_progress(find_runs(sweep)), highlight=False)
                         next_look = started + SUMMARY_INTERVAL
-                    if len(interrupts) > handled:
+                    while handled < len(interrupts):  # a second one may come while the first is handled
                         self.stop(worker, first=not handled)
-                        handled = len(interrupts)
+                        handled += 1
                     time.sleep(0.1)
         finally:
             for number, handler in handlers.items():

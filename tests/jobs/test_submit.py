@@ -72,16 +72,16 @@ def table(logs: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def processes_naming(folder: Path) -> list[str]:
-    """Return the command lines of running processes that contain a path below `folder`."""
-    lines = []
+def processes_naming(folder: Path) -> dict[int, str]:
+    """Return pid → command line of running processes whose command line contains a path below `folder`."""
+    lines = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if str(folder) in line:
-            lines.append(line)
+            lines[int(path.parent.name)] = line
     return lines
 
 
@@ -512,7 +512,7 @@ def test_after_ctrl_c_the_same_command_resumes_bit_identically(tmp_path: Path, s
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "rerun the same command to resume" in output
-    assert processes_naming(logs) == []
+    assert processes_naming(logs) == {}
     trial, waiting = find_runs(logs)
     assert (trial.state(), waiting.state()) == ("stopped", "pending")
     (marker,) = trial.path.glob("stopped.*.json")
@@ -535,12 +535,18 @@ def test_after_ctrl_c_the_same_command_resumes_bit_identically(tmp_path: Path, s
 
 
 def test_a_second_ctrl_c_kills_all_processes_at_once(tmp_path: Path, start: Any) -> None:
-    """This includes torchrun's workers, which have sessions of their own and never reach a step boundary here."""
+    """This includes torchrun's workers, which have sessions of their own and never reach a step boundary: they hang."""
     trial = {"method": "dann", "resources.processes_per_node": 2}
     process = start("logs", trials=[trial], train=TINY["train"] | {"steps": 10**6})
     logs = tmp_path / "logs" / "tiny"
-    trainers = lambda: [line for line in processes_naming(logs) if "trainer/main.py" in line]  # noqa: E731
-    wait_until(lambda: len(trainers()) == 3, process)  # torchrun and its two workers, which are importing torch
+
+    def list_workers() -> list[int]:
+        lines = processes_naming(logs).items()
+        return [pid for pid, line in lines if "trainer/main.py" in line and "jobs/agent.py" not in line]
+
+    wait_until(lambda: len(list_workers()) == 2, process)
+    for pid in list_workers():
+        os.kill(pid, signal.SIGSTOP)
     process.send_signal(signal.SIGINT)
     while "stopping" not in process.stdout.readline():
         assert process.poll() is None
@@ -548,6 +554,6 @@ def test_a_second_ctrl_c_kills_all_processes_at_once(tmp_path: Path, start: Any)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 130, output
     assert "killing every trial now" in output
-    assert processes_naming(logs) == []
+    assert processes_naming(logs) == {}
     (run,) = find_runs(logs)
     assert run.state() in ("pending", "stopped")
