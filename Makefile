@@ -20,7 +20,7 @@ check test: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(filter check,$@),-q $(QUICK))
 
-# Every night: random events in 40 trials on a private Slurm, all scenarios of faults, and trainings that take minutes.
+# Every night: random events in 40 trials and in a search on a private Slurm, all scenarios of faults, long trainings.
 soak: export TURNOUT_RANDOM_TRIALS ?= 40
 soak: export TURNOUT_TEST_LONG ?= 1
 soak: export OMP_NUM_THREADS ?= 1

@@ -3,20 +3,21 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
 from models.base import Batch
 from models.nets.diffusion import Diffusion
+from models.types import Solver
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, times [n], labels [n]) -> prediction, shaped like x
 Step = Callable[[int, Tensor, Tensor], Tensor]  # (i, x at times[i], prediction) -> x at times[i + 1]
 Watch = Callable[[int, Tensor], None]  # called with a time and x at that time
 Slope = Callable[[Tensor, float], Tensor]  # (x, time) -> dx/dt, shaped like x
 Churn = Callable[[Tensor, float], tuple[Tensor, float]]  # (x, time) -> x with more noise, and its time
-SOLVERS = ("euler", "heun")
+SOLVERS = get_args(Solver)
 
 
 def integrate(
@@ -73,6 +74,7 @@ def unit_times(steps: int) -> list[float]:
 
 
 def check_steps(steps: int) -> None:
+    """Raise ValueError for less than a step."""
     if steps < 1:
         raise ValueError(f"steps: {steps} is not 1 or more")
 

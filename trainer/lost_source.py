@@ -20,5 +20,5 @@ def warn_of_lost_source(accuracies: Mapping[int, float]) -> str:
     return (
         f"the method has lost the source: accuracy on its validation images is {accuracies[last]:.3f} at step {last} "
         f"and was {accuracies[best]:.3f} at step {best}. Do not trust it on the target; try a lower learning rate, or "
-        "batch norm over both domains (model.batch_norm: both)"
+        "batch norm over both domains where the method has it"
     )

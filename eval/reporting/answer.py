@@ -54,11 +54,6 @@ class Answer:
     bounds: list[Setting]  # lower and upper bounds of domain adaptation
 
     @property
-    def is_chosen_on_validation(self) -> bool:
-        """Return whether neither the test split nor a label that is unavailable in practice ranks the settings."""
-        return is_of_validation(self.criterion)
-
-    @property
     def slug(self) -> str:
         """Return the stem of the figure's file; the name of a dataset may be a path."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", f"answer_{self.task}" if self.task else "answer")[:200]

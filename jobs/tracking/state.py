@@ -16,7 +16,7 @@ from jobs.backends.slurm.job_logs import explain_lines, last_message, list_log_f
 from jobs.deaths import DISK_REFUSED
 from jobs.tracking.log_files import read_tail
 from trainer.runs.attempt import Attempt
-from trainer.runs.costs import read_costs
+from trainer.runs.costs import summarize_costs
 from trainer.runs.directory import RunDirectory
 from trainer.runs.index import find_indexed_runs, read_steps
 from trainer.runs.job_states import write_job_states
@@ -44,7 +44,7 @@ class TrialStatus:
     eta: float | None  # s, while running
     metrics: dict[str, float]  # of the evaluation, else the newest previews on validation data and losses
     error: str  # the failed process's own error message, without Slurm's words
-    costs: dict[str, float]  # of the training, as trainer.runs.costs.read_costs returns them
+    costs: dict[str, float]  # of the training, as trainer.runs.costs.summarize_costs returns them
 
 
 def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus:
@@ -88,7 +88,7 @@ def determine_status(run: RunDirectory, jobs: Sequence[Job] = ()) -> TrialStatus
         eta=status.get("eta") if state == "running" else None,
         metrics=evaluation.get("metrics") or select_validation(status) | (status.get("losses") or {}),
         error=disk.error if state == "failed" else "",
-        costs=read_costs(run),
+        costs=summarize_costs(status),
     )
 
 

@@ -11,14 +11,19 @@ PHASES = ("data", "updates", "checkpoints", "logging", OTHER)
 
 
 def read_costs(run: RunDirectory) -> dict[str, float]:
-    """Return what a trial's training has cost so far, over all attempts; {} if that was not measured.
+    """Return what a trial's training has cost so far, as `summarize_costs` does."""
+    return summarize_costs(run.status())
+
+
+def summarize_costs(status: dict[str, Any]) -> dict[str, float]:
+    """Return what a training has cost by its newest heartbeat, over all attempts; {} if that was not measured.
 
     device_hours (of its GPUs, of a shared one its share; without GPUs, of its processes), attempts, startup_seconds (of
     all attempts, until the first batch), steps_per_second (after the start-up, with steps that were trained again),
     data_share, updates_share, checkpoints_share, logging_share (of the time after the start-up), memory_gib (of the
     main process, at most) and, of a training on a GPU, device_memory_gib (likewise).
     """
-    costs: dict[str, Any] = run.status().get("costs", {})
+    costs: dict[str, Any] = status.get("costs", {})
     if not costs:
         return {}
     seconds: dict[str, float] = costs["seconds"]
