@@ -8,8 +8,10 @@ import os
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
@@ -131,6 +133,22 @@ def find_trial(
     return RunDirectory(place(runs / trial.config.name, [trial])[0]), trial.config
 
 
+def run_and_exit() -> NoReturn:
+    """Call main as a program, and end this process without Python's shutdown.
+
+    All is on disk by then. A shutdown takes a second with torch loaded, and threads of gloo sometimes abort it.
+    """
+    code = 1
+    try:
+        code = main()
+    except Exception:  # noqa: BLE001 (the end of a program, as Python itself would print it)
+        traceback.print_exc()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     use_utf8()
-    sys.exit(main())
+    run_and_exit()

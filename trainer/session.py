@@ -3,7 +3,6 @@
 torch is imported inside the functions: it takes seconds, after bad input has been refused and signals are watched.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -177,16 +176,12 @@ def resume(run: RunDirectory, identities: set[str], trainer: "Trainer") -> bool:
 
 
 def leave_processes(accelerator: "Accelerator", lock: Lock | None) -> None:
-    """Release the lock once all processes have ended their work; one of several processes ends here."""
+    """Release the lock once all processes have ended their work, and leave their group."""
     accelerator.wait_for_everyone()
     if lock:
         lock.close()
     if accelerator.num_processes > 1:
         accelerator.end_training()
-        # All is on disk. Threads of gloo sometimes abort an interpreter that shuts down slowly.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def explain_batch_norm(steps: Iterator[int], run: RunDirectory) -> Iterator[int]:
