@@ -9,7 +9,7 @@ if __name__ == "__main__":
 
 from eval import distributed, metrics
 from eval.runner import collect_errors, update_evaluation
-from trainer.environment import prepare_environment, use_utf8
+from trainer.environment import prepare_environment, run_program
 from trainer.errors import ConfigError, check_known
 from trainer.runs.directory import RunDirectory, find_runs
 
@@ -146,5 +146,4 @@ def list_trained(path: Path) -> list[RunDirectory]:
 
 
 if __name__ == "__main__":
-    use_utf8()
-    sys.exit(main())
+    run_program(main)

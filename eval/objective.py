@@ -14,7 +14,7 @@ import models
 from eval import distributed, metrics
 from eval.runner import collect_errors
 from trainer.config.schema import Config
-from trainer.environment import prepare_environment, use_utf8
+from trainer.environment import prepare_environment, run_program
 from trainer.errors import ConfigError
 from trainer.runs.directory import RunDirectory
 from trainer.runs.objective import write_objective
@@ -109,5 +109,4 @@ def measure(run: RunDirectory, objective: str, step: int) -> float:
 
 
 if __name__ == "__main__":
-    use_utf8()
-    sys.exit(main())
+    run_program(main)

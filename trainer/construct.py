@@ -7,6 +7,7 @@ import json
 import sys
 
 from trainer.config.resolve import resolve
+from trainer.environment import run_program
 from trainer.errors import ConfigError
 
 
@@ -29,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

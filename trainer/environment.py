@@ -1,9 +1,13 @@
-"""Environment variables that other launchers left, and text that is not UTF-8: dropped, or refused by name."""
+"""Start and end of a program: what other launchers left in the environment, text that is not UTF-8, the exit code."""
 
 import os
 import re
 import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from trainer.errors import ConfigError
 
@@ -21,6 +25,23 @@ def use_utf8() -> None:
     if not sys.flags.utf8_mode and sys.stdout.encoding.lower() not in ("utf-8", "utf8"):
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+def run_program(main: Callable[[], int]) -> NoReturn:
+    """Call the main function of a program that uses torch, and exit with its code, without Python's shutdown.
+
+    All is on disk by then. A shutdown takes a second with torch loaded, and threads of gloo sometimes abort it.
+    """
+    use_utf8()
+    code = 1
+    try:
+        code = main()
+    except Exception:  # noqa: BLE001 (the end of a program, as Python itself would print it)
+        traceback.print_exc()
+    with suppress(OSError):  # the disk of the log may be full
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def prepare_environment() -> None:

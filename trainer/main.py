@@ -8,10 +8,8 @@ import os
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
@@ -19,7 +17,7 @@ if __name__ == "__main__":
 from trainer.config.resolve import load_config
 from trainer.config.schema import Config
 from trainer.config.sweep import load_single_trial
-from trainer.environment import prepare_environment, use_utf8
+from trainer.environment import prepare_environment, run_program
 from trainer.errors import ConfigError
 from trainer.failures import BAD_INPUT, explain
 from trainer.launcher import Launch, check_launch, read_launch, start_processes
@@ -133,22 +131,5 @@ def find_trial(
     return RunDirectory(place(runs / trial.config.name, [trial])[0]), trial.config
 
 
-def run_and_exit() -> NoReturn:
-    """Call main as a program, and end this process without Python's shutdown.
-
-    All is on disk by then. A shutdown takes a second with torch loaded, and threads of gloo sometimes abort it.
-    """
-    code = 1
-    try:
-        code = main()
-    except Exception:  # noqa: BLE001 (the end of a program, as Python itself would print it)
-        traceback.print_exc()
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    use_utf8()
-    run_and_exit()
+    run_program(main)

@@ -28,6 +28,7 @@ from eval.sampling_options import WATCH, can_be_watched, load_tensor, sample_opt
 from eval.trial import TrainedTrial, open_trial
 from models.sampling import lerp, slerp
 from trainer.data.pixels import to_bytes
+from trainer.environment import run_program
 from trainer.errors import ConfigError
 from trainer.seeds import seed_torch
 
@@ -171,4 +172,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)
