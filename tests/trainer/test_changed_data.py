@@ -16,7 +16,9 @@ from eval.trial import TrainedTrial
 from jobs.plan import Submission, check_data
 from trainer.config.resolve import resolve
 from trainer.config.schema import Config
+from trainer.data import registry
 from trainer.data.cache import folder, stage
+from trainer.data.dataset import Findings, Form
 from trainer.errors import ConfigError, DataError
 from trainer.runs.atomic import write_json
 from trainer.runs.attempt import Attempt
@@ -29,6 +31,7 @@ IMAGES = np.random.RandomState(0).randint(0, 256, (40, 8, 8), np.uint8)
 def write(root: Path, labels: np.ndarray) -> Config:
     """Write and stage a dataset; return the config of a trial on it."""
     np.savez(root / "set.npz", images=IMAGES, labels=labels)
+    registry.find.cache_clear()  # what another process would read
     data = {"dataset": f"npz:{root}/set.npz", "root": str(root / "data")}
     config = resolve({"name": "a", "method": "classifier", "data": data}, "a.yaml")
     shutil.rmtree(root / "data", ignore_errors=True)
@@ -97,6 +100,21 @@ def test_a_sweep_is_not_continued_on_other_data(tmp_path: Path) -> None:
         check_data(submission)
     shutil.rmtree(folder(config.data.dataset or "", tmp_path / "data", form=config.data.form()))
     check_data(submission)  # not staged: nothing is trained on it now
+
+
+def test_renamed_classes_are_noticed_though_pixels_and_labels_are_the_same(tmp_path: Path) -> None:
+    started = start(tmp_path / "b", write(tmp_path, np.array(["cat", "dog"] * 20)), 3)
+    renamed = write(tmp_path, np.array(["cow", "dog"] * 20))
+    with pytest.raises(ConfigError, match=r"/b: data: the names of classes have changed \(cat, dog → cow, dog\) since"):
+        record_data(started, renamed)
+
+
+def test_a_set_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    source = registry.find(write(tmp_path, np.array(["cat", "dog"] * 20)).data.dataset or "")
+    source.describe()
+    np.savez(tmp_path / "set.npz", images=IMAGES, labels=np.array(["cow", "dog"] * 20))
+    with pytest.raises(DataError, match=r"set\.npz: class 'cow' has appeared while it was read; run the same command"):
+        source.decode(tmp_path, Form(8, 1), Findings())
 
 
 def test_trials_on_different_data_are_not_averaged(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ TGA), never by the decoder under test.
 import csv
 import io
 import os
+import re
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -442,6 +445,43 @@ def test_labels_of_a_column(tmp_path: Path, name: str, kind: str) -> None:
     )
 
 
+ROWS = [f"{number}.png,{'ab'[number % 2]}" for number in range(6)]
+TABLES: dict[str, tuple[str, tuple[str, ...]]] = {  # attributes.csv as programs write it, and the classes
+    "byte order mark": ("\ufeff" + "\n".join(["file,x", *ROWS]), ("a", "b")),
+    "lines of Windows": ("\r\n".join(["file,x", *ROWS, ""]), ("a", "b")),
+    "lines of old Macs": ("\r".join(["file,x", *ROWS]), ("a", "b")),
+    "an empty last column": (",\n".join(["file,x", *ROWS, ""]), ("a", "b")),
+    "quoted commas": (
+        "\n".join(['"file","x"', *ROWS]).replace(",a", ',"a, b"').replace(",b", ',"c ""d"""'),
+        ("a, b", 'c "d"'),
+    ),
+    "paths with dots": ("\n./".join(["file,x", *ROWS]), ("a", "b")),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_as_programs_write_them(tmp_path: Path, name: str) -> None:
+    content, classes = TABLES[name]
+    for number in range(6):
+        write(tmp_path / "set" / f"{number}.png", png(np.full((SIDE, SIDE), number), 0))
+    write(tmp_path / "set" / "attributes.csv", content.encode())
+    assert get(f"folder:{tmp_path}/set").names == classes
+    images, labels = arrays(f"folder:{tmp_path}/set", tmp_path, Form(SIDE, 1))
+    assert {int(image[0, 0, 0]): label for image, label in zip(images, labels, strict=True)} == {
+        number: number % 2 for number in range(6)
+    }
+
+
+@pytest.mark.parametrize("folder", ["a #1", "it's", "caf\u00e9", "~", "a:b", "{a,b}", "[x]*"])
+def test_a_path_may_contain_any_character(tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    build(tmp_path / folder, {"": 3})
+    (tmp_path / folder / "attributes.csv").write_text("file,x,y\n0.png,a,1\n1.png,b,2\n2.png,c,3\n")
+    for place in (tmp_path / folder, *([Path(folder)] if folder != "~" else [])):
+        assert get(f"folder:{place}").names == ("a", "b", "c")
+        assert get(f"folder:{place}#y").names == ("1", "2", "3")
+
+
 def test_one_hot_rows_are_their_index(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=IMAGES.astype(np.uint8), labels=np.eye(3)[[0, 1, 2, 2, 1, 0]])
     staged, labels = arrays(f"npz:{tmp_path}/a.npz", tmp_path, Form())
@@ -580,7 +620,7 @@ def test_names_are_sorted_and_shared_in_few_bytes(tmp_path: Path) -> None:
     ]
     for path in paths:
         write(tmp_path / path, b"")
-    names = list_folder(tmp_path).pictures
+    names = list_folder(tmp_path).files
     assert list(names) == sorted(paths)
     assert list(names[2:5]) == sorted(paths)[2:5]
     assert names[-1] == sorted(paths)[-1]
@@ -624,6 +664,13 @@ def npz(**content: Any) -> Builder:
         return f"npz:{root}/a.npz"
 
     return builder
+
+
+def large(root: Path) -> str:
+    """Write a picture of more pixels than Pillow opens, as the test sets its limit."""
+    build(root / "set", {"": 3})
+    write(root / "set" / "large.png", png(np.zeros((20, 20)), 0))
+    return f"folder:{root}/set"
 
 
 def no_archive(root: Path) -> str:
@@ -784,6 +831,13 @@ REFUSED: dict[str, tuple[Builder, str]] = {
         r"csv: has several columns 'x'; rename all but one",
     ),
     "an unset variable": (lambda root: "folder:$UNSET_FOLDER/set", r"\$UNSET_FOLDER is not set; set it or give the"),
+    "an empty path": (lambda root: "folder:", r"folder:: names no path; give one after the colon"),
+    "a long name": (lambda root: f"npz:{root}/{'x' * 300}", r"x: cannot be read: File name too long; correct the path"),
+    "no pixels": (
+        npz(images=EIGHT[:, :0, :0], labels=LABELS),
+        r"images are uint8 \(4, 0, 0, 3\); they must be numbers",
+    ),
+    "a decompression bomb": (large, r"1 of 4 pictures cannot be used, such as large\.png: .* exceeds limit of 100 pix"),
     "no path": (lambda root: f"folder:{root}/nowhere", r"there is no folder .*/nowhere; give the path of one"),
 }
 
@@ -794,6 +848,7 @@ def test_ambiguous_or_damaged_files_are_refused_in_one_line(
 ) -> None:
     monkeypatch.setenv("TURNOUT_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("UNSET_FOLDER", raising=False)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # Pillow warns of more, and refuses twice as many
     builder, message = REFUSED[case]
     name = builder(tmp_path)
     sweep = tmp_path / "a.yaml"
@@ -804,3 +859,54 @@ def test_ambiguous_or_damaged_files_are_refused_in_one_line(
     with pytest.raises(DataError, match=message):
         raise DataError(errors[0])
     assert not list(tmp_path.glob("data/cache/*"))
+
+
+NOBODY = 65534
+
+
+def write_all(root: Path) -> str:
+    """Write two classes, beside which there are arrays, tars and tables; return the name of a dataset of them."""
+    build(root / "set", {"cat": 3, "dog": 3})
+    np.savez(root / "set" / "a.npz", images=EIGHT, labels=LABELS)
+    for kind in ("cat", "dog"):
+        for ending in ("tar", "parquet"):
+            write(root / "set" / kind / f"a.{ending}", b"")
+    return f"folder:{root}/set"
+
+
+UNREADABLE: dict[str, tuple[str, int, str]] = {  # what the user may not use, its mode, and the message
+    "folder:{}/set": ("set/cat", 0, "set/cat: cannot be read: Permission denied; correct the path, make it readable"),
+    "folder:{}/set/": ("set", 0, "set: cannot be read: Permission denied"),
+    "folder:{}/set/cat": ("set", 0, "set/cat: cannot be read: Permission denied"),
+    "folder:{}/./set": ("set/cat", 0o444, r"set/cat/0\.png: cannot be read: Permission denied"),
+    "folder:{}/set/.": ("set/cat/0.png", 0, r"1 of 6 pictures cannot be used, such as cat/0\.png: .*Permission denied"),
+    "npz:{}/set/a.npz": ("set", 0, r"set/a\.npz: cannot be read: Permission denied"),
+    "npz:{}/./set/a.npz": ("set/a.npz", 0, r"set/a\.npz: cannot be read as npz: .*Permission denied"),
+    "hf:{}/set": ("set/dog", 0, "set/dog: cannot be read: Permission denied"),
+    "wds:{}/*/*/*.tar": ("set/dog", 0, "set/dog: cannot be read: Permission denied; make it readable or name other"),
+    "wds:{}/set/*/a.tar": ("set/dog", 0o444, "set/dog: cannot be read: Permission denied; make it readable or name"),
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read a folder")
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_may_not_be_read_is_named(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as temporary:  # the parents of tmp_path are root's alone
+        root = Path(temporary)
+        arrays(write_all(root), root, Form(SIDE))  # so that all modules are imported
+        shutil.rmtree(root / "cache")
+        monkeypatch.setenv("TURNOUT_DATA", str(root / "data"))
+        sweep = root / "a.yaml"
+        sweep.write_text(f"method: vae\nmodel: {{width: 4}}\ndata: {{dataset: '{name.format(root)}', size: {SIDE}}}\n")
+        os.chown(root, NOBODY, NOBODY)
+        hidden, mode, message = UNREADABLE[name]
+        (root / hidden).chmod(mode)
+        os.seteuid(NOBODY)
+        try:
+            assert command.main([str(sweep)]) == 2
+        finally:
+            os.seteuid(0)
+        (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert re.search(message, error), error

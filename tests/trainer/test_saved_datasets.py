@@ -75,6 +75,9 @@ def test_tars_are_read_by_keys_and_extensions(tmp_path: Path) -> None:
     name = f"wds:{tmp_path}/shards/set-*.tar#txt"
     assert get(name).names == ("word 0", "word 1")
     assert content(name, tmp_path) == expected([n % 2 for n in range(24)])
+    loud = {path.upper(): data for path, data in shard(range(24), labels).items()}
+    write_tar(tmp_path / "loud.tar", loud)  # the webdataset library ignores the case of extensions, too
+    assert content(f"wds:{tmp_path}/loud.tar", tmp_path) == expected([n % 3 for n in range(24)])
     ignored = origin(folder(name, tmp_path, form=Form(SIDE, 3)))["found"]["ignored"]["neither picture nor label"]
     assert (ignored["count"], ignored["first"][0]) == (48, "set-000.tar/some/00000.seg.png")
 
@@ -177,7 +180,10 @@ def test_a_saved_dataset_that_is_split(tmp_path: Path) -> None:
         write_table(tmp_path / "a" / split / "data-00000-of-00001.arrow", numbers, "arrow", [n % 3 for n in range(24)])
         write_table(tmp_path / "b/data" / f"{split}-00000-of-00001.parquet", numbers, "parquet", [-1] * 24)
         write_table(tmp_path / "c" / f"mnist-{split}.arrow", numbers, "arrow", [n % 3 for n in range(24)])
-    for name in (f"hf:{tmp_path}/a", f"hf:{tmp_path}/c"):
+    (tmp_path / "linked").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "linked" / split).symlink_to(tmp_path / "a" / split)
+    for name in (f"hf:{tmp_path}/a", f"hf:{tmp_path}/c", f"hf:{tmp_path}/linked"):
         stage(name, tmp_path, form=Form(SIDE, 3))
         assert len(load(name, "test", tmp_path, form=Form(SIDE, 3)).labels) == 8
     assert get(f"hf:{tmp_path}/b").unlabelled == ("test", "train")

@@ -5,11 +5,14 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import UNLABELLED, Dataset
 from trainer.data.pictures import printable
 from trainer.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # data.classes: {target name: source name}, or the names of all datasets in their shared order
 Mapped: TypeAlias = Mapping[str, str] | Sequence[str] | None
@@ -41,6 +44,16 @@ def clean_labels(labels: Sequence[str | None]) -> list[str | None]:
         spelt = {name: number for name, number in spelt.items() if number != minus}
         classes = {label: spelt.get(name or "") for label, name in classes.items()}
     return [classes[label] for label in labels]  # one string for all images of a class
+
+
+def number_labels(labels: Sequence[str | None], names: Sequence[str], where: str) -> "np.ndarray":
+    """Return the position of each label in `names`, UNLABELLED for None: int64; DataError if one is not among them."""
+    import numpy as np
+
+    numbers: dict[str | None, int] = {name: number for number, name in enumerate(names)} | {None: UNLABELLED}
+    if new := set(labels) - numbers.keys():
+        raise DataError(f"{where}: class {new.pop()!r} has appeared while it was read; run the same command again")
+    return np.fromiter(map(numbers.__getitem__, labels), np.int64, len(labels))
 
 
 def check_missing(labels: Sequence[str | None], describe: Callable[[int], str], where: str) -> None:

@@ -87,7 +87,14 @@ class Findings:
     left_out: list[str] = field(default_factory=list)  # pictures that could not be used
     ignored: dict[str, list[str]] = field(default_factory=dict)  # reason -> files that are not part of the dataset
     notes: list[str] = field(default_factory=list)  # assumptions
-    sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # (width, height) of pictures -> their number
+    least: tuple[int, int] | None = None  # width and height, each of any picture
+    largest: tuple[int, int] | None = None
+
+    def add_size(self, width: int, height: int) -> None:
+        """Record the size of a picture."""
+        least, largest = self.least or (width, height), self.largest or (width, height)
+        self.least = min(least[0], width), min(least[1], height)
+        self.largest = max(largest[0], width), max(largest[1], height)
 
     def ignore(self, reason: str, files: Sequence[str]) -> None:
         """Record files that are not part of the dataset."""

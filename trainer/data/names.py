@@ -2,8 +2,12 @@
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import islice
 from typing import overload
+
+BLOCK = 10_000  # names that are sorted at a time
 
 
 class Names(Sequence[str]):
@@ -39,3 +43,11 @@ class Names(Sequence[str]):
             return names
         index = range(len(self))[index]
         return os.fsdecode(bytes(self._bytes[self._bounds[index] : self._bounds[index + 1]]))
+
+
+def sort_names(names: Iterable[str]) -> Iterator[str]:
+    """Return names in order; no more than BLOCK of them are strings at a time."""
+    rest, blocks = iter(names), list[Names]()
+    while len(block := sorted(islice(rest, BLOCK))) == BLOCK:
+        blocks.append(Names(block))
+    return merge(block, *blocks)

@@ -3,9 +3,11 @@
 import os
 import sys
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CHUNK = 64  # pictures that a thread decodes at a time
+GROUP = 256  # chunks
 PRINTED = 10  # faulty pictures that are named
 
 
@@ -54,6 +57,7 @@ def decode_pictures(pictures: Pictures, path: Path, form: Form, findings: Findin
     written, by an earlier call that was interrupted, are not decoded again.
     """
     import numpy as np
+    from PIL import Image
 
     side, background = form.size or 0, parse_colour(form.background)
     shape = len(pictures), side, side, form.channels or 3
@@ -81,12 +85,18 @@ def decode_pictures(pictures: Pictures, path: Path, form: Form, findings: Findin
                     os.pwrite(marks.fileno(), b"\1", position)
             return [(p, problem, size) for p, (problem, size) in zip(positions, outcomes, strict=True)]
 
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the pictures are the user's own
             faults: dict[int, str] = {}
-            chunks = pool.map(decode_chunk, range(0, len(pictures), CHUNK))
+            # In groups, because a pool holds an object for each chunk that waits.
+            starts = range(0, len(pictures), CHUNK)
+            groups = (pool.map(decode_chunk, starts[first : first + GROUP]) for first in range(0, len(starts), GROUP))
+            chunks = chain.from_iterable(groups)
             for position, problem, size in show_progress(chunks, pictures):
-                findings.sizes[size] = findings.sizes.get(size, 0) + 1
-                faults |= {position: problem} if problem else {}
+                if size != (0, 0):
+                    findings.add_size(*size)
+                if problem:
+                    faults[position] = problem
         os.fsync(file.fileno())
     findings.ignore("pictures after the first of a file", sorted(several))
     return faults

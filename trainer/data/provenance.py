@@ -70,4 +70,7 @@ def find_difference(earlier: dict[str, Any], current: dict[str, Any]) -> str:
         if before["fingerprint"] != record["fingerprint"]:
             counts = (f"{sum(r['splits'].values())} images, {r['fingerprint']}" for r in (before, record))
             return f"data.{domain}: {record['name']} has changed ({' → '.join(counts)})"
+    before, now = (list_names(record.get("classes", current["classes"])) for record in (earlier, current))
+    if before != now:
+        return f"data: the names of classes have changed ({before} → {now})"
     return ""

@@ -112,8 +112,8 @@ def write_origin(
 def describe_findings(findings: Findings) -> dict[str, Any]:
     """Return what a source ignored and assumed, for origin.json."""
     ignored = {reason: {"count": len(files), "first": files[:LISTED]} for reason, files in findings.ignored.items()}
-    widths, heights = [[size[axis] for size in findings.sizes if any(size)] for axis in (0, 1)]
-    sizes = {"least": [min(widths), min(heights)], "largest": [max(widths), max(heights)]} if widths else {}
+    least, largest = findings.least, findings.largest
+    sizes = {"least": list(least), "largest": list(largest)} if least and largest else {}
     return {"ignored": ignored, "notes": list(dict.fromkeys(findings.notes)), "sizes": sizes}
 
 

@@ -88,8 +88,7 @@ def fit_arrays(images: "np.ndarray", form: Form, findings: Findings) -> "np.ndar
     from PIL import Image
 
     height, width, channels = images.shape[1:]
-    shape = width, height
-    findings.sizes[shape] = findings.sizes.get(shape, 0) + len(images)
+    findings.add_size(width, height)
     if height == width and channels != 4:
         return images.transpose(0, 3, 1, 2)
     if height != width:

@@ -1,5 +1,6 @@
 """Datasets of pictures in a folder, labelled by its subfolders or by a table."""
 
+import io
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ class Folder(LabelledPictures):
 
     def list_files(self) -> Iterator[str]:
         """Yield the pictures and the table."""
-        yield from (f"{self.path}/{file}" for file in list_folder(self.path).pictures)
+        yield from (f"{self.path}/{file}" for file in list_folder(self.path).files)
         yield from map(str, self.path.glob(TABLE))
 
     def read_parts(self, findings: Findings) -> Parts:
@@ -34,7 +35,7 @@ class Folder(LabelledPictures):
         findings.ignore("not pictures", listing.others)
         findings.ignore("hidden or of the system", listing.hidden)
         findings.ignore("circular links", listing.circular)
-        files, where = listing.pictures, printable(str(self.path))
+        files, where = listing.files, printable(str(self.path))
         if len(files) < 2:
             others = f", but {len(listing.others)} other files such as {listing.others[0]}" if listing.others else ""
             raise DataError(
@@ -60,8 +61,9 @@ class Folder(LabelledPictures):
         return parts
 
     def open(self, files: Sequence[str], position: int) -> IO[bytes]:
-        """Open a picture."""
-        return open(f"{self.path}/{files[position]}", "rb")  # twice as fast as Path.open
+        """Read a picture; Pillow decodes it from memory in less time than from a file."""
+        with open(f"{self.path}/{files[position]}", "rb", buffering=0) as file:
+            return io.BytesIO(file.read())
 
 
 def label_by_folder(where: str, files: Sequence[str], head: str, empty: Sequence[str]) -> list[str | None]:

@@ -14,6 +14,7 @@ from trainer.data.classes import check_missing, clean_labels
 from trainer.data.dataset import Findings, find_split
 from trainer.data.names import Names
 from trainer.data.sources.labelled import LabelledPictures, Part, Parts, check_parts
+from trainer.data.sources.listing import list_folder
 from trainer.errors import DataError
 
 
@@ -40,7 +41,7 @@ class HuggingFace(LabelledPictures):
             parts = {
                 split: [
                     pq.read_table(file)
-                    if file.suffix == ".parquet"
+                    if file.suffix.lower() == ".parquet"
                     else pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
                     for file in part
                 ]
@@ -80,7 +81,7 @@ class HuggingFace(LabelledPictures):
 
     def list_files(self) -> list[str]:
         """Return the files of the tables, without the caches of transformations."""
-        files = [path for path in sorted(self.path.rglob("*")) if path.suffix in (".arrow", ".parquet")]
+        files = sorted(self.path / file for file in list_folder(self.path, (".arrow", ".parquet")).files)
         return [str(path) for path in files if not path.name.startswith("cache-")]
 
     def read_parts(self, findings: Findings) -> Parts:
@@ -106,7 +107,7 @@ class HuggingFace(LabelledPictures):
         cleaned = iter(flat if names else clean_labels(flat))
         parts = {}
         for split, part in texts.items():
-            rows = Names(f"{split}/{row}" for row in range(len(part)))
+            rows = Names(f"{split} row {row}".lstrip() for row in range(len(part)))
             parts[split] = Part(rows, list(islice(cleaned, len(part))), partial(self.open, split))
             check_missing(parts[split].labels, f"row {{}} of {split or 'the table'}".format, self.name)
         check_parts(self.name, parts)

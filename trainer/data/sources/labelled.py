@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from trainer.data.classes import check_spelling, check_train, sort_names
-from trainer.data.dataset import RECIPE_OWN, UNLABELLED, Dataset, Findings, Form, Splits
+from trainer.data.classes import check_spelling, check_train, number_labels, sort_names
+from trainer.data.dataset import RECIPE_OWN, Dataset, Findings, Form, Splits
 from trainer.data.pictures import Pictures, printable
-from trainer.data.sources.paths import hash_facts, name_cache, parse_path
+from trainer.data.sources.paths import accessing, hash_facts, name_cache, parse_path
 from trainer.data.splits import split_own
 
 
@@ -33,7 +33,8 @@ class LabelledPictures(ABC):
         """Parse the name; DataError if there is nothing at its path."""
         self.kind = name.partition(":")[0]
         self.path, self.label = parse_path(name)
-        self.check_path(name)
+        with accessing(self.path):
+            self.check_path(name)
         self.name = f"{self.kind}:{self.path}" + (f"#{self.label}" if self.label else "")
 
     @lru_cache  # noqa: B019 - sources live as long as the process
@@ -58,13 +59,10 @@ class LabelledPictures(ABC):
 
     def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
         """Return the splits; DataError."""
-        import numpy as np
-
-        names, splits = self.describe().names, {}
-        numbers: dict[str | None, int] = {name: number for number, name in enumerate(names)} | {None: UNLABELLED}
+        splits: Splits = {}
         for split, part in self.read_parts(findings).items():
             pictures = Pictures(part.files, part.open_file, printable(str(self.path)))
-            splits[split] = pictures, np.fromiter(map(numbers.__getitem__, part.labels), np.int64, len(part.labels))
+            splits[split] = pictures, number_labels(part.labels, self.describe().names, self.name)
         return split_own(self.name, splits)
 
     def fingerprint(self) -> str:

@@ -1,12 +1,13 @@
 """List the files of a folder: pictures, and what is not part of the dataset."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.data.names import Names
+from trainer.data.names import Names, sort_names
 from trainer.data.pictures import printable
-from trainer.errors import DataError
+from trainer.data.sources.paths import accessing
 
 # Endings of the formats that Pillow reads without another program.
 PICTURES = (
@@ -24,32 +25,44 @@ TABLE = "attributes.csv"  # in the folder: the file's name in the first column, 
 class Listing:
     """The files below a folder, relative to it and sorted."""
 
-    pictures: Names = field(default_factory=Names)
-    others: list[str] = field(default_factory=list)  # not pictures by their ending
+    files: Names = field(default_factory=Names)  # of the endings
+    others: list[str] = field(default_factory=list)  # of other endings
     hidden: list[str] = field(default_factory=list)  # hidden files, and folders that are hidden or of the system
     circular: list[str] = field(default_factory=list)  # links to a folder around them
-    empty: list[str] = field(default_factory=list)  # folders without a picture at any depth
+    empty: list[str] = field(default_factory=list)  # folders without such a file at any depth
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, endings: tuple[str, ...] = PICTURES) -> Listing:
     """List a folder and all below it, also through links; DataError for a folder that may not be listed."""
     listing = Listing()
-    try:
-        _walk(folder, "", (), listing)
-    except OSError as error:
-        raise DataError(
-            f"{printable(str(error.filename))}: cannot be listed: {error.strerror}; make it readable or remove it"
-        ) from None
+    with accessing(folder):
+        _walk(folder, "", (), endings, listing)
     for names in (listing.others, listing.hidden, listing.circular, listing.empty):
         names.sort()
     return listing
 
 
-def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], listing: Listing) -> bool:
-    """Add the entries of a folder, without its table, to the listing; return whether there is a picture among them."""
+def _walk(
+    folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], endings: tuple[str, ...], listing: Listing
+) -> bool:
+    """Add the entries of a folder, without its table, to the listing; return whether there is a file among them."""
     status = folder.stat()
     ancestors = (*ancestors, (status.st_dev, status.st_ino))
-    inside = list[str]()  # names of pictures, and of folders with / after them
+    before = len(listing.files)
+    # Sorted with / after the names of folders, so that all files are in the order of their paths.
+    for name in sort_names(_list_entries(folder, prefix, ancestors, endings, listing)):
+        path = f"{prefix}{name}"
+        if not name.endswith("/"):
+            listing.files.append(path)
+        elif not _walk(folder / name, path, ancestors, endings, listing):
+            listing.empty.append(path.rstrip("/"))
+    return len(listing.files) > before
+
+
+def _list_entries(
+    folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], endings: tuple[str, ...], listing: Listing
+) -> Iterator[str]:
+    """Yield the names of files, and of folders with / after them; add everything else to the listing."""
     with os.scandir(folder) as entries:
         for entry in entries:
             name, path = entry.name, f"{prefix}{entry.name}"
@@ -60,18 +73,10 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], lis
                 elif (inner.st_dev, inner.st_ino) in ancestors:
                     listing.circular.append(printable(path))
                 else:
-                    inside.append(f"{name}/")
+                    yield f"{name}/"
             elif name.startswith(".") or name.lower() in SYSTEM_FILES:
                 listing.hidden.append(printable(path))
-            elif name.lower().endswith(PICTURES) and (entry.is_file() or not os.path.exists(entry)):
-                inside.append(name)
+            elif name.lower().endswith(endings) and (entry.is_file() or not os.path.exists(entry)):
+                yield name
             elif path != TABLE:  # sockets and pipes, too, which would block a reader
                 listing.others.append(printable(path))
-    before = len(listing.pictures)
-    for name in sorted(inside):  # so that all pictures are in the order of their paths
-        path = f"{prefix}{name}"
-        if not name.endswith("/"):
-            listing.pictures.append(path)
-        elif not _walk(folder / name, path, ancestors, listing):
-            listing.empty.append(path.rstrip("/"))
-    return len(listing.pictures) > before

@@ -6,10 +6,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.data.classes import check_missing, check_spelling, check_train, clean_labels, sort_names
-from trainer.data.dataset import RECIPE_OWN, SPLIT_NAMES, UNLABELLED, Dataset, Findings, Form, Splits
+from trainer.data.classes import check_missing, check_spelling, check_train, clean_labels, number_labels, sort_names
+from trainer.data.dataset import RECIPE_OWN, SPLIT_NAMES, Dataset, Findings, Form, Splits
 from trainer.data.sources.arrays import find_axes, fit_arrays, to_bytes
-from trainer.data.sources.paths import hash_facts, name_cache, parse_path
+from trainer.data.sources.paths import accessing, hash_facts, name_cache, parse_path
 from trainer.data.splits import split_own
 from trainer.errors import DataError
 
@@ -25,8 +25,9 @@ class Npz:
     def __init__(self, name: str) -> None:
         """Find the file; DataError if there is none."""
         self.path, label = parse_path(name)
-        if not self.path.is_file():
-            raise DataError(f"{name}: there is no file {self.path}; give the path of one")
+        with accessing(self.path):
+            if not self.path.is_file():
+                raise DataError(f"{name}: there is no file {self.path}; give the path of one")
         self.label = label or "labels"
         self.name = f"npz:{self.path}" + (f"#{label}" if label else "")
 
@@ -56,10 +57,6 @@ class Npz:
 
     def decode(self, root: Path, form: Form, findings: Findings) -> Splits:
         """Return the splits; DataError."""
-        import numpy as np
-
-        numbers: dict[str | None, int] = {name: number for number, name in enumerate(self.describe().names)}
-        numbers[None] = UNLABELLED
         with npz(self.path) as arrays:
             prefixes = npz_prefixes(self.path, arrays, self.label)
             labels = npz_labels(self.path, arrays, self.label, prefixes, findings)
@@ -70,7 +67,7 @@ class Npz:
         pixels = to_bytes(images, str(self.path), findings)
         fitted = {prefix: fit_arrays(part, form, findings) for prefix, part in pixels.items()}
         splits = {
-            prefixes[prefix]: (part, np.array([numbers[label] for label in labels[prefix]], np.int64))
+            prefixes[prefix]: (part, number_labels(labels[prefix], self.describe().names, str(self.path)))
             for prefix, part in fitted.items()
         }
         return split_own(self.name, splits)
@@ -88,7 +85,7 @@ def npz_shape(path: Path, arrays: Any, key: str) -> tuple[int, int, int, int]:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-    if dtype.kind not in "buif" or not (axes := find_axes(shape)):
+    if dtype.kind not in "buif" or not (axes := find_axes(shape)) or not all(shape[1:]):
         raise DataError(
             f"{path}: {key} are {dtype} {shape}; they must be numbers [n, height, width], [n, height, width, channels] "
             "or [n, channels, height, width] with 1, 3 or 4 channels"

@@ -90,7 +90,7 @@ def read_rows(table: Path, label: str) -> Iterator[tuple[int, str, str]]:
 
 def find_column(table: Path, header: Sequence[str], label: str) -> int:
     """Return the index of the label's column; DataError if there is none or more than one."""
-    column = header.index(label) if label in header[1:] else 1 if not label and len(header) > 1 else 0
+    column = 1 if not label and len(header) > 1 else header.index(label) if label in header[1:] else 0
     if not column:
         separator = "; its cells must be separated by commas" if len(header) == 1 else ""
         raise DataError(f"{table}: has no column {label!r}; it has: {', '.join(header[1:]) or 'none'}{separator}")

@@ -9,7 +9,7 @@ import re
 import sys
 import tarfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property, partial
 from glob import glob
 from itertools import islice, product
@@ -33,7 +33,9 @@ class WebDataset(LabelledPictures):
     @cached_property
     def shards(self) -> list[Path]:
         """The tars, sorted; DataError if braces name one that does not exist."""
-        files = {pattern: glob(pattern) for pattern in expand_braces(str(self.path))}
+        patterns = expand_braces(str(self.path))
+        check_folders(patterns)
+        files = {pattern: glob(pattern) for pattern in patterns}
         missing = [pattern for pattern in files if not files[pattern]]
         if missing and len(missing) < len(files):
             raise DataError(
@@ -81,10 +83,8 @@ class WebDataset(LabelledPictures):
 
     def read_shard(self, shard: Path, findings: Findings) -> Iterator[tuple[str, str, int, int]]:
         """Yield name, text of the label, offset and size of each picture of a tar; DataError for a damaged one."""
-        extension, where = (
-            f".{self.label or LABEL}",
-            shard.relative_to(os.path.commonpath([s.parent for s in self.shards])),
-        )
+        extension = f".{self.label or LABEL}".lower()
+        where = shard.relative_to(os.path.commonpath([s.parent for s in self.shards]))
         pictures, labels, others = dict[str, tuple[str, int, int]](), dict[str, str](), list[str]()
         try:
             with tarfile.open(shard, "r:") as archive:
@@ -92,13 +92,14 @@ class WebDataset(LabelledPictures):
                     folder, _, file = member.name.rpartition("/")
                     stem, dot, ending = file.partition(".")
                     key, name = f"{folder}/{stem}", f"{where}/{printable(member.name)}"
+                    ending = f"{dot}{ending}".lower()  # as the webdataset library compares them
                     if not member.isfile():
                         continue
-                    if name in pictures or (f"{dot}{ending}" == extension and key in labels):
+                    if name in pictures or (ending == extension and key in labels):
                         raise DataError(f"{shard}: holds {printable(member.name)} twice; write it again")
-                    if f"{dot}{ending}".lower() in PICTURES:
+                    if ending in PICTURES:
                         pictures[name] = key, member.offset_data, member.size
-                    elif f"{dot}{ending}" == extension and (content := archive.extractfile(member)):
+                    elif ending == extension and (content := archive.extractfile(member)):
                         labels[key] = content.read().decode(errors="backslashreplace")
                     else:
                         others.append(name)
@@ -130,6 +131,16 @@ def check_end(shard: Path, offset: int) -> None:
         file.seek(offset)
         if (rest := file.read(1 << 20)).strip(b"\0") or len(rest) < tarfile.BLOCKSIZE:
             raise DataError(f"{shard}: is damaged or cut {offset} bytes from its start; write or copy it again")
+
+
+def check_folders(patterns: Iterable[str]) -> None:
+    """Check that the folders that patterns name may be listed, which glob silently skips otherwise; DataError."""
+    paths = {path for pattern in patterns for path in (Path(pattern), *Path(pattern).parents)}
+    rights = {(str(path.parent), os.R_OK if set("*?[") & set(path.name) else 0) for path in paths}
+    for pattern, right in sorted(rights):
+        for folder in filter(os.path.isdir, glob(pattern)):
+            if not os.access(folder, right | os.X_OK, effective_ids=True):
+                raise DataError(f"{folder}: cannot be read: Permission denied; make it readable or name other tars")
 
 
 def expand_braces(pattern: str) -> list[str]:
