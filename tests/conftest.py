@@ -1,11 +1,13 @@
 """What tests share."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from tests import warm
 from trainer.data.cache import stage
 from trainer.data.dataset import Form
 
@@ -17,6 +19,18 @@ LONG = ("test_learning.py", "test_generative.py", "test_launchers.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Move the files of LONG to the front, in that order."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+@pytest.fixture(autouse=True)
+def leave_no_process() -> Iterator[None]:
+    """Kill what a test has left running."""
+    yield
+    warm.kill_remaining()
+
+
+def pytest_sessionfinish() -> None:
+    """End the server of warm processes."""
+    warm.server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from jobs.tracking.local_work import read_local_work
+from tests import warm
 from trainer.runs.directory import RunDirectory, find_runs
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ def start(tmp_path: Path, data_root: str) -> Iterator[Callable[..., "subprocess.
     started = []
 
     def begin(*words: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
+        process = warm.Popen(
             [sys.executable, *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip

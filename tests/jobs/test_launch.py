@@ -17,6 +17,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from jobs.backends.base import Allocation
 from jobs.backends.slurm.client import parse_time_left
 from jobs.rendezvous import rendezvous
+from tests import warm
 from trainer.config.sweep import load_trials
 from trainer.runs import checkpoints
 from trainer.runs.attempt import DIRECT, Attempt
@@ -30,7 +31,7 @@ STEPS = 60
 
 def start(*command: str, **environment: str) -> "subprocess.Popen[str]":
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(
+    return warm.Popen(
         [sys.executable, *command], cwd=ROOT, env=env, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -91,14 +92,23 @@ def content(run: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and "tensorboard" not in file.parts}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Path:
+    """A run that one attempt of two processes has trained."""
+    run = new_run(tmp_path_factory.mktemp("runs") / "whole", data_root)
+    finish(group(run, "6.0"))
+    return run
+
+
 @pytest.mark.parametrize("peer", ["awake", "gone"])
-def test_an_attempt_from_a_lost_node_exits_without_changing_the_run(peer: str, tmp_path: Path, data_root: str) -> None:
+def test_an_attempt_from_a_lost_node_exits_without_changing_the_run(
+    peer: str, whole: Path, tmp_path: Path, data_root: str
+) -> None:
     """It stood still with the lock in its hands while the next attempt did the work; then it wakes up.
 
     Where its peer does not answer, it waits for that one in vain, and must leave all the same.
     """
-    whole, run = new_run(tmp_path / "whole", data_root), new_run(tmp_path / "lost", data_root)
-    finish(group(whole, "6.0"))
+    run = new_run(tmp_path / "lost", data_root)
     lost = group(run, "7.0")
     until(lambda: len(losses(run)) > 12, lost)
     held = children(lost.pid)

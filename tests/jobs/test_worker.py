@@ -23,6 +23,7 @@ from jobs.backends.local import count_slots, share_devices, visible_gpus
 from jobs.processes import Task
 from jobs.tracking.local_work import read_local_work, write_local_work
 from jobs.worker import Worker
+from tests import warm
 from trainer.config.sweep import load_trials
 from trainer.runs.attempt import Attempt
 from trainer.runs.directory import RunDirectory
@@ -53,30 +54,23 @@ def create(tmp_path: Path, data_root: str) -> Callable[..., list[RunDirectory]]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start a worker of this machine on tasks; what is left of it after the test is killed."""
-    started = []
+def start() -> Callable[..., "subprocess.Popen[str]"]:
+    """Start a worker of this machine on tasks."""
 
     def begin(runs: list[RunDirectory], **settings: Any) -> "subprocess.Popen[str]":
         sweep = runs[0].path.parent
         tasks = [{"stage": "train", "path": str(run.path)} for run in runs]
-        worker = subprocess.Popen(
+        worker = warm.Popen(
             [sys.executable, "jobs/worker.py"], cwd=ROOT, env=ENVIRONMENT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        started.append(worker)
         assert worker.stdin
         worker.stdin.write(json.dumps({"sweep": str(sweep), "tasks": tasks} | settings))
         worker.stdin.close()
         worker.stdin = None
         return worker
 
-    yield begin
-    for worker in started:
-        if worker.poll() is None:
-            worker.kill()
-        if worker.stdout and not worker.stdout.closed:
-            worker.communicate()
+    return begin
 
 
 def finish(worker: "subprocess.Popen[str]", code: int = 0) -> str:
@@ -186,8 +180,9 @@ class Recorder(Worker):
 
 
 @pytest.fixture
-def handlers() -> Iterator[None]:
-    """Restore the handlers of signals that a worker in this process replaces."""
+def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the handlers of signals that a worker in this process replaces; let it kill no child of other tests."""
+    monkeypatch.setattr(processes, "kill_orphans", lambda own: None)
     numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGCONT)
     before = {number: signal.getsignal(number) for number in numbers}
     yield

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from tests import warm
 from trainer.loop import take_step
 from trainer.runs.costs import read_costs
 from trainer.runs.directory import RunDirectory
@@ -29,9 +30,7 @@ def start(runs: Path, data_root: str, *overrides: str) -> "subprocess.Popen[str]
     settings = [f"train.steps={STEPS}", "train.batch_size=8", "train.log_every=7", "train.checkpoint_every=10"]
     command = [sys.executable, "trainer/main.py", "sweeps/dann.yaml", *settings, f"data.root={data_root}", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
-    return subprocess.Popen(
-        [*command, "--runs", str(runs)], cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE
-    )
+    return warm.Popen([*command, "--runs", str(runs)], cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE)
 
 
 def train(runs: Path, data_root: str, *overrides: str, code: int = 0) -> str:
@@ -156,7 +155,7 @@ def test_a_run_stopped_at_the_rungs_of_a_search_ends_the_same(whole: Path, tmp_p
         "sys.exit(max(main([*words, *stop]) for stop in (['--until', '13'], ['--until', '20'], ['--until', '20'], [])))"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, env=environment, check=True)
+    warm.run([sys.executable, "-c", program, *words], cwd=ROOT, env=environment, check=True)
     run = only_run(tmp_path)
     assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert losses(run) == losses(whole)
@@ -279,6 +278,6 @@ def test_invalid_input_is_refused_in_one_message(
 def test_a_run_directory_keeps_its_config(whole: Path, data_root: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "trainer/main.py", str(whole), "train.steps=50"]
-    refused = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
+    refused = warm.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
     assert refused.returncode == 2
     assert "a run directory keeps its config" in refused.stderr
