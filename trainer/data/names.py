@@ -1,12 +1,14 @@
 """Names of files in a few bytes each: a list of strings takes 80 bytes and more for each, a dict 200."""
 
 import os
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 from typing import overload
 
+ENCODING = sys.getfilesystemencoding()
 BLOCK = 10_000  # names that are sorted at a time
 
 
@@ -42,7 +44,18 @@ class Names(Sequence[str]):
             names._bytes, names._bounds = self._bytes, self._bounds[start : max(start, stop) + 1]
             return names
         index = range(len(self))[index]
-        return os.fsdecode(bytes(self._bytes[self._bounds[index] : self._bounds[index + 1]]))
+        return _decode(self._bytes[self._bounds[index] : self._bounds[index + 1]])
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names, without the checks of each position."""
+        start = self._bounds[0]
+        for stop in islice(self._bounds, 1, None):
+            yield _decode(self._bytes[start:stop])
+            start = stop
+
+
+def _decode(name: bytearray) -> str:
+    return name.decode(ENCODING, "surrogateescape")  # as os.fsdecode, which takes no bytearray
 
 
 def sort_names(names: Iterable[str]) -> Iterator[str]:
