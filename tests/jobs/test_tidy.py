@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from eval import report
 from eval.trial import open_trial
 from jobs import tidy
 from jobs.plan import refuse_archived
+from tests import warm
 from trainer.errors import ConfigError
 from trainer.runs import submissions
 from trainer.runs.archive import archive_file, locate, pack
@@ -29,7 +29,7 @@ SETTINGS = [f"train.steps={STEPS}", "train.export_every=10", "train.checkpoint_e
 
 def train(runs: Path, data_root: str, *overrides: str) -> Path:
     command = [sys.executable, "trainer/main.py", "sweeps/dann.yaml", *SETTINGS, f"data.root={data_root}", *overrides]
-    subprocess.run([*command, "--runs", str(runs)], cwd=ROOT, check=True, capture_output=True, timeout=120)
+    warm.run([*command, "--runs", str(runs)], cwd=ROOT, check=True, capture_output=True, timeout=120)
     return max(runs.glob("dann/*"), key=lambda path: path.stat().st_mtime)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import warm
 from trainer.data import local_copy
 from trainer.data.cache import find, read
 from trainer.data.dataset import Form
@@ -84,7 +84,7 @@ def test_a_trial_trains_the_same_from_the_copy(tmp_path: Path, data_root: str) -
         runs = tmp_path / str(number)
         command = [sys.executable, "trainer/main.py", "sweeps/dann.yaml", *settings, "--runs", str(runs)]
         environment = os.environ | {"NODE_DISK": str(tmp_path)}
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=240)
+        warm.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=240)
         (path,) = runs.glob("dann/*")
         weights.append((path.name, RunDirectory(path).exported_weights()[3].read_bytes()))
         assert ("copy_to" in RunDirectory(path).config_file.read_text()) == bool(words)

@@ -1,7 +1,6 @@
 """Options for speed: none is on by default; checkpoints that a thread writes are the same."""
 
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests import warm
 from tests.models.test_methods import build_trainer
 from tests.processes import batches, build
 from trainer.config.schema import Train
@@ -166,7 +166,7 @@ sys.exit(max(codes))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, str(whole), str(stopped), *words]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
+    warm.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
     expected, run = (RunDirectory(next(folder.glob("dann/*"))) for folder in (whole, stopped))
     assert run.name == expected.name
     assert run.exported_weights()[24].read_bytes() == expected.exported_weights()[24].read_bytes()

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests import warm
 from trainer.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def sweep(tmp_path: Path) -> Path:
 
 def run(*command: str) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
+    result = warm.run(
         [sys.executable, *command], cwd=ROOT, env=environment, text=True, capture_output=True, check=False, timeout=300
     )
     assert result.returncode == 0, result.stderr
