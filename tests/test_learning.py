@@ -1,7 +1,6 @@
 """A short run of every method that makes images improves its own metric."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from eval import main
 from eval.features import classifier
+from tests import warm
 from trainer.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +103,7 @@ def trained(folder: Path, *words: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "short.yaml").write_text("data: {dataset: mnistm5k}\ntrain: {checkpoint_every: 10000}\n")
     command = [sys.executable, "trainer/main.py", str(folder / "short.yaml"), *words, "--runs", str(folder)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
+    ran = warm.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert ran.returncode == 0, ran.stderr
     (path,) = (folder / "short").iterdir()
     return path

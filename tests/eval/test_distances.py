@@ -1,7 +1,6 @@
 """Distances between sets of features, against pytorch-fid, scikit-learn and formulas for cases that have one."""
 
 import os
-import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 from eval.features import comparison, distances, extractor
 from eval.features.extractor import Extractor, Statistics
 from eval.features.moments import Gaussian, Moments
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 WORKER = """
@@ -101,9 +101,7 @@ def test_two_processes_compute_the_moments_of_one_for_10_000_samples(tmp_path: P
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     (tmp_path / "worker.py").write_text(WORKER)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, str(tmp_path / "worker.py"), str(tmp_path)], cwd=ROOT, env=environment, check=True, timeout=300
-    )
+    warm.run([*command, str(tmp_path / "worker.py"), str(tmp_path)], cwd=ROOT, env=environment, check=True, timeout=300)
     one, other = sampled(10_000), moments(cloud(300, 32, seed=1)).gaussian()
     assert one.moments.count == 10_000
     assert len(one.features) == extractor.KEPT

@@ -31,6 +31,7 @@ from eval.metrics import accuracy, names, proxy_distance, tsne
 from eval.record import Result
 from eval.trial import TrainedTrial
 from models.base import DataSpec, Method
+from tests import warm
 from trainer.config.resolve import load_config, resolve
 from trainer.data.cache import Arrays, load, stage
 from trainer.data.dataset import Form
@@ -65,7 +66,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Path:
     runs = tmp_path_factory.mktemp("trained")
     settings = [f"train.steps={STEPS}", "train.export_every=10", "train.batch_size=16", f"data.root={data_root}"]
     command = [sys.executable, "trainer/main.py", "sweeps/dann.yaml", *settings, "--runs", str(runs)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    warm.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (run,) = runs.glob("dann/*")
     return run
 

@@ -28,6 +28,7 @@ from PIL import Image
 
 from eval import report
 from eval.reporting import answer_figure, curves, formatting, page, results, tables
+from tests import warm
 from trainer.config.schema import compute_identity, hash_identity, select_identity
 from trainer.runs.directory import RunDirectory
 from trainer.runs.job_states import write_job_states
@@ -377,7 +378,7 @@ def test_two_reports_differ_only_in_their_time(sweep: Path, monkeypatch: pytest.
     first = written()
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "eval" / "report.py"), str(sweep)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    done = warm.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.endswith(f"\n{sweep / 'report' / 'index.html'}\n")
     assert written() == first
 

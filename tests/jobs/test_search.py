@@ -25,6 +25,7 @@ from jobs.search.study import Study
 from jobs.search.submit import begin, complete, list_staged
 from jobs.search.summary import summarize
 from jobs.submit import main
+from tests import warm
 from trainer.config.search import Search, load_search
 from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
@@ -434,16 +435,14 @@ def test_a_search_on_this_machine_survives_kill_9_of_its_command(tmp_path: Path,
     file.write_text(yaml.safe_dump(SWEEP | content))
     command = [sys.executable, "jobs/submit.py", str(file), "--cluster", "local", "--runs", str(runs)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root, "COLUMNS": "300"}
-    first = subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    first = warm.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     sweep = runs / "tiny"
     wait_for(lambda: any(read_objectives(run, METRIC) for run in find_runs(sweep)), first)
     (worker,) = psutil.Process(first.pid).children()
     for pid in (first.pid, worker.pid):
         os.kill(pid, signal.SIGKILL)
     first.communicate()
-    again = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False, timeout=300)
+    again = warm.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False, timeout=300)
     assert again.returncode == 0, again.stdout + again.stderr + (sweep / "worker.log").read_text()
     loaded = load_search(file, [])
     assert loaded

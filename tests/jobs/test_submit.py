@@ -10,15 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from jobs import plan, submit
 from jobs.plan import lock_sweep
+from tests import warm
 from trainer.config.sweep import load_trials
 from trainer.errors import ConfigError
 from trainer.runs.directory import find_runs
@@ -41,7 +44,7 @@ def command(
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command of jobs/ as a user does, but without a terminal."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root, "COLUMNS": "200"} | environment
-    return subprocess.run(
+    return warm.run(
         [sys.executable, f"jobs/{program}.py", *words],
         cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
@@ -59,8 +62,9 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def trained(logs: Path) -> dict[str, tuple[int, bytes]]:
-    """Return the snapshot of the files that a training would touch: without report, evaluation and submissions."""
-    return {p: s for p, s in snapshot(logs).items() if "-" in p and "/eval" not in p and "tensorboard" not in p}
+    """Return the snapshot of the files that a training would touch: no report, evaluation, submissions or code."""
+    others = ("/eval", "tensorboard", "code/")
+    return {path: state for path, state in snapshot(logs).items() if "-" in path and not any(o in path for o in others)}
 
 
 def submissions(logs: Path) -> list[dict[str, Any]]:
@@ -72,16 +76,16 @@ def table(logs: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def processes_naming(folder: Path) -> dict[int, str]:
-    """Return pid → command line of running processes whose command line contains a path below `folder`."""
+def processes_in(folder: Path) -> dict[int, str]:
+    """Return pid → command line of running processes that name or have open a path below `folder`."""
     lines = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if str(folder) in line:
-            lines[int(path.parent.name)] = line
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            streams = [Path(f"/proc/{process.pid}/fd/{number}") for number in (0, 1, 2)]
+            with suppress(OSError):
+                if str(folder) in " ".join([line, *(str(stream.readlink()) for stream in streams)]):
+                    lines[process.pid] = line
     return lines
 
 
@@ -321,7 +325,7 @@ def test_eval_evaluates_every_finished_trial(again: Again, tmp_path: Path, data_
     logs = tmp_path / "logs" / "tiny"
     first, *others = find_runs(logs)
     (first.path / "done").unlink()
-    result = subprocess.run(
+    result = warm.run(
         [sys.executable, "eval/main.py", str(logs), "--metrics", "accuracy"],
         cwd=ROOT, env=os.environ | {"TURNOUT_DATA": data_root}, stdin=subprocess.DEVNULL, capture_output=True,
         text=True, timeout=120, check=False,
@@ -409,7 +413,7 @@ def test_a_metric_added_later_is_evaluated_without_training(again: Again, tmp_pa
     changed: dict[str, Any] = {"eval": {"metrics": ["accuracy"]}, "trials": [{"method": "dann"}]}
 
     def products() -> dict[str, tuple[int, bytes]]:
-        return {path: state for path, state in snapshot(logs).items() if "/weights/" in path or "/checkpoints/" in path}
+        return {path: state for path, state in trained(logs).items() if "/weights/" in path or "/checkpoints/" in path}
 
     # A failed evaluation is an error of the sweep.
     weights = run.path / "weights" / "step-000010.safetensors"
@@ -457,29 +461,19 @@ def test_status_shows_every_trial(finished: Path, tmp_path: Path, data_root: str
 @pytest.fixture
 def start(tmp_path: Path, data_root: str) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Return a function that starts a submission in its own session; remaining processes are killed after the test."""
-    started = []
 
     def submit(logs: str, *words: str, **content: Any) -> "subprocess.Popen[str]":
         sweep = write(tmp_path / f"{logs}.yaml", TINY | content)
-        process = subprocess.Popen(
+        return warm.Popen(
             [sys.executable, "jobs/submit.py", sweep, "--runs", str(tmp_path / logs), "--cluster", "local", *words],
             cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root}, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
-        started.append(process)
-        return process
 
     yield submit
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(tmp_path).encode() in (path / "cmdline").read_bytes():
-                os.kill(int(path.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+    for pid in processes_in(tmp_path):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
@@ -512,7 +506,7 @@ def test_after_ctrl_c_the_same_command_resumes_bit_identically(tmp_path: Path, s
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "rerun the same command to resume" in output
-    assert processes_naming(logs) == {}
+    assert processes_in(logs) == {}
     trial, waiting = find_runs(logs)
     assert (trial.state(), waiting.state()) == ("stopped", "pending")
     (marker,) = trial.path.glob("stopped.*.json")
@@ -541,7 +535,7 @@ def test_a_second_ctrl_c_kills_all_processes_at_once(tmp_path: Path, start: Any)
     logs = tmp_path / "logs" / "tiny"
 
     def list_workers() -> list[int]:
-        lines = processes_naming(logs).items()
+        lines = processes_in(logs).items()
         return [pid for pid, line in lines if "trainer/main.py" in line and "jobs/agent.py" not in line]
 
     wait_until(lambda: len(list_workers()) == 2, process)
@@ -554,6 +548,6 @@ def test_a_second_ctrl_c_kills_all_processes_at_once(tmp_path: Path, start: Any)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 130, output
     assert "killing every trial now" in output
-    assert processes_naming(logs) == {}
+    assert processes_in(logs) == {}
     (run,) = find_runs(logs)
     assert run.state() in ("pending", "stopped")

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests import warm
 from tests.disks import fill, small_disk
 from trainer.runs.directory import RunDirectory
 
@@ -29,7 +30,7 @@ def start(folder: Path, data_root: str) -> "subprocess.Popen[str]":
     file = folder.parent / "tiny.yaml"
     file.write_text(yaml.safe_dump(CONTENT))
     with (folder.parent / f"{folder.name}.log").open("w") as log:
-        return subprocess.Popen(
+        return warm.Popen(
             [sys.executable, "trainer/main.py", str(file), "--runs", str(folder)],
             cwd=ROOT, stdout=log, stderr=log, text=True,
             env=os.environ | {"TURNOUT_DATA": data_root, "TURNOUT_DISK_TIMEOUT": "120"},
@@ -96,7 +97,7 @@ def test_a_disk_that_stays_full_ends_the_training_with_one_line(
         fill(disk, 0)
         monkeypatch.setenv("TURNOUT_DISK_TIMEOUT", "1")
         (run,) = [path.parent for path in disk.glob("*/*/config.yaml")]
-        done = subprocess.run(
+        done = warm.run(
             [sys.executable, "trainer/main.py", str(run)],
             cwd=ROOT, env=os.environ | {"TURNOUT_DATA": data_root}, capture_output=True, text=True, timeout=120,
         )  # fmt: skip

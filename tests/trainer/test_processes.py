@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import models
+from tests import warm
 from tests.models.test_methods import build_trainer
 from tests.processes import BATCH, batches, build, draws_noise
 
@@ -27,9 +28,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def torchrun(processes: int, *command: str, **options: Any) -> "subprocess.Popen[str]":
     arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.Popen(
-        [*arguments, *command], cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE, **options
-    )
+    return warm.Popen([*arguments, *command], cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE, **options)
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
