@@ -74,12 +74,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("objective", help="such as validation/accuracy/source")
     parser.add_argument("step", type=int, help="of the exported weights")
+    parser.add_argument("direction", nargs="?", default="", choices=["", "maximize", "minimize"], help="of the search")
     options = parser.parse_args(arguments)
     run, errors = RunDirectory(options.run), list[tuple[int, str]]()
     with distributed.process_group(), collect_errors(errors):
         prepare_environment()
         value = measure(run, options.objective, options.step)
-        write_objective(run, options.step, options.objective, value)
+        write_objective(run, options.step, options.objective, value, options.direction)
     run.fail_evaluation("; ".join(message for _, message in errors))
     return max((code for code, _ in errors), default=0)
 

@@ -42,16 +42,26 @@ class Comparison(NamedTuple):
         return f"{text} {format_interval(self.interval)} {how}, {'more than' if self.is_clear else 'within'} the noise"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The settings of one task (the same datasets), best first."""
+class Rule(NamedTuple):
+    """By what settings are compared."""
 
-    task: str  # the datasets; empty if the sweep has only one task
-    metric: str  # the main one, such as accuracy/target
+    metric: str  # the main one, such as accuracy/target; of a search, its objective
     is_maximized: bool
     criterion: str  # what ranks the settings: a metric of the validation split, or without one the main metric
+    evaluated: str  # of a search: the main metric of its evaluation, which may be that of the best setting alone
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The settings of one task (the same datasets), best first; the first four fields are those of its Rule."""
+
+    metric: str
+    is_maximized: bool
+    criterion: str
+    evaluated: str
     ranked: list[Setting]  # those that have the criterion and are no bounds
     bounds: list[Setting]  # lower and upper bounds of domain adaptation
+    task: str  # the datasets; empty if the sweep has only one task
 
     @property
     def slug(self) -> str:
@@ -67,9 +77,9 @@ class Answer:
         """Compare two settings by a metric in which the direction is that of the main one."""
         return compare_seeds(first.values(metric), second.values(metric), self.is_maximized)
 
-    def rank(self, metric: str) -> list[Setting]:
-        """Return the ranked settings, best first by another metric."""
-        return rank_settings(self.ranked, metric, self.is_maximized)
+    def rank(self, metric: str, settings: Sequence[Setting] | None = None) -> list[Setting]:
+        """Return the ranked settings, or others, best first by another metric."""
+        return rank_settings(self.ranked if settings is None else settings, metric, self.is_maximized)
 
 
 def answer_sweep(sweep: Sweep) -> list[Answer]:
@@ -82,16 +92,24 @@ def answer_sweep(sweep: Sweep) -> list[Answer]:
         bounds = [setting for setting in settings if setting.role]
         others = [setting for setting in settings if setting not in bounds]
         bounds, others = (bounds, others) if others else ([], settings)
-        if not (choice := choose_metric(others, sweep.metrics)):
-            continue
-        name, metric = choice
-        is_maximized = metrics.declares(name, "higher_is_better")
-        criteria = [f"validation/{name}", f"validation/{name}/source"]
-        measured = [setting for setting in others if setting.values(metric)]
-        criterion = next((c for c in criteria if all(setting.values(c) for setting in measured)), metric)
-        ranked = rank_settings(measured, criterion, is_maximized)
-        answers.append(Answer(task if len(tasks) > 1 else "", metric, is_maximized, criterion, ranked, bounds))
+        if rule := choose_rule(sweep, others):
+            ranked = rank_settings([s for s in others if s.values(rule.metric)], rule.criterion, rule.is_maximized)
+            answers.append(Answer(*rule, ranked, bounds, task if len(tasks) > 1 else ""))
     return answers
+
+
+def choose_rule(sweep: Sweep, settings: Sequence[Setting]) -> Rule | None:
+    """Return by what to compare settings; None if no finished one has a number to compare."""
+    choice = choose_metric(settings, sweep.metrics)
+    if objective := next((name for s in settings for t in s.trials for name in t.objective if s.values(name)), ""):
+        return Rule(objective, bool(sweep.is_maximized(objective)), objective, choice[1] if choice else "")
+    if not choice:
+        return None
+    name, metric = choice
+    criteria = [f"validation/{name}", f"validation/{name}/source"]
+    measured = [setting for setting in settings if setting.values(metric)]
+    criterion = next((c for c in criteria if all(setting.values(c) for setting in measured)), metric)
+    return Rule(metric, metrics.declares(name, "higher_is_better"), criterion, "")
 
 
 def order_settings(sweep: Sweep, answers: Sequence[Answer]) -> list[Setting]:
@@ -170,17 +188,33 @@ def _describe(answer: Answer) -> list[str]:
         return []
     best, metric = answer.ranked[0], answer.metric
     if len(answer.ranked) == 1:
-        return [f"{best.label}: {metric} {_describe_value(best, metric)}."]
-    if answer.criterion == metric:
-        return [
-            f"Best by {metric}{_warn(metric)}: {best.label}, {_describe_value(best, metric)}.",
-            _lead(answer, metric),
-        ]
-    return [
-        f"Best by {answer.criterion}: {best.label}; its {metric}: {_describe_value(best, metric)}.",
-        _lead(answer, answer.criterion),
-        f"By {metric} itself{_warn(metric)}: {answer.rank(metric)[0].label}. {_lead(answer, metric)}",
-    ]
+        sentences = [f"{best.label}: {metric} {_describe_value(best, metric)}."]
+    elif answer.criterion == metric:
+        value = _describe_value(best, metric)
+        sentences = [f"Best by {metric}{_warn(metric)}: {best.label}, {value}.", _lead(answer, metric)]
+    else:
+        value = _describe_value(best, metric)
+        sentences = [f"Best by {answer.criterion}: {best.label}; its {metric}: {value}."]
+        sentences.append(_lead(answer, answer.criterion))
+    if answer.evaluated and best.values(answer.evaluated):
+        sentences.append(f"Its {answer.evaluated}: {_describe_value(best, answer.evaluated)}.")
+    sentences += _describe_bounds(answer, metric)
+    if answer.criterion != metric and len(answer.ranked) > 1:
+        lead = _lead(answer, metric)
+        sentences.append(f"By {metric} itself{_warn(metric)}: {answer.rank(metric)[0].label}. {lead}")
+    return sentences
+
+
+def _describe_bounds(answer: Answer, metric: str) -> list[str]:
+    """Return the best setting's lead over the lower bound, which says whether adaptation helps, and the upper bound."""
+    sentences = []
+    for role in ("lower_bound", "upper_bound"):
+        for bound in answer.rank(metric, [s for s in answer.bounds if s.role == role])[:1]:
+            sentence = f"{role.replace('_', ' ').capitalize()} {bound.label}: {_describe_value(bound, metric)}"
+            if role == "lower_bound" and answer.ranked[0].values(metric):
+                sentence += f"; lead over it: {answer.compare(answer.ranked[0], bound, metric).words}"
+            sentences.append(f"{sentence}.")
+    return sentences
 
 
 def _warn(metric: str) -> str:

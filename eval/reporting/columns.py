@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from eval import metrics
+
 # Prefix of a metric → how the weights that it is of were selected, in the order of the columns.
 RULES = {
     "": "last",
@@ -29,6 +31,14 @@ def split_rule(name: str) -> tuple[str, str]:
     """Return the rule that selected the weights, empty for the last ones, and the metric."""
     rule, _, base = name.partition("/")
     return (rule, base) if rule in RULES and rule else ("", name)
+
+
+def is_maximized(name: str) -> bool | None:
+    """Return whether higher values of a metric are better, by the declaration of its file; None if it has none."""
+    root = split_rule(name)[1].removeprefix("validation/").partition("/")[0]
+    if root not in metrics.names():
+        return True if root == "information" else None
+    return metrics.declares(root, "higher_is_better")
 
 
 def describe_rule(name: str, names: Sequence[str]) -> str:

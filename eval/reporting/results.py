@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from eval.reporting.columns import STEP, order_metrics
+from eval.reporting.columns import STEP, is_maximized, order_metrics
 from eval.reporting.curves import Curve, choose_styles, read_curves
 from eval.reporting.formatting import format_exactly, format_setting, is_oracle
 from eval.reporting.marks import mark_data, mark_revisions
@@ -21,7 +21,7 @@ from trainer.errors import ConfigError
 from trainer.runs import submissions
 from trainer.runs.directory import RunDirectory, find_runs
 from trainer.runs.job_states import JobState, read_job_states
-from trainer.runs.objective import newest_objective
+from trainer.runs.objective import newest_objective, read_direction
 
 STATES = ("done", "running", "pruned", "stopped", "cancelled", "pending", "failed")
 SEED = "train.seed"
@@ -43,6 +43,7 @@ class Trial:
     history: dict[str, Curve]  # metrics against the step of the exported weights
     metrics: dict[str, float]
     objective: dict[str, float]  # of a search: name and newest value; else {}
+    direction: str  # of the search: maximize or minimize; empty if unknown
     ended: float  # time of the last line of the log of training, seconds since the epoch; 0 if there is none
     validation: dict[str, float]  # of the last exported weights, on the validation split
     intervals: dict[str, tuple[float, float]]
@@ -119,6 +120,11 @@ class Sweep:
         """Return the trials whose training or evaluation failed."""
         return [trial for trial in self.trials if trial.state == "failed" or trial.error]
 
+    def is_maximized(self, metric: str) -> bool | None:
+        """Return whether higher values of a metric are better, as its search or else its file says; None if unknown."""
+        directions = {trial.direction for trial in self.trials if metric in trial.objective and trial.direction}
+        return "maximize" in directions if directions else is_maximized(metric)
+
     @property
     def has_oracle(self) -> bool:
         return any(is_oracle(name) for name in self.metrics)
@@ -191,6 +197,7 @@ def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState |
         history=read_curves(history) if len(history) > 1 else {},
         metrics=objective | metrics,
         objective=objective,
+        direction=_read(lambda: read_direction(run), str),
         ended=_number(lines[-1].get("time")) if lines else 0.0,
         validation={k: v for k, v in last.items() if k.startswith("validation/") and type(v) in (int, float)},
         intervals={k: (_number(v[0]), _number(v[1])) for k, v in intervals.items() if len(v) == 2},

@@ -169,7 +169,7 @@ class StudySource:
 
     def advance(self, claim: Claim) -> Task | None:
         """Return what a trial needs next, if it goes on; otherwise tell the study and release it."""
-        metric, value = self.search.options.metric, 0.0
+        metric, direction, value = self.search.options.metric, self.search.options.direction or "", 0.0
         for rung in self.study.rungs:
             if any(self.is_beyond(run, rung) for run in claim.runs):
                 continue  # trained by hand, without weights of this rung
@@ -178,7 +178,7 @@ class StudySource:
                 if measured is None and not self.has_reached(run, rung):
                     return Task("train", str(run.path), self.processes, arguments=("--until", str(rung)))
                 if measured is None:
-                    return Task("objective", str(run.path), arguments=(metric, str(rung)))
+                    return Task("objective", str(run.path), arguments=(metric, str(rung), direction))
             value = fmean(v for v in values if v is not None)
             if self.should_prune(claim, rung, value):
                 self.tell(claim, state=TrialState.PRUNED)

@@ -57,16 +57,13 @@ def submit_search(options: argparse.Namespace, search: Search, backend: Backend,
             return queue_slots(backend, sweep, plans, code.folder, notes, console)
         started = time.monotonic()
         completed = backend.search(sweep, template, search.options.most(), code.folder, notes)
-        if find_runs(sweep):
-            snapshot.write_report(code.folder, sweep)
+        answer = snapshot.write_report(code.folder, sweep)[1] if find_runs(sweep) else ""
     print_plain(console, "\n".join(summarize(study)))
     if not completed:
         print_plain(console, "stopped; rerun the same command to go on with the search")
         return 130
-    print_plain(
-        console,
-        f"{time.monotonic() - started:.0f} s; report: {sweep / 'report' / 'index.html'}; study: {sweep / JOURNAL}",
-    )
+    print_plain(console, f"{time.monotonic() - started:.0f} s; study: {sweep / JOURNAL}")
+    print(answer, end="")
     return report_failures(study)
 
 

@@ -14,9 +14,11 @@ from eval import report
 from eval.intervals import welch_interval
 from eval.reporting import answer_figure, search_figure
 from eval.reporting.answer import Answer, Comparison, adjust_means, answer_sweep, compare_seeds
-from eval.reporting.columns import describe_rule, order_metrics
+from eval.reporting.columns import describe_rule, is_maximized, order_metrics
 from eval.reporting.results import read_sweep
 from tests.eval.test_report import Page, evaluate, table, trial
+from trainer.runs.directory import RunDirectory
+from trainer.runs.objective import write_objective
 
 KEYS = ["model.gamma"]
 
@@ -276,7 +278,7 @@ def test_a_search_shows_its_history_the_best_so_far_and_each_parameter(tmp_path:
     sweep = read_sweep(folder)
     trials = sorted(sweep.trials, key=lambda t: t.ended)
     assert [t.objective for t in trials] == [{name: value} for value in (0.7, 0.8, 0.9, 0.6)]
-    history, lr = search_figure.draw_search(trials, name, ["model.lr"]).axes
+    history, lr = search_figure.draw_search(trials, name, ["model.lr"], is_maximized=True).axes
     hollow, filled, best = history.lines
     assert [np.asarray(line.get_ydata()).tolist() for line in (hollow, filled)] == [[0.9], [0.7, 0.8, 0.6]]
     assert np.asarray(best.get_ydata()).tolist() == [0.7, 0.8, 0.8, 0.8], "a pruned trial is never the best"
@@ -284,8 +286,40 @@ def test_a_search_shows_its_history_the_best_so_far_and_each_parameter(tmp_path:
     assert lr.get_xscale() == "log"
     page = Page(report.write_report(folder))
     assert "hollow: pruned ones" in page.text
+    (winner,) = answer_sweep(sweep)
+    assert [(s.config["model.lr"], s.values(name)) for s in winner.ranked] == [
+        (0.01, {"0": 0.8}),
+        (0.001, {"0": 0.7}),
+        (1.0, {"0": 0.6}),
+    ], "a search ranks its finished settings by its objective"
+    assert winner.sentences[0] == f"Best by {name}: dann · lr 0.01, 0.8000 (1 seed)."
+    assert winner.sentences[2] == "Its accuracy/target: 0.1000 (1 seed)."
     assert {path.name for path in (folder / "report" / "figures").glob("search.*")} == {
         "search.pdf",
         "search.png",
         "search.svg",
     }
+
+
+def test_a_search_may_go_by_its_metric_in_the_other_direction(tmp_path: Path) -> None:
+    name = "validation/accuracy/source"
+    for number, value in enumerate((0.6, 0.9)):
+        path = trial(tmp_path / "s", f"t{number}", model={"lr": 10.0**-number})
+        write_objective(RunDirectory(path), 9, name, value, "minimize")
+    sweep = read_sweep(tmp_path / "s")
+    assert not sweep.is_maximized(name)
+    (best,) = answer_sweep(sweep)
+    assert best.sentences[0].startswith(f"Best by {name}: dann · lr 1, 0.6000")
+    assert "(↓ better)" in answer_figure.name_axis(best)
+    assert [is_maximized(metric) for metric in ("best/accuracy/target", "fid", "loss")] == [True, False, None]
+
+
+def test_the_answer_names_both_bounds_and_the_lead_over_the_lower_one(tmp_path: Path) -> None:
+    values = {"source_only": [0.4, 0.5, 0.6], 1: [0.61, 0.7, 0.79], 5: [0.1, 0.1, 0.1], "target_only": [0.9, 0.9, 0.9]}
+    folder = sweep_gamma(tmp_path / "s", values)
+    # By hand: differences .21, .2, .19; s = .01; 4.3027 · .01 / √3 = .02484.
+    assert answer(folder).sentences[2:] == [
+        "Lower bound source_only: 0.5000 ± 0.1000 (n = 3); lead over it: +0.2000 [0.1752, 0.2248] paired over 3 seeds, "
+        "more than the noise.",
+        "Upper bound target_only: 0.9000 ± 0.0000 (n = 3).",
+    ]

@@ -32,7 +32,7 @@ from trainer.errors import ConfigError
 from trainer.runs.attempt import Attempt
 from trainer.runs.costs import PHASES, STARTUP, read_costs
 from trainer.runs.directory import RunDirectory, find_runs
-from trainer.runs.objective import read_objectives, write_objective
+from trainer.runs.objective import read_direction, read_objectives, write_objective
 
 ROOT = Path(__file__).parents[2]
 METRIC = "validation/accuracy/source"
@@ -449,7 +449,10 @@ def test_a_search_on_this_machine_survives_kill_9_of_its_command(tmp_path: Path,
     study = check_accounts(sweep, complete(loaded), 4)
     assert "4 settings" in again.stdout
     assert "best validation/accuracy/source" in again.stdout
+    assert again.stdout.endswith(f"\n{sweep / 'report' / 'index.html'}\n"), "the answer in ten lines, then the page"
+    assert "accuracy/target" in again.stdout.partition("4 trials")[2]
     evaluated = [run for run in find_runs(sweep) if run.evaluation()]
     best = max(study.trials(TrialState.COMPLETE), key=lambda trial: trial.value or 0)
     assert evaluated == study.runs(best)  # the test split is read for the chosen setting alone
+    assert read_direction(evaluated[0]) == "maximize"
     assert "pruned" in (sweep / "report" / "results.csv").read_text()

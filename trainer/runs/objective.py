@@ -17,6 +17,13 @@ def newest_objective(run: RunDirectory) -> dict[str, float]:
     return {record["metric"]: values[max(values, key=int)]} if values else {}
 
 
-def write_objective(run: RunDirectory, step: int, metric: str, value: float) -> None:
-    """Add the value of a metric at a step; values of another metric are dropped."""
-    write_json(run.objective_file, {"metric": metric, "values": read_objectives(run, metric) | {step: value}})
+def read_direction(run: RunDirectory) -> str:
+    """Return maximize or minimize, as a search went by its metric; empty if that was not recorded."""
+    direction: str = read_json(run.objective_file).get("direction", "")
+    return direction
+
+
+def write_objective(run: RunDirectory, step: int, metric: str, value: float, direction: str = "") -> None:
+    """Add the value of a metric at a step, and the direction of its search; values of another metric are dropped."""
+    values = read_objectives(run, metric) | {step: value}
+    write_json(run.objective_file, {"metric": metric, "direction": direction, "values": values})
