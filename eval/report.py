@@ -26,11 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Write report/index.html of a sweep, which may still be running; beside it results.csv (a row per "
         "trial), results_long.csv (a row per trial and metric), results.md and figures/; print the answer.",
-        epilog="example: python eval/report.py logs/dann",
+        epilog="examples: python eval/report.py logs/dann; python eval/report.py logs/dann logs/gta --out comparison",
     )
-    parser.add_argument("sweep", type=Path, help="directory of a sweep, logs/<sweep>, or its archive")
+    parser.add_argument("sweeps", type=Path, nargs="+", help="directory of a sweep, logs/<sweep>, or its archive")
+    parser.add_argument(
+        "--out", type=Path, help="directory of the report; needed to compare several sweeps on one page"
+    )
+    options = parser.parse_args(arguments)
     try:
-        page, answer = build_report(parser.parse_args(arguments).sweep)
+        page, answer = build_report(*options.sweeps, report=options.out)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -49,10 +53,15 @@ def write_report(directory: Path) -> Path:
     return build_report(directory)[0]
 
 
-def build_report(directory: Path) -> tuple[Path, str]:
-    """Write the report as `write_report`; return the page and the answer for a terminal."""
-    sweep = read_sweep(locate(directory))
-    report = directory.with_suffix("" if directory.is_file() else directory.suffix) / "report"
+def build_report(directory: Path, *more: Path, report: Path | None = None) -> tuple[Path, str]:
+    """Write the report of one or several sweeps; return the page and the answer for a terminal.
+
+    `report` is the directory to write to, by default that of `write_report`; ConfigError without it for several.
+    """
+    if more and not report:
+        raise ConfigError("command line: several sweeps: give the directory of their report: --out comparison")
+    sweep = read_sweep(*map(locate, (directory, *more)))
+    report = report or directory.with_suffix("" if directory.is_file() else directory.suffix) / "report"
     report.mkdir(exist_ok=True, parents=True)
     pairs, answers = compare_methods(sweep, report), answer_sweep(sweep)
     figures = [(answer, render_answer(answer, sweep.keys)) for answer in answers]
@@ -61,7 +70,7 @@ def build_report(directory: Path) -> tuple[Path, str]:
         "results.csv": format_csv(sweep).encode(errors="replace"),  # a file name may be invalid Unicode
         "results_long.csv": format_long_csv(sweep).encode(errors="replace"),
         "results.md": format_markdown(sweep, pairs, answers).encode(errors="replace"),
-        "index.html": render_page(sweep, pairs, figures, search).encode(errors="replace"),
+        "index.html": render_page(sweep, pairs, figures, search, report).encode(errors="replace"),
     }
     files |= {f"figures/{a.slug}.{form}": content for a, forms in figures for form, content in forms.items()}
     files |= {f"figures/search.{form}": content for form, content in search.items()}

@@ -52,9 +52,16 @@ def render(figure: Figure) -> dict[str, bytes]:
     contents = {}
     for form, undated in UNDATED.items():
         file = io.BytesIO()
-        figure.savefig(file, format=form, dpi=300, metadata=undated)
+        figure.savefig(file, format=form, dpi=300, metadata=undated, transparent=form == "svg")
         contents[form] = file.getvalue()
+    contents["svg"] = follow_theme(contents["svg"])
     return contents
+
+
+def follow_theme(svg: bytes) -> bytes:
+    """Draw what is black in the colour of text, which is light on a dark page."""
+    style = b"<style>svg{fill:currentColor}@media(prefers-color-scheme:dark){svg{color:#e4e5e3}}</style>"
+    return svg.replace(b"#000000", b"currentColor").replace(b" <defs>", style + b" <defs>", 1)
 
 
 def choose_form(answer: Answer, keys: Sequence[str]) -> tuple[str, list[str], dict[str, list[Setting]]]:
@@ -180,7 +187,7 @@ def draw_map(axes: Axes, answer: Answer, keys: Sequence[str], settings: Sequence
         for (row, column), value in np.ndenumerate(cells):
             is_dark = (value - low < 0.6 * (high - low)) == answer.is_maximized
             axes.text(column, row, "" if np.isnan(value) else f"{value:.3g}", ha="center", va="center",
-                      fontsize=6.5, color="white" if is_dark else "black")  # fmt: skip
+                      fontsize=6.5, color="white" if is_dark else "#111111")  # fmt: skip
     if not np.isnan(cells).all():
         row, column = np.unravel_index((np.nanargmax if answer.is_maximized else np.nanargmin)(cells), cells.shape)
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="#d55e00", lw=2))

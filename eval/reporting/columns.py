@@ -19,12 +19,29 @@ def order_metrics(names: Iterable[str], evaluated: Sequence[str]) -> list[str]:
 
     def place(name: str) -> tuple[int, bool, str, int, bool, str]:
         rule, base = split_rule(name.removesuffix(STEP))
-        root = base.removeprefix("validation/")
-        entry = next((i for i, e in enumerate(evaluated) if root == e or root.startswith(f"{e}/")), len(evaluated))
+        entry = find_entry(name.removesuffix(STEP), evaluated)
         domain = "" if base.endswith("/target") else base
         return entry, domain != "", domain, list(RULES).index(rule), name.endswith(STEP), name
 
     return sorted(names, key=place)
+
+
+def find_entry(name: str, evaluated: Sequence[str]) -> int:
+    """Return the place of the entry of `eval.metrics` that gives a metric; their number if none does."""
+    root = split_rule(name)[1].removeprefix("validation/")
+    return next((i for i, e in enumerate(evaluated) if root == e or root.startswith(f"{e}/")), len(evaluated))
+
+
+def choose_main(names: Sequence[str], evaluated: Sequence[str]) -> list[str]:
+    """Return, of ordered names, the first metric of each entry of `eval.metrics`, the very first in all its forms.
+
+    Without any such metric, return all names.
+    """
+    main: dict[int, str] = {}
+    for name in names:
+        main.setdefault(find_entry(name, evaluated), split_rule(name)[1])
+    main.pop(len(evaluated), None)
+    return [n for n in names if split_rule(n)[1] == main.get(0) or n in main.values()] or [*names]
 
 
 def split_rule(name: str) -> tuple[str, str]:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval import figures
-from eval.reporting.results import Sweep, Trial
+from eval.reporting.results import Sweep
 from eval.reporting.seeds import Setting
+from eval.reporting.trials import Trial
 
 ORDER = {"lower_bound": 0, "": 1, "upper_bound": 2}  # of rows, by the role that a method declares
 # Column → metric: accuracies on the target's test split that differ in the selection of weights, and a distance.

@@ -10,7 +10,7 @@ from trainer.lost_source import SHARE
 from trainer.runs.placement import is_of_earlier_revision
 
 if TYPE_CHECKING:
-    from eval.reporting.results import Trial
+    from eval.reporting.trials import Trial
 
 ACCURACY = "accuracy/source"
 

@@ -18,7 +18,9 @@ from eval.reporting.curves import BINS, HEIGHT, WIDTH, Curve, Plot, draw_plot
 from eval.reporting.domain_pairs import DomainPair
 from eval.reporting.marks import describe_judges, describe_lost_sources
 from eval.reporting.pictures import collect_pictures, embed, embed_png
-from eval.reporting.results import Sweep, Trial
+from eval.reporting.results import Sweep
+from eval.reporting.trials import Trial
+from trainer.runs.costs import OTHER, PHASES, sum_costs
 
 SHOWN = ("source", "target", "dataset", "size", "steps", "batch_size", "lr", "precision")  # of the shared settings
 
@@ -28,9 +30,14 @@ def render_page(
     pairs: Sequence[DomainPair],
     figures: Sequence[tuple[Answer, Mapping[str, bytes]]],
     search: Mapping[str, bytes],
+    report: Path,
 ) -> str:
-    """Return index.html; `figures` are the answers, each with its figure by form, and `search` that of a search."""
+    """Return index.html in the directory `report`.
+
+    `figures` are the answers, each with its figure by form, and `search` that of a search.
+    """
     path = os.path.relpath(sweep.directory)
+    settings = order_settings(sweep, [answer for answer, _ in figures])
     provenance = [trial.provenance for trial in sweep.trials if trial.provenance]
     shared = {k: v for k, v in (provenance or [{}])[0].items() if all(k in p and p[k] == v for p in provenance)}
     return create_environment().get_template("report.html.jinja").render(
@@ -43,15 +50,20 @@ def render_page(
         ],
         search=embed(search.get("svg", b""), "svg+xml"),
         search_caption=search_figure.CAPTION,
-        settings=order_settings(sweep, [answer for answer, _ in figures]),
+        settings=settings,
+        is_single=sweep.is_single,
+        root=lambda trial: ".." if sweep.is_single else quote(os.path.relpath(trial.run.path.parent, report)),
         best={answer.ranked[0].label for answer, _ in figures if len(answer.ranked) > 1},
         as_run=describe_run(sweep),
         pairs=[(pair, embed_png(pair.picture) if pair.picture else "") for pair in pairs],
         histories=_draw_plots(sweep, lambda trial: trial.history, markers=True),
         curves=_draw_plots(sweep, lambda trial: trial.curves, markers=False),
-        pictures=collect_pictures(order_settings(sweep, [answer for answer, _ in figures])),
+        pictures=collect_pictures(settings),
         judges=describe_judges(sweep.trials),
         lost_sources=describe_lost_sources(sweep.trials),
+        spent=sum_costs(trial.costs for trial in sweep.trials),
+        costs_shown=[name for name in sweep.cost_columns if not name.endswith("_share")],
+        phases=[phase for phase in PHASES if phase != OTHER],
         one_seed=tables.ONE_SEED,
         intervals=tables.INTERVALS,
         shared=shared,

@@ -1,92 +1,25 @@
 """Read the results of a sweep from its run directories and group trials that differ only in their seed."""
 
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-
-from eval.reporting.columns import STEP, is_maximized, order_metrics
-from eval.reporting.curves import Curve, choose_styles, read_curves
+from eval.reporting.columns import STEP, choose_main, is_maximized, order_metrics
+from eval.reporting.curves import choose_styles
 from eval.reporting.formatting import format_exactly, format_setting, is_oracle
 from eval.reporting.marks import mark_data, mark_revisions
 from eval.reporting.seeds import Setting
-from trainer.config.document import flatten
+from eval.reporting.trials import SEED, Trial, read_or, read_trial
 from trainer.errors import ConfigError
 from trainer.runs import submissions
-from trainer.runs.directory import RunDirectory, find_runs
-from trainer.runs.job_states import JobState, read_job_states
-from trainer.runs.objective import newest_objective, read_direction
+from trainer.runs.directory import find_runs
+from trainer.runs.job_states import read_job_states
 
 STATES = ("done", "running", "pruned", "stopped", "cancelled", "pending", "failed")
-SEED = "train.seed"
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """The content of a run directory; missing or half-written files read as empty."""
-
-    run: RunDirectory
-    state: str
-    config: dict[str, Any]  # dotted keys
-    step: int
-    steps: int
-    eta: float  # seconds; 0 if unknown
-    error: str  # of training or evaluation; empty unless one failed
-    curves: dict[str, Curve]
-    history: dict[str, Curve]  # metrics against the step of the exported weights
-    metrics: dict[str, float]
-    objective: dict[str, float]  # of a search: name and newest value; else {}
-    direction: str  # of the search: maximize or minimize; empty if unknown
-    ended: float  # time of the last line of the log of training, seconds since the epoch; 0 if there is none
-    validation: dict[str, float]  # of the last exported weights, on the validation split
-    intervals: dict[str, tuple[float, float]]
-    provenance: dict[str, Any]  # of the evaluation and of the data
-    is_evaluated: bool  # also if its metrics are figures without a number, or if it has none
-    class_names: list[str]
-    files: tuple[str, ...]  # relative to the run directory, sorted
-
-    @property
-    def name(self) -> str:
-        return self.run.name
-
-    @property
-    def method(self) -> str:
-        return format_exactly(self.config, "method")
-
-    @property
-    def is_tuned(self) -> bool:
-        """Return whether its settings were chosen with target labels in sight, as its sweep file says."""
-        return self.method in (self.config.get("eval.tuned") or [])
-
-    @property
-    def marked_method(self) -> str:
-        return f"{self.method} ‡" if self.is_tuned else self.method
-
-    @property
-    def seed(self) -> str:
-        return format_exactly(self.config, SEED)
-
-    @property
-    def links(self) -> list[tuple[str, str]]:
-        """Return text and path, relative to the sweep, of the files that the page links."""
-        run = self.run
-        files = {"config": run.config_file, "metrics": run.metrics_file, "eval": run.evaluation_file}
-        files["tensorboard"] = run.tensorboard
-        links = [(text, os.path.relpath(file, run.path.parent)) for text, file in files.items() if file.exists()]
-        return links + [(os.path.basename(log), log) for log in self.logs]
-
-    @property
-    def logs(self) -> list[str]:
-        """Return the logs and failure markers, relative to the sweep."""
-        logs = [file for file in self.files if file.endswith((".log", ".out", ".err")) or file.startswith("failed.")]
-        return [os.path.normpath(os.path.join(self.name, file)) for file in logs]
 
 
 @dataclass(frozen=True)
@@ -100,15 +33,30 @@ class Sweep:
     metrics: list[str]
     submission: dict[str, Any]  # the newest one: overrides of the command line, commit, dirty, …; {} if unknown
     abstract: str  # the comment at the head of the sweep's file
-
-    @property
-    def name(self) -> str:
-        return self.directory.resolve().name
+    name: str
+    is_single: bool  # False: the trials are of several sweeps, that of each being its setting `sweep`
 
     @property
     def columns(self) -> list[str]:
         """Return the metrics that a table shows: all but the steps of selected weights."""
         return [name for name in self.metrics if not name.endswith(STEP)]
+
+    @property
+    def main_columns(self) -> list[str]:
+        """Return the metrics that a table shows until others are chosen, that of a search among them."""
+        evaluated = self.trials[0].config.get("eval.metrics") or []
+        objectives = dict.fromkeys(name for trial in self.trials for name in trial.objective)
+        return [*dict.fromkeys([*objectives, *choose_main([n for n in self.columns if not is_oracle(n)], evaluated)])]
+
+    @property
+    def others(self) -> list[str]:
+        """Return the keys that differ without being swept: those that the method determines, resources, evaluation."""
+        keys = sorted({key for trial in self.trials for key in trial.config} - {*self.swept, "method"})
+        return [key for key in keys if len({format_exactly(trial.config, key) for trial in self.trials}) > 1]
+
+    @property
+    def cost_columns(self) -> list[str]:
+        return [*dict.fromkeys(name for trial in self.trials for name in trial.costs)]
 
     @property
     def keys(self) -> list[str]:
@@ -136,15 +84,22 @@ class Sweep:
         return {state: count[state] for state in STATES if count[state]}
 
 
-def read_sweep(directory: Path) -> Sweep:
-    """Read every run directory of a sweep; ConfigError if there is none."""
-    jobs: dict[str, dict[str, str]] = _read(lambda: submissions.newest_jobs(directory), dict)
-    states = read_job_states(directory)
-    trials = [read_trial(run, jobs.get(run.name, {}), states.get(run.name)) for run in find_runs(directory)]
-    if not trials:
-        raise ConfigError(
-            f"{directory}: no trials (directories with a config.yaml); give the directory of a sweep: logs/<sweep>"
-        )
+def read_sweep(directory: Path, *more: Path) -> Sweep:
+    """Read every run directory of a sweep; ConfigError if there is none.
+
+    With `more` sweeps, read those as well: their names are then a setting, `sweep`, in which trials differ.
+    """
+    trials, abstracts = [], []
+    for sweep in (directory, *more):
+        jobs: dict[str, dict[str, str]] = read_or(partial(submissions.newest_jobs, sweep), dict)
+        states = read_job_states(sweep)
+        own = [read_trial(run, jobs.get(run.name, {}), states.get(run.name)) for run in find_runs(sweep)]
+        if not own:
+            raise ConfigError(
+                f"{sweep}: no trials (directories with a config.yaml); give the directory of a sweep: logs/<sweep>"
+            )
+        trials += [replace(t, config=t.config | {"sweep": sweep.resolve().name}) for t in own] if more else own
+        abstracts.append(_read_abstract(sweep / "sweep.yaml"))
     mark_data(trials)
     mark_revisions(trials)
     swept = find_swept_keys(trials)
@@ -154,74 +109,17 @@ def read_sweep(directory: Path) -> Sweep:
     for trial in trials:
         groups.setdefault(tuple(format_exactly(trial.config, key) for key in keys), []).append(trial)
     styles = choose_styles([group[0].method for group in groups.values()])
-    text = _read(lambda: (directory / "sweep.yaml").read_text(errors="replace"), str)
-    abstract = re.match(r"(#.*\n)*", text + "\n")
     return Sweep(
         directory=directory,
         trials=trials,
         swept=swept,
         settings=[Setting(_label(g[0], keys), style, g) for g, style in zip(groups.values(), styles, strict=True)],
         metrics=order_metrics({name for t in trials for name in t.metrics}, trials[0].config.get("eval.metrics") or []),
-        submission=_read(lambda: {**submissions.read_lines(directory)[-1]}, dict[str, Any]),
-        abstract=re.sub(r"(?m)^# ?", "", abstract[0]) if abstract else "",
+        submission={} if more else read_or(lambda: {**submissions.read_lines(directory)[-1]}, dict[str, Any]),
+        abstract="\n\n".join(abstracts),
+        name=", ".join(sweep.resolve().name for sweep in (directory, *more)),
+        is_single=not more,
     )
-
-
-def read_trial(run: RunDirectory, jobs: Mapping[str, str], job_state: JobState | None) -> Trial:
-    """Read a run directory, given its newest job of each stage and the state that the backend last reported."""
-    config: dict[str, Any] = _read(lambda: flatten(run.config()), dict)
-    status: dict[str, Any] = _read(run.status, dict)
-    state, error = _read_state(run, status, job_state)
-    evaluation: dict[str, Any] = _read(run.evaluation, dict)
-    intervals, provenance = evaluation.get("intervals") or {}, flatten(evaluation.get("provenance") or {})
-    data: dict[str, Any] = _read(run.data, dict)
-    metrics = {k: v for k, v in (evaluation.get("metrics") or {}).items() if type(v) in (int, float)}
-    selected_steps = {f"{k}{STEP}": provenance.get(f"{k}.chosen at step") for k in metrics}
-    metrics |= {k: step for k, step in selected_steps.items() if type(step) is int}
-    objective = _read(lambda: newest_objective(run), dict[str, float])
-    history = [{"step": h.get("step"), **h.get("metrics", {})} for h in evaluation.get("history") or []]
-    last = next((h for h in history if h["step"] == evaluation.get("step")), {})
-    lines: list[dict[str, Any]] = _read(run.metrics, list)
-    steps = int(_number(status.get("steps")) or _number(config.get("train.steps")))
-    folders = ["", "eval", *(f"../slurm/{job}" for job in jobs.values() if error or state == "failed")]
-    listings: dict[str, list[str]] = {f: _read(partial(os.listdir, run.path / f), list) for f in folders}
-    return Trial(
-        run=run,
-        state=state,
-        config=config,
-        step=steps if state == "done" else int(_number(status.get("step"))),
-        steps=steps,
-        eta=_number(status.get("eta")) if state == "running" else 0.0,
-        error=error.replace(f"{run.path.resolve().parent}/", ""),
-        curves=read_curves(lines),
-        history=read_curves(history) if len(history) > 1 else {},
-        metrics=objective | metrics,
-        objective=objective,
-        direction=_read(lambda: read_direction(run), str),
-        ended=_number(lines[-1].get("time")) if lines else 0.0,
-        validation={k: v for k, v in last.items() if k.startswith("validation/") and type(v) in (int, float)},
-        intervals={k: (_number(v[0]), _number(v[1])) for k, v in intervals.items() if len(v) == 2},
-        provenance=provenance | flatten({"data": data.get("domains") or {}}),
-        is_evaluated=bool(evaluation) or not config.get("eval.metrics"),
-        class_names=[str(name) for name in data.get("classes") or []],
-        files=tuple(sorted(os.path.join(folder, name) for folder, names in listings.items() for name in names)),
-    )
-
-
-def _read_state(run: RunDirectory, status: dict[str, Any], job_state: JobState | None) -> tuple[str, str]:
-    """Return state and error; an end that the backend reported counts if no record of the trial is newer."""
-    state = _read(run.state, lambda: "pending")
-    if state == "done":
-        evaluation_error = _read(run.evaluation_error, str)
-        return state, f"evaluation: {evaluation_error}" if evaluation_error else ""
-    error = _read(run.error, str) if state == "failed" else ""
-    newest = max(_number(record.get("time")) for record in (status, _read(run.failure, dict[str, Any])))
-    if job_state and job_state.state == "failed" and _number(job_state.time) > newest:
-        return "failed", job_state.reason or error
-    is_waiting = state in ("pending", "stopped")
-    if job_state and is_waiting and "cancelled" in job_state.reason and _number(job_state.time) > newest:
-        return "cancelled", error
-    return state, error
 
 
 def find_swept_keys(trials: Sequence[Trial]) -> list[str]:
@@ -245,6 +143,13 @@ def find_swept_keys(trials: Sequence[Trial]) -> list[str]:
     return swept
 
 
+def _read_abstract(file: Path) -> str:
+    """Return the comment at the head of a sweep's file."""
+    text = read_or(lambda: file.read_text(errors="replace"), str)
+    head = re.match(r"(#.*\n)*", text + "\n")
+    return re.sub(r"(?m)^# ?", "", head[0]) if head else ""
+
+
 def _label(trial: Trial, keys: Sequence[str]) -> str:
     """Return the method and its swept values, with the last part of each key if that is unambiguous."""
     last_parts = Counter(key.rpartition(".")[2] for key in keys)
@@ -262,16 +167,3 @@ def _sort_key(config: dict[str, Any], key: str) -> tuple[int, float, str]:
     if isinstance(value, int | float):
         return 1, value, ""
     return (2, 0.0, format_exactly(config, key)) if key in config else (0, 0.0, "")
-
-
-def _number(value: Any) -> float:
-    """Return a number; 0 for anything else, which a damaged file may hold."""
-    return value if isinstance(value, int | float) and abs(value) < 1e15 else 0.0
-
-
-def _read(read: Callable[[], T], default: Callable[[], T]) -> T:
-    """Read a file that another process may be writing; use the default if it is missing, torn or malformed."""
-    try:
-        return read()
-    except (OSError, ValueError, TypeError, AttributeError, IndexError, yaml.YAMLError):
-        return default()

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from eval.reporting.answer_figure import MOST_PANELS, STYLE, WIDTH, is_numeric, render, scale_axis
 from eval.reporting.curves import PALETTE
-from eval.reporting.results import Sweep, Trial
+from eval.reporting.results import Sweep
+from eval.reporting.trials import Trial
 
 CAPTION = "Filled: finished trials, in the order of their ends; hollow: pruned ones; line: best of the finished so far."
 

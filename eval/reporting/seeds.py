@@ -9,9 +9,10 @@ from eval.intervals import student_interval
 from eval.reporting.curves import Style
 from eval.reporting.formatting import format_deviation, format_number
 from eval.reporting.marks import read_role
+from trainer.runs.costs import sum_costs
 
 if TYPE_CHECKING:
-    from eval.reporting.results import Trial
+    from eval.reporting.trials import Trial
 
 Interval = tuple[float, float]
 
@@ -48,6 +49,15 @@ class Setting:
     def role(self) -> str:
         """Return the role that the method declares; empty if its file no longer exists or cannot be read."""
         return read_role(self.trials[0].method)
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Return the costs of its trials: device-hours and the like added up, the largest memory, means of rates."""
+        measured = [trial.costs for trial in self.trials if trial.costs]
+        sums = sum_costs(measured) if measured else {}
+        means = {name: float(np.mean([c[name] for c in measured if name in c])) for c in measured for name in c}
+        peaks = {name: max(c.get(name, 0.0) for c in measured) for name in means if name.endswith("memory_gib")}
+        return means | peaks | sums
 
     def values(self, metric: str) -> dict[str, float]:
         """Return seed → value of a metric, or of one of the validation split, of the finished trials."""

@@ -10,7 +10,6 @@ from eval.reporting.domain_pairs import DomainPair
 from eval.reporting.formatting import format_exactly, format_interval, format_number, format_setting, is_oracle
 from eval.reporting.marks import describe_judges
 from eval.reporting.results import Sweep
-from trainer.runs.costs import read_costs
 
 ONE_SEED = "One seed says nothing about the spread over seeds."
 INTERVALS = (
@@ -28,16 +27,15 @@ def format_csv(sweep: Sweep) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     tuned = ["tuned"] if any(t.is_tuned for t in sweep.trials) else []
-    costs = {t.name: read_costs(t.run) for t in sweep.trials}
-    kinds = [*dict.fromkeys(name for values in costs.values() for name in values)]
-    writer.writerow(["trial", "state", "method", *tuned, "seeds", *sweep.swept, *sweep.metrics, "error", *kinds])
-    seeds = {t.name: s.n for s in sweep.settings for t in s.trials}
+    head = ["trial", "state", "method", *tuned, "seeds", *sweep.swept, *sweep.metrics, "error", *sweep.cost_columns]
+    writer.writerow(head)
+    seeds = {id(t): s.n for s in sweep.settings for t in s.trials}
     for t in sweep.trials:
         values = [format_exactly(t.config, key) for key in sweep.swept]
         metrics = [format_exactly(t.metrics, name) for name in sweep.metrics]
         marks = [str(t.is_tuned).lower() for _ in tuned]
-        spent = [format_exactly(costs[t.name], name) for name in kinds]
-        writer.writerow([t.name, t.state, t.method, *marks, seeds[t.name], *values, *metrics, t.error, *spent])
+        spent = [format_exactly(t.costs, name) for name in sweep.cost_columns]
+        writer.writerow([t.name, t.state, t.method, *marks, seeds[id(t)], *values, *metrics, t.error, *spent])
     return file.getvalue()
 
 
