@@ -114,7 +114,7 @@ def publish(run: RunDirectory, new_files: Path, record: dict[str, Any]) -> dict[
 
     folder, text = run.evaluation_directory, json.dumps(record, indent=1, allow_nan=False) + "\n"
     if len(record["provenance"]["evaluations"]) == 1:  # no earlier result is kept, so none of its files either
-        for stale in (*folder.glob("*.png"), *folder.glob("*.npz")):
+        for stale in [path for path in folder.iterdir() if path.suffix in (".png", ".pdf", ".npz")]:
             stale.unlink()
     for file in sorted(new_files.iterdir()):
         os.replace(file, folder / file.name)

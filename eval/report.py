@@ -12,6 +12,7 @@ from eval.reporting.answer import answer_sweep, format_answer
 from eval.reporting.answer_figure import render_answer
 from eval.reporting.domain_pairs import compare_methods
 from eval.reporting.page import render_page
+from eval.reporting.parallel_figure import render_parallel
 from eval.reporting.results import read_sweep
 from eval.reporting.search_figure import render_search
 from eval.reporting.tables import format_csv, format_long_csv, format_markdown
@@ -64,7 +65,7 @@ def build_report(directory: Path, *more: Path, report: Path | None = None) -> tu
     report = report or directory.with_suffix("" if directory.is_file() else directory.suffix) / "report"
     report.mkdir(exist_ok=True, parents=True)
     pairs, answers = compare_methods(sweep, report), answer_sweep(sweep)
-    figures = [(answer, render_answer(answer, sweep.keys)) for answer in answers]
+    figures = [(a, render_answer(a, sweep.keys), render_parallel(a, sweep.keys)) for a in answers]
     search = render_search(sweep)
     files = {
         "results.csv": format_csv(sweep).encode(errors="replace"),  # a file name may be invalid Unicode
@@ -72,7 +73,9 @@ def build_report(directory: Path, *more: Path, report: Path | None = None) -> tu
         "results.md": format_markdown(sweep, pairs, answers).encode(errors="replace"),
         "index.html": render_page(sweep, pairs, figures, search, report).encode(errors="replace"),
     }
-    files |= {f"figures/{a.slug}.{form}": content for a, forms in figures for form, content in forms.items()}
+    for answer, forms, parallel in figures:
+        files |= {f"figures/{answer.slug}.{form}": content for form, content in forms.items()}
+        files |= {f"figures/{answer.slug}_parallel.{form}": content for form, content in parallel.items()}
     files |= {f"figures/search.{form}": content for form, content in search.items()}
     for name, content in files.items():
         (report / name).parent.mkdir(exist_ok=True)

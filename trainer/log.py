@@ -24,6 +24,14 @@ from trainer.runs.directory import RunDirectory
 from trainer.runs.disk import disk_error, persist, say
 
 HEARTBEAT_INTERVAL = 2.0  # seconds
+# First part of the name of a monitored value → the section of TensorBoard that shows it.
+SECTIONS = {
+    "lr": "optim",
+    "gradient_norm": "optim",
+    "ramp": "optim",
+    "steps_per_second": "speed",
+    "memory_gib": "speed",
+}
 EVENT_FILE_INTERVAL = 10.0  # seconds between two attempts to start an event file on a disk that refuses it
 
 
@@ -173,7 +181,8 @@ class TrainingLog:
         assert self.tensorboard
         for name, value in line.items():
             if name not in ("step", "time", "rate"):
-                self.tensorboard.add_scalar(name, value, line["step"])
+                section = SECTIONS.get(name.partition("/")[0])
+                self.tensorboard.add_scalar(f"{section}/{name}" if section else name, value, line["step"])
 
     def close_tensorboard(self) -> None:
         """Close the event file, if there is one and whether or not the disk accepts its end."""

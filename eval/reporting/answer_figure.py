@@ -13,16 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
+from eval.figures import STYLE
 from eval.reporting.answer import Answer
 from eval.reporting.curves import PALETTE
 from eval.reporting.formatting import format_number, format_setting
 from eval.reporting.seeds import Setting
 
 UNDATED: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-STYLE: dict[Any, Any] = {
-    "font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "turnout", "pdf.fonttype": 42,
-}  # fmt: skip
 SEEDS = "Points: seeds. Bars: mean over seeds and its 95 % interval (Student's t)."
 CAPTIONS = {
     "lines": f"{SEEDS} Bands: settings without the key, with their interval.",

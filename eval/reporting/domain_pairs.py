@@ -98,7 +98,8 @@ def _draw_embeddings(source: str, target: str, trials: list[Trial], classes: lis
     if not embeddings:
         return None
     # The name of a dataset may be a path.
-    file = report / (re.sub(r"[^A-Za-z0-9._-]+", "-", f"tsne_{source}_{target}")[:200] + ".png")
+    file = report / "figures" / (re.sub(r"[^A-Za-z0-9._-]+", "-", f"tsne_{source}_{target}")[:200] + ".png")
+    file.parent.mkdir(exist_ok=True)
     rows = [(method, a["points"], a["labels"], a["domains"]) for method, a in embeddings.items()]
     figures.save(figures.embeddings(rows, {"source": source, "target": target}, classes), file)
     return file

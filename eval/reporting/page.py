@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 import jinja2
 
-from eval.reporting import columns, formatting, search_figure, tables
+from eval.reporting import columns, formatting, parallel_figure, search_figure, tables
 from eval.reporting.answer import Answer, order_settings
 from eval.reporting.answer_figure import describe_figure, describe_form
 from eval.reporting.curves import BINS, HEIGHT, WIDTH, Curve, Plot, draw_plot
 from eval.reporting.domain_pairs import DomainPair
 from eval.reporting.marks import describe_judges, describe_lost_sources
-from eval.reporting.pictures import collect_pictures, embed, embed_png
+from eval.reporting.pictures import collect_pictures, embed_png, embed_svg
 from eval.reporting.results import Sweep
 from eval.reporting.trials import Trial
 from trainer.runs.costs import OTHER, PHASES, sum_costs
@@ -28,16 +28,16 @@ SHOWN = ("source", "target", "dataset", "size", "steps", "batch_size", "lr", "pr
 def render_page(
     sweep: Sweep,
     pairs: Sequence[DomainPair],
-    figures: Sequence[tuple[Answer, Mapping[str, bytes]]],
+    figures: Sequence[tuple[Answer, Mapping[str, bytes], Mapping[str, bytes]]],
     search: Mapping[str, bytes],
     report: Path,
 ) -> str:
     """Return index.html in the directory `report`.
 
-    `figures` are the answers, each with its figure by form, and `search` that of a search.
+    `figures` are the answers, each with its figure and its parallel coordinates by form, and `search` that of a search.
     """
     path = os.path.relpath(sweep.directory)
-    settings = order_settings(sweep, [answer for answer, _ in figures])
+    settings = order_settings(sweep, [answer for answer, *_ in figures])
     provenance = [trial.provenance for trial in sweep.trials if trial.provenance]
     shared = {k: v for k, v in (provenance or [{}])[0].items() if all(k in p and p[k] == v for p in provenance)}
     return create_environment().get_template("report.html.jinja").render(
@@ -45,15 +45,16 @@ def render_page(
         now=datetime.now(timezone.utc),
         command=f"tensorboard --logdir {shlex.quote(sweep.name if path.startswith('..') else path)}",
         answers=[
-            (a, describe_form(a, sweep.keys), describe_figure(a), embed(forms.get("svg", b""), "svg+xml"))
-            for a, forms in figures
+            (a, describe_form(a, sweep.keys), describe_figure(a), embed_svg(forms), embed_svg(parallel))
+            for a, forms, parallel in figures
         ],
-        search=embed(search.get("svg", b""), "svg+xml"),
+        parallel_caption=parallel_figure.CAPTION,
+        search=embed_svg(search),
         search_caption=search_figure.CAPTION,
         settings=settings,
         is_single=sweep.is_single,
         root=lambda trial: ".." if sweep.is_single else quote(os.path.relpath(trial.run.path.parent, report)),
-        best={answer.ranked[0].label for answer, _ in figures if len(answer.ranked) > 1},
+        best={answer.ranked[0].label for answer, *_ in figures if len(answer.ranked) > 1},
         as_run=describe_run(sweep),
         pairs=[(pair, embed_png(pair.picture) if pair.picture else "") for pair in pairs],
         histories=_draw_plots(sweep, lambda trial: trial.history, markers=True),

@@ -3,7 +3,7 @@
 import base64
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,6 +119,11 @@ def embed_image(image: Image.Image) -> str:
     return embed(file.getvalue(), "webp")
 
 
+def embed_svg(figure: Mapping[str, bytes]) -> str:
+    """Return a figure, by its forms, as data URI; empty if it has none."""
+    return embed(figure["svg"], "svg+xml") if figure else ""
+
+
 def embed(content: bytes, form: str) -> str:
-    """Return a picture as data URI; empty without content."""
-    return f"data:image/{form};base64,{base64.b64encode(content).decode()}" if content else ""
+    """Return a picture as data URI."""
+    return f"data:image/{form};base64,{base64.b64encode(content).decode()}"

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval.reporting.answer_figure import MOST_PANELS, STYLE, WIDTH, is_numeric, render, scale_axis
+from eval.figures import STYLE
+from eval.reporting.answer_figure import MOST_PANELS, WIDTH, is_numeric, render, scale_axis
 from eval.reporting.curves import PALETTE
 from eval.reporting.results import Sweep
 from eval.reporting.trials import Trial

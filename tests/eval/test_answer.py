@@ -12,7 +12,7 @@ from scipy.special import stdtr
 
 from eval import report
 from eval.intervals import welch_interval
-from eval.reporting import answer_figure, search_figure
+from eval.reporting import answer_figure, parallel_figure, search_figure
 from eval.reporting.answer import Answer, Comparison, adjust_means, answer_sweep, compare_seeds
 from eval.reporting.columns import describe_rule, is_maximized, order_metrics
 from eval.reporting.results import read_sweep
@@ -323,3 +323,22 @@ def test_the_answer_names_both_bounds_and_the_lead_over_the_lower_one(tmp_path: 
         "more than the noise.",
         "Upper bound target_only: 0.9000 ± 0.0000 (n = 3).",
     ]
+
+
+def test_more_than_two_swept_keys_are_parallel_coordinates(tmp_path: Path) -> None:
+    for number, (lr, net) in enumerate(((0.1, "a"), (0.01, "b"), (0.001, "a"))):
+        model = {"gamma": number + 1.0, "lr": lr, "net": net}
+        trial(tmp_path / "s", f"{number}", model=model, accuracy=0.5 + number / 10)
+    sweep = read_sweep(tmp_path / "s")
+    (best,) = answer_sweep(sweep)
+    places, names = parallel_figure.place_values(best.ranked, "model.lr")
+    assert places == pytest.approx([0.0, 0.5, 1.0]), "logarithmic, best first"
+    assert names == {0.0: "0.001", 1.0: "0.1"}
+    assert parallel_figure.place_values(best.ranked, "model.net") == ([0.0, 1.0, 0.0], {0.0: "a", 1.0: "b"})
+    (lines,) = parallel_figure.draw_parallel(best, best.ranked, sweep.keys).axes[0].collections
+    drawn = [np.asarray(path.vertices)[:, 1].tolist() for path in lines.get_paths()]
+    assert drawn[-1] == pytest.approx([1.0, 0.0, 0.0, 1.0]), "gamma, lr, net, metric of the best, drawn last"
+    assert parallel_figure.render_parallel(best, sweep.keys[:2]) == {}
+    text = report.write_report(tmp_path / "s").read_text()
+    assert 'href="figures/answer_parallel.pdf"' in text
+    assert (tmp_path / "s" / "report" / "figures" / "answer_parallel.pdf").exists()

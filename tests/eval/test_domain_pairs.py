@@ -57,7 +57,7 @@ def test_the_page_shows_the_rows_and_one_picture_of_all_methods(sweep: Path) -> 
     page = report.write_report(sweep).read_text()
     assert 'id="domain-pairs"' in page
     assert "0.72 to 0.92" in page
-    with Image.open(sweep / "report" / "tsne_mnist5k_mnistm5k.png") as image:
+    with Image.open(sweep / "report" / "figures" / "tsne_mnist5k_mnistm5k.png") as image:
         assert image.height > 1.2 * image.width, "a row for each of three methods, a panel by class and one by domain"
     assert page.count('alt="t-SNE of mnist5k and mnistm5k, a row per method"') == 1
 
@@ -68,7 +68,7 @@ def test_unreadable_arrays_are_left_out(sweep: Path) -> None:
     for file in sweep.glob("dann*/eval/confusion_target.npz"):
         file.unlink()
     text = report.write_report(sweep).read_text()
-    assert not (sweep / "report" / "tsne_mnist5k_mnistm5k.png").exists()
+    assert not (sweep / "report" / "figures" / "tsne_mnist5k_mnistm5k.png").exists()
     assert "a row per method" not in text
     by_class = (sweep / "report" / "results.md").read_text().partition("recall of class")[2].partition("##")[0]
     assert "| source_only " in by_class

@@ -315,7 +315,10 @@ def test_metrics_and_figures_of_a_single_dataset_name_no_domain(plugin: Callable
     assert set(metrics) == {"accuracy", "best/accuracy"}
     assert metrics["best/accuracy"] == max(history, key=lambda row: row["validation/accuracy"])["accuracy"]
     files = {path.name for path in (run / "eval").iterdir() if not path.name.startswith(".")}
-    assert files == {"metrics.json", "confusion.npz", "confusion.png", "tsne.npz", "tsne.png"}
+    assert files == {
+        "metrics.json",
+        *(f"{stem}.{form}" for stem in ("confusion", "tsne") for form in ("npz", "png", "pdf")),
+    }
     assert not np.load(run / "eval" / "tsne.npz")["domains"].any()
 
 

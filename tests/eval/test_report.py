@@ -445,6 +445,46 @@ def test_newer_records_of_a_trial_override_what_slurm_knew(sweep: Path) -> None:
     assert rows["odd"] == ("failed", "out of disk")
 
 
+def test_costs_are_a_section_with_sums_of_hours_and_peaks_of_memory(sweep: Path) -> None:
+    for seed, memory in ((0, 0.5), (1, 0.75)):
+        seconds = {"startup": 3.0, "data": 1.0, "updates": 8.0, "checkpoints": 0.5, "logging": 0.25, "other": 0.25}
+        costs = {"attempts": 2, "steps": 50, "device_hours": 0.0125, "seconds": seconds, "memory_gib": memory}
+        (sweep / f"dann,gamma=1,seed={seed}" / "status.json").write_text(json.dumps({"costs": costs}))
+    setting = next(s for s in results.read_sweep(sweep).settings if s.costs)
+    assert {name: setting.costs[name] for name in ("device_hours", "attempts", "steps_per_second", "memory_gib")} == {
+        "device_hours": 0.025,
+        "attempts": 4,
+        "steps_per_second": 5.0,
+        "memory_gib": 0.75,
+    }
+    text = report.write_report(sweep).read_text()
+    assert (
+        "All trainings together: 0.02500 device-hours in 4 attempts, 6 s of start-up."
+        in Page(sweep / "report" / "index.html").text
+    )
+    assert 'title="updates 80 %"' in text
+
+
+def test_several_sweeps_are_compared_on_one_page(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "logs" / "wider"
+    for seed, accuracy in enumerate((0.9, 0.95, 0.94)):  # each 0.1 above the same seed of digits
+        model = {"lr": 0.01, "lambda": 1.0, "gamma": 10}
+        trial(other, f"dann,gamma=10,seed={seed}", seed=seed, model=model, accuracy=accuracy)
+    assert report.main([str(sweep), str(other)]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert report.main([str(sweep), str(other), "--out", str(tmp_path / "both")]) == 0
+    text = capsys.readouterr().out
+    assert "sweep wider" in text
+    assert "+0.1000 [0.1000, 0.1000] paired over 3 seeds, more than the noise" in " ".join(text.split())
+    assert not (sweep / "report").exists()
+    page = Page(tmp_path / "both" / "index.html")
+    for address in [a for a in page.addresses() if a.startswith("../")]:
+        assert (tmp_path / "both" / unquote(address)).exists(), address
+    assert {row["sweep"] for row in csv.DictReader((tmp_path / "both" / "results.csv").open())} == {"digits", "wider"}
+
+
 def test_oracle_metrics_are_marked_and_intervals_shown(sweep: Path) -> None:
     metrics = {"accuracy/target": 0.7, "oracle/accuracy/target": 0.9}
     evaluate(sweep / "dann,gamma=1,seed=0", metrics, intervals={"accuracy/target": [0.65, 0.74999]})
@@ -544,7 +584,7 @@ def test_a_setting_has_one_colour_in_all_figures(sweep: Path) -> None:
     evaluate(sweep / "source_only,seed=0", {}, history=[{"step": 500, "metrics": {"other": 0.3}}])  # one step: no curve
     text = report.write_report(sweep).read_text()
     figures = re.findall(r"<figure><figcaption>(.*?)</figcaption>(.*?)</figure>", text, flags=re.S)
-    assert [name for name, _ in figures] == ["accuracy/target", "joint/domain", "joint/label"]
+    assert [name.partition(" ")[0] for name, _ in figures] == ["accuracy/target", "joint/domain", "joint/label"]
     legend = dict(re.findall(r'data-entry="(e\d+)">.*?stroke="(#\w+)"', text))
     assert len(set(legend.values())) == len(legend) == 3
     for _, figure in figures:
@@ -698,10 +738,10 @@ class Browser:
         message, _, self.buffer = self.buffer.partition(b"\0")
         return dict(json.loads(message))
 
-    def open(self, page: Path) -> None:
+    def open(self, page: Path, fragment: str = "") -> None:
         """Go to a page and wait until everything of it is loaded."""
         self.events.clear()
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page.as_uri() + fragment)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.receive())
 
@@ -713,7 +753,7 @@ class Browser:
 
     def press(self, key: str, text: str = "") -> None:
         """Press and release a key of the keyboard."""
-        code = {"Enter": 13, "Tab": 9}.get(key, 0)
+        code = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowRight": 39}.get(key, 0)
         down = {"type": "keyDown", "key": key, "text": text, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", **down)
         self.call("Input.dispatchKeyEvent", **{**down, "type": "keyUp"})
@@ -746,6 +786,8 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 def test_in_a_browser_the_tables_sort_and_filter_and_nothing_is_requested(sweep: Path, browser: Browser) -> None:
     trial(sweep, "dann,gamma=9,seed=0", model={"lr": 0.01, "lambda": 1.0, "gamma": 9}, accuracy=0.0001234)
     Image.new("RGB", (40, 30)).save(sweep / "source_only,seed=0" / "eval" / "tsne.png")
+    pictures = np.zeros((2, 30, 40, 3), np.uint8)
+    np.savez(sweep / "source_only,seed=0" / "eval" / "tsne_by_step.npz", steps=[5, 9], pictures=pictures)
     browser.open(report.write_report(sweep))
 
     def column(number: int) -> list[str]:
@@ -781,10 +823,52 @@ def test_in_a_browser_the_tables_sort_and_filter_and_nothing_is_requested(sweep:
     browser.press("Tab")
     assert browser.value(f"document.activeElement === {head(2)}.querySelector('button')")
 
-    browser.value("document.getElementById('filter').focus()")
-    browser.call("Input.insertText", text="GAMMA=10 done")
-    assert sorted(column(1)) == [f"dann,gamma=10,seed={seed}" for seed in range(3)]
-    assert browser.value("document.getElementById('shown').textContent") == "3 of 12 trials"
+    browser.value("document.querySelector('#trials-table-tools input').focus()")
+    browser.call("Input.insertText", text="GAMMA=10 done accuracy>=0.84")
+    assert sorted(column(1)) == [f"dann,gamma=10,seed={seed}" for seed in (1, 2)], "words and conditions on columns"
+    assert browser.value("document.querySelector('#trials-table-tools [role=status]').textContent") == "2 of 12 trials"
+
+    # The address keeps what was chosen: opened again, the page shows the same.
+    box = "document.querySelector('#trials-table-tools [value=\"model.lambda\"]')"
+    cell = "getComputedStyle(document.querySelector('#trials-table [data-name=\"model.lambda\"]')).display"
+    assert browser.value(cell) == "none", "what the method determines is hidden until it is chosen"
+    browser.value(f"{box}.click()")
+    for name in ("dann,gamma=1,seed=0", "dann,gamma=9,seed=0", "source_only,seed=0"):  # the oldest of three is dropped
+        browser.value(f"document.querySelector('.pick[aria-label=\"compare {name}\"]').click()")
+    address = browser.value("location.hash")
+    browser.call("Page.navigate", url="about:blank")
+    browser.open(sweep / "report" / "index.html", address)
+    assert sorted(column(1)) == [f"dann,gamma=10,seed={seed}" for seed in (1, 2)]
+    assert browser.value(f"{head(6)}.ariaSort") == "ascending"
+    assert browser.value(cell) == "table-cell"
+    rows = browser.value(
+        "Array.from(document.querySelectorAll('#difference tr'), r => Array.from(r.cells, c => c.innerText))"
+    )
+    assert rows == [
+        ["", "dann,gamma=9,seed=0", "source_only,seed=0", "second − first"],
+        ["method", "dann", "source_only", ""],
+        ["model.gamma", "9", "", ""],
+        ["accuracy/target", "0.0001234", "0.5", "+0.4999"],
+        ["model.lambda", "1.0", "", ""],
+    ]
+
+    # Values of curves, by the keyboard; the last step is that of the fixture, 1 / 30.
+    browser.value("document.querySelector('#curves ~ .figures .plot').focus()")
+    browser.press("ArrowRight")
+    assert browser.value("document.querySelector('.hover').innerText").startswith("step 30\n0.033")
+
+    # Pictures: the slider moves all of a wall, a click enlarges one, Escape or a click closes it.
+    wall = "document.querySelector('.wall')"
+    shift = f"getComputedStyle({wall}.querySelector('img')).transform.split(',')[5]"
+    height = browser.value(f"{wall}.querySelector('.frame').getBoundingClientRect().height - 2")
+    assert -float(browser.value(f"parseFloat({shift})")) == pytest.approx(height, abs=2), "the last one first"
+    browser.value(f"(s => {{ s.value = 0; s.dispatchEvent(new Event('input')); }})({wall}.querySelector('input'))")
+    assert browser.value(f"parseFloat({shift})") == 0
+    assert browser.value(f"{wall}.querySelector('output').textContent") == "step 5"
+    browser.value(f"{wall}.querySelector('.frame').click()")
+    assert browser.value("document.querySelector('dialog').open")
+    browser.press("Escape")
+    assert not browser.value("document.querySelector('dialog').open")
 
     opacity = "Array.from(document.querySelectorAll('#curves ~ .figures .curve'), g => g.classList.contains('on'))"
     assert not any(browser.value(opacity))
@@ -792,7 +876,7 @@ def test_in_a_browser_the_tables_sort_and_filter_and_nothing_is_requested(sweep:
     assert any(browser.value(opacity))
     assert not all(browser.value(opacity))
 
-    assert browser.value("Array.from(document.images, image => image.naturalWidth > 0)") == [True, True]
+    assert browser.value("Array.from(document.images, image => image.naturalWidth > 0)") == [True, True, True]
     wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
     assert not browser.value(wide)
     nothing_was_requested_or_logged(browser, sweep)
@@ -811,8 +895,8 @@ def nothing_was_requested_or_logged(browser: Browser, sweep: Path) -> None:
     assert [event for event in browser.events if event.get("method") in bad] == []
     asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     page = (sweep / "report" / "index.html").as_uri()
-    assert page in asked
-    assert [url for url in asked if url != page and not url.startswith("data:")] == []
+    assert page in [url.partition("#")[0] for url in asked]
+    assert [url for url in asked if url.partition("#")[0] != page and not url.startswith("data:")] == []
 
 
 def test_in_a_browser_scripts_in_texts_do_not_run(tmp_path: Path, browser: Browser) -> None:

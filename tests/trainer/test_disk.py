@@ -52,7 +52,7 @@ def lines(run: RunDirectory) -> list[dict[str, Any]]:
 def scalars(run: RunDirectory) -> dict[str, list[tuple[int, float]]]:
     """Those of TensorBoard that do not depend on the clock or on the allocator."""
     events = EventAccumulator(str(run.tensorboard), size_guidance={"scalars": 0}).Reload()
-    tags = set(events.Tags()["scalars"]) - {"steps_per_second", "memory_gib"}
+    tags = set(events.Tags()["scalars"]) - {"speed/steps_per_second", "speed/memory_gib"}
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
 
 

@@ -98,14 +98,14 @@ def test_samples_of_the_same_noise_are_drawn_at_every_preview(tmp_path: Path, da
 def test_rates_norms_ramps_and_memory_are_in_tensorboard_and_status(tmp_path: Path, data_root: str) -> None:
     run = train(tmp_path, DANN, data_root)
     steps = {5, 10, 12}
-    for name in ("gradient_norm/joint", "memory_gib", "steps_per_second"):
+    for name in ("optim/gradient_norm/joint", "speed/memory_gib", "speed/steps_per_second"):
         values = scalars(run, name)
         assert set(values) == steps
         assert min(values.values()) > 0
-    for step, value in scalars(run, "lr/joint").items():
+    for step, value in scalars(run, "optim/lr/joint").items():
         p = (step - 1) / 12
         assert value == pytest.approx(0.01 * (1 + 10 * p) ** -0.75)
-        assert scalars(run, "ramp/lambda")[step] == pytest.approx(2 / (1 + np.exp(-10 * p)) - 1)
+        assert scalars(run, "optim/ramp/lambda")[step] == pytest.approx(2 / (1 + np.exp(-10 * p)) - 1)
     assert set(json.loads((run.path / "status.json").read_text())["monitor"]) == {
         *("lr/joint", "gradient_norm/joint", "ramp/lambda", "steps_per_second", "memory_gib")
     }
