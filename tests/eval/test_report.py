@@ -482,7 +482,10 @@ def test_several_sweeps_are_compared_on_one_page(
     page = Page(tmp_path / "both" / "index.html")
     for address in [a for a in page.addresses() if a.startswith("../")]:
         assert (tmp_path / "both" / unquote(address)).exists(), address
-    assert {row["sweep"] for row in csv.DictReader((tmp_path / "both" / "results.csv").open())} == {"digits", "wider"}
+    assert {row["sweep"] for row in csv.DictReader((tmp_path / "both" / "results.csv").read_text().splitlines())} == {
+        "digits",
+        "wider",
+    }
 
 
 def test_oracle_metrics_are_marked_and_intervals_shown(sweep: Path) -> None:
