@@ -200,7 +200,7 @@ def test_columns_are_the_main_metric_first_and_its_selections_in_order(tmp_path:
     ]
     page = report.write_report(tmp_path / "s").read_text()
     assert page.count('title="weights of step 1500"') == 4, "settings and trials, two rules each"
-    heads = re.findall(r"accuracy/target <small>(.*?)</small>", page)
+    heads = re.findall(r"accuracy/target <abbr[^>]*>↑</abbr> *<small>(.*?)</small>", page)
     assert heads[:3] == ["last", "selected on source validation", "selected without labels"]
     (row,) = table(tmp_path / "s")
     assert row["best/accuracy/target step"] == "1500"
