@@ -62,6 +62,15 @@ CASES: dict[str, tuple[list[dict[str, Any]], str, tuple[str, str], tuple[str, st
         ("FAILED", "1:0"),
         ("failed", "killed", "process 1 was killed by SIGKILL on n2"),
     ),
+    "a process that had not yet removed the marker of an earlier attempt": (
+        [
+            marker("process 0 was killed by SIGKILL on n1", "killed", consequence=False) | {"attempt": "4.1"},
+            marker("process 1 was killed by SIGKILL on n2", "killed", consequence=False, at=2.0),
+        ],
+        FAILED_PEER,
+        ("FAILED", "1:0"),
+        ("failed", "killed", "process 1 was killed by SIGKILL on n2"),
+    ),
     "a launcher, before it could record anything": (
         [marker(LOST, "lost peer", consequence=True), marker(NO_RECORD, "killed", consequence=True)],
         KILLED_TASK,

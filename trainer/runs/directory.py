@@ -122,12 +122,14 @@ class RunDirectory:
         return read_json(self.path / "status.json")
 
     def failure(self) -> dict[str, Any]:
-        """Return the earliest failure marker that is no consequence of another one: error, attempt, time, cause; or {}.
+        """Return the newest attempt's earliest failure marker that is no consequence of another one, or {}.
 
-        A process that is killed leaves its marker later than the others, which lose their connection to it.
+        It has error, attempt, time and cause. A process that is killed leaves its marker later than the others, which
+        lose their connection to it. An attempt that ended before it held the lock has left those of earlier attempts.
         """
-        markers = map(read_json, self._failure_markers())
-        return min(markers, key=lambda marker: (marker.get("consequence", False), marker.get("time", 0)), default={})
+        markers = sorted(map(read_json, self._failure_markers()), key=lambda marker: marker.get("time", 0))
+        newest = [marker for marker in markers if marker.get("attempt") == markers[-1].get("attempt")]
+        return min(newest, key=lambda marker: marker.get("consequence", False), default={})
 
     def error(self) -> str:
         """Return in one line why the trial failed, from the earliest failure marker; empty unless it failed."""
