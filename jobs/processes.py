@@ -23,6 +23,7 @@ import psutil
 
 from jobs.backends.base import IGNORE_SIGNALS, ignore_signals
 from trainer.runs.directory import RunDirectory
+from trainer.runs.disk import persist
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {
@@ -182,7 +183,7 @@ def open_log(file: Path | None) -> Iterator[int]:
     if file is None:
         yield 1
         return
-    with file.open("ab") as log:
+    with persist(lambda: file.open("ab"), str(file)) as log:
         yield log.fileno()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from jobs.backends.base import Allocation
 from trainer.runs.atomic import write_text
 from trainer.runs.directory import RunDirectory
+from trainer.runs.disk import persist
 
 AGENT = Path(__file__).with_name("agent.py")
 PUBLISH_TIMEOUT = 300.0  # seconds that a node waits for the first node's address
@@ -48,7 +49,8 @@ def rendezvous(run: RunDirectory, allocation: Allocation) -> Iterator[tuple[str,
             # While the socket is bound, the kernel gives this port to nobody who does not ask for it by number.
             reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             reservation.bind(("", 0))
-            write_text(file, json.dumps([allocation.first_address(), reservation.getsockname()[1]]))
+            address = json.dumps([allocation.first_address(), reservation.getsockname()[1]])
+            persist(lambda: write_text(file, address), str(file))
         deadline = time.monotonic() + PUBLISH_TIMEOUT
         while not file.exists():
             if time.monotonic() > deadline:
@@ -56,5 +58,5 @@ def rendezvous(run: RunDirectory, allocation: Allocation) -> Iterator[tuple[str,
                     f"the first node published no address in {PUBLISH_TIMEOUT:.0f} s; is {run.path} on a shared disk?"
                 )
             time.sleep(0.1)
-        address, port = json.loads(file.read_text())
-        yield address, port
+        name, port = json.loads(file.read_text())
+        yield name, port

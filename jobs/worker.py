@@ -34,6 +34,7 @@ from trainer.runs.lock import competitor, is_superseded
 
 # A node without a network waits long for one, so nothing that a job runs looks for a network unless told to.
 OFFLINE = ("TURNOUT_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+PARENT = os.getppid()  # slurmstepd in a Slurm job; read at once, because it may be killed at any moment
 # One stage of a trial: runs until its process has to be waited for, again and again.
 Steps = Generator[None, None, bool]
 
@@ -211,9 +212,9 @@ class Worker:
         """
         child = self.start(task, slot, allocation, [*prefix])
         self.pids[slot] = child.pid
-        passed_on, parent = False, os.getppid()
+        passed_on = False
         while child.poll() is None:
-            if os.getppid() != parent and not allocation.attempt.is_local:
+            if os.getppid() != PARENT and not allocation.attempt.is_local:
                 child.kill()  # what Slurm supervises the job with is dead, so nothing else would end it
                 child.wait()
                 reason = f"slurmstepd, which supervises the job on {allocation.node_name()}, was killed"

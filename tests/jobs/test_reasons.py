@@ -38,6 +38,11 @@ srun: launch/slurm: _step_signal: Terminating StepId=3.0
 slurmstepd-n1: error: *** STEP 3.0 ON n1 CANCELLED AT 2026-11-27T01:33:28 ***
 error: dann: process 1 was killed by SIGKILL on n2
 srun: error: n1: task 0: Exited with exit code 1"""
+KILLED_SCRIPT = """\
+slurmstepd-n1: error: *** STEP 5.0 ON n1 FAILED (non-zero exit code or other failure mode) ***
+srun: Job step aborted: Waiting up to 22 seconds for job step to finish.
+srun: error: n1: task 0: Killed
+srun: launch/slurm: _step_signal: Terminating StepId=5.0"""
 SETUP = "error: setup line failed: module load cuda/12.8 (exit code 1)"
 OOM = "slurmstepd: error: Detected 1 oom_kill event in StepId=5.0. Some of the step tasks have been OOM Killed."
 NODE_FAILURE = """\
@@ -76,6 +81,12 @@ CASES: dict[str, tuple[list[dict[str, Any]], str, tuple[str, str], tuple[str, st
         KILLED_TASK,
         ("FAILED", "9:0"),
         ("failed", "killed", "the worker on n2 was killed by SIGKILL"),
+    ),
+    "the batch script, and the launcher was killed because it took long to end": (
+        [],
+        f"batch: attempt 5.0 on n1\n{KILLED_SCRIPT}\n{START}",
+        ("FAILED", "0:9"),
+        ("failed", "killed", "the batch script was killed by SIGKILL"),
     ),
     "a launcher, and accounting knows nothing yet": (
         [],
@@ -212,6 +223,12 @@ CASES: dict[str, tuple[list[dict[str, Any]], str, tuple[str, str], tuple[str, st
         f"{KILLED_TASK}\n{START}\nImportError: no torch",
         ("FAILED", "1:0"),
         ("failed", "exit code", "exit code 1: ImportError: no torch"),
+    ),
+    "an exit without a word": (
+        [],
+        f"batch: attempt 5.0 on n1\n{START}",
+        ("FAILED", "3:0"),
+        ("failed", "exit code", "exit code 3"),
     ),
     "a step that srun cannot create": (
         [],

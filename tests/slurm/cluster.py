@@ -122,23 +122,28 @@ class Cluster:
         return done
 
     def wait(self, predicate: Callable[[], T], timeout: float, event: str) -> T:
-        """Poll until `predicate()` is true and return its value; TimeoutError with the logs after `timeout` s."""
-        deadline = time.monotonic() + timeout
+        """Poll until `predicate()` is true and return its value; TimeoutError with the logs after `timeout` s.
+
+        A predicate that takes long, such as a question to Slurm, is called less often: waiting must not cost much CPU.
+        """
+        asked = time.monotonic()
+        deadline = asked + timeout
         while not (value := predicate()):
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise TimeoutError(f"waited {timeout:g} s for {event}; the last value was {value!r}\n{self.logs()}")
-            time.sleep(0.05)
+            time.sleep(min(max(0.05, 10 * (now - asked)), 1))
+            asked = time.monotonic()
         return value
 
     def job_states(self, job_id: int | str) -> dict[str, str]:
         """Return job → state: `{"7": "RUNNING"}`, for an array `{"7_0": "COMPLETED", …}`, {} for an unknown id."""
         rows = ""
-        if self.accounting:
-            rows = self.run("sacct", "-XnP", "-j", str(job_id), "-o", "JobID,State", check=False).stdout
-        # squeue forgets ended jobs and sacct lags behind, so both are asked and squeue wins. Without a controller
-        # squeue would retry for 20 s, so it is not asked.
+        # Without a controller squeue would retry for 20 s, so it is not asked.
         if "slurmctld" in self.pids():
-            rows += self.run("squeue", "-hr", "-t", "all", "-j", str(job_id), "-o", "%i|%T", check=False).stdout
+            rows = self.run("squeue", "-hr", "-t", "all", "-j", str(job_id), "-o", "%i|%T", check=False).stdout
+        if self.accounting and not rows:  # squeue forgets ended jobs, and sacct lags behind
+            rows = self.run("sacct", "-XnP", "-j", str(job_id), "-o", "JobID,State", check=False).stdout
         states = dict(row.split("|") for row in rows.splitlines())
         return {job: state.split()[0] for job, state in states.items() if "[" not in job}  # "CANCELLED by 0", "7_[1-3]"
 
@@ -439,11 +444,13 @@ def members(root: Path) -> dict[int, str]:
                 continue
             parents[process.pid], names[process.pid] = process.ppid(), process.name()
             environment = process.environ()
+            # slurmstepd overwrites its environment and is nobody's child, but works where its slurmd does.
+            is_step = names[process.pid] == "slurmstepd" and process.cwd() == str(root)
         except psutil.Error:
             continue  # it has ended, or belongs to another user and thus not to the cluster
         # A user's shell or editor may have SLURM_CONF, too, so only Slurm's programs and processes of jobs count.
-        is_ours = "SLURM_JOB_ID" in environment or names[process.pid] in PROGRAMS
-        if is_ours and environment.get("SLURM_CONF") == f"{root}/slurm.conf":
+        is_slurm = "SLURM_JOB_ID" in environment or names[process.pid] in PROGRAMS
+        if is_step or (is_slurm and environment.get("SLURM_CONF") == f"{root}/slurm.conf"):
             pids.add(process.pid)
     while children := {pid for pid, parent in parents.items() if parent in pids} - pids:
         pids |= children

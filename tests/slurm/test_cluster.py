@@ -44,12 +44,12 @@ def wait_for_state(cluster: Cluster, job: str, *states: str, timeout: float = 30
 
 
 def processes_that_name(root: Path) -> dict[int, str]:
-    """Return pid → command line of the processes that have the cluster in SLURM_CONF or on their command line."""
+    """Return pid → command line of the processes that name the cluster, in SLURM_CONF or otherwise, or work in it."""
     processes = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             command, conf = " ".join(process.cmdline()), process.environ().get("SLURM_CONF")
-            if str(root) in command or conf == f"{root}/slurm.conf":
+            if str(root) in command or conf == f"{root}/slurm.conf" or process.cwd().startswith(str(root)):
                 processes[process.pid] = command
     return processes
 

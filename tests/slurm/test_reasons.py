@@ -124,9 +124,20 @@ def rows(slurm: None, tmp_path_factory: pytest.TempPathFactory, data_root: str) 
         sweep = Submitted(cluster, tmp_path_factory.mktemp("victims"), data_root, content)
         sweep.submit()
         runs = sweep.runs()
-        cluster.wait(lambda: all(run.status().get("step") for run in runs), TIMEOUT, "all trials to train")
+        waiting = list(runs)
+
+        def pause_all() -> bool:
+            """Pause the trials that train, so that they leave the CPU to the others."""
+            for run in [run for run in waiting if run.status().get("step")]:
+                send(workers(run.path), signal.SIGSTOP)
+                waiting.remove(run)
+            return not waiting
+
+        cluster.wait(pause_all, TIMEOUT, "all trials to train")
         pids = [pid for run in runs for pid in (*launchers_of(run.path), *agents(run.path), *workers(run.path))]
         assert len(pids) == 6 * len(VICTIMS)
+        for run in runs:
+            send(workers(run.path), signal.SIGCONT)
         for run, (find, number, *_) in zip(runs, VICTIMS.values(), strict=True):
             (pid,) = find(run.path)
             send([pid], number)

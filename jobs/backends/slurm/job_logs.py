@@ -9,9 +9,7 @@ from jobs.deaths import DISK_ERROR, DISK_REFUSED
 from trainer.runs.disk import DISK_CODE
 
 SLURM_MESSAGE = re.compile(r"srun: |slurmstepd\S*: |submitit ")  # follows the error that ended a job
-NEW_ATTEMPT = re.compile(
-    r"(train|eval|report|search): attempt \S+ on \S+$"
-)  # attempts of a job append to the same files
+NEW_ATTEMPT = re.compile(r"\w+: attempt (\S+) on \S+$")  # attempts of a job append to the same files
 NAMES = {signal.strsignal(number): number.name for number in signal.Signals}  # Killed: SIGKILL
 SIGNAL = "|".join(re.escape(name) for name in NAMES if name)
 # Only a worker whose disk refuses ends so, before or after a peer that Slurm kills.
@@ -29,6 +27,7 @@ EVIDENCE = [
     (rf"srun: error: (\S+): tasks? [\d,-]+: ({SIGNAL})\b", "killed", "the worker on {0} was killed by {1}"),
 ]
 TASK_END = re.compile(r"srun: error: \S+: tasks? ")
+STEP_END = re.compile(r"CANCELLED AT|\*\*\* STEP \S+ ON \S+ FAILED ")
 # Errors of srun itself, such as that it cannot create a step, but not those that only pass on a task's end.
 SRUN_ERROR = re.compile(r"srun: (?:error|fatal): (?!\S+: tasks? |Timed out|Step aborted)(.*)")
 
@@ -40,15 +39,19 @@ def list_log_files(sweep: Path, job: str) -> list[Path]:
 
 
 def newest_attempt(lines: Sequence[str]) -> Sequence[str]:
-    """Return the lines of a log file that the newest attempt of its job wrote, or all of them."""
-    starts = [position for position, line in enumerate(lines) if NEW_ATTEMPT.match(line)]
-    return lines[starts[-1] :] if starts else lines
+    """Return the lines of a log file that the newest attempt of its job wrote, or all of them.
+
+    Its batch script names it first, then its worker; between the two, Slurm may already tell of its end.
+    """
+    names = [match[1] if (match := NEW_ATTEMPT.match(line)) else "" for line in lines]
+    newest = next((name for name in reversed(names) if name), "")
+    return lines[names.index(newest) :] if newest else lines
 
 
 def explain_lines(lines: Sequence[str]) -> tuple[str, str]:
     """Return cause and reason of the end of a job from the lines of its log; empty if they do not tell."""
-    # After the end of one task, or a cancellation, Slurm ends the other tasks.
-    ends = [line for line in lines if TASK_END.match(line) or "CANCELLED AT" in line]
+    # After the end of one task or of the batch script, or a cancellation, Slurm ends the other tasks.
+    ends = [line for line in lines if TASK_END.match(line) or STEP_END.search(line)]
     lines = [line for line in lines if not TASK_END.match(line) or line == ends[0] or re.match(DISK_END, line)]
     for pattern, cause, reason in EVIDENCE:
         for line in lines:
@@ -65,5 +68,9 @@ def list_job_scripts(sweep: Path) -> list[Path]:
 def last_message(lines: Iterable[str]) -> str:
     """Return the last line of a log that is not empty and not from Slurm, else srun's first error; '' if none."""
     lines = [*lines]
-    own = next((line.strip() for line in reversed(lines) if line.strip() and not SLURM_MESSAGE.match(line)), "")
+
+    def is_own(line: str) -> bool:
+        return bool(line.strip()) and not SLURM_MESSAGE.match(line) and not NEW_ATTEMPT.match(line)
+
+    own = next((line.strip() for line in reversed(lines) if is_own(line)), "")
     return own or next((match[0].strip() for line in lines if (match := SRUN_ERROR.match(line))), "")

@@ -21,6 +21,20 @@ REPORT_MEMORY_GB = 4.0
 # sbatch options of trials that a report does not get: it needs one core, and waits for them in any case.
 TRIAL_OPTIONS = re.compile(r"gres|gpu|mem-per|exclusive|licenses|constraint|core-spec|tmp|hold|begin")
 
+# The log tells where an attempt begins. Nobody tells Slurm that a batch script has ended whose slurmstepd was killed:
+# its job would look running for minutes, or until its time limit. So the script asks for another attempt, which ends at
+# once if the trials are done.
+START = """\
+turnout_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+turnout_job=${turnout_job:-$SLURM_JOB_ID}
+echo "batch: attempt $turnout_job.${SLURM_RESTART_COUNT:-0} on $SLURMD_NODENAME" >&2
+turnout_end() {
+    read -r _ _ _ parent _ < /proc/$$/stat
+    [ "$parent" = "$PPID" ] || [ -z "$(squeue -h -t RUNNING -j "$turnout_job" -o %T)" ] ||
+        scontrol requeue "$turnout_job" || scancel "$turnout_job"
+}
+trap turnout_end EXIT"""
+
 
 def submit_array(sweep: Path, array: Array, options: dict[str, str], preset: Preset, code: Path) -> str:
     """Submit an array and return its id; ConfigError with Slurm's own words.
@@ -104,7 +118,7 @@ def parameters(
         # A node that fails ends the job step on the others. srun does not inherit -c from sbatch.
         # A site that sets SLURM_EXPORT_ENV in jobs would hide their environment from srun's processes.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--export=ALL", *preset.srun],
-        "setup": [end_job_on_error(line) for line in preset.setup] or None,
+        "setup": [START, *map(end_job_on_error, preset.setup)],
         "wckey": None,  # submitit's own is refused where wckeys are enforced
         "additional_parameters": {"requeue": True, **additional, **options, "hold": True},
     }
