@@ -123,6 +123,14 @@ def launchers(sweep: Path) -> list[int]:
     return [pid for pid, words in commands() if words[1:4] == start and words[-1].startswith(str(sweep))]
 
 
+def sruns(sweep: Path) -> list[int]:
+    """Return the pid of the srun that each running batch script of a sweep has started."""
+    pids = [pid for pid, words in commands() if words[0] == "srun" and any(str(sweep) in word for word in words)]
+    with suppress(psutil.NoSuchProcess):
+        return sorted(pid for pid in pids if parent(pid) not in pids)  # srun has a child of its own name
+    return []
+
+
 def parent(pid: int) -> int:
     """Return the pid of a process's parent."""
     return psutil.Process(pid).ppid()

@@ -17,13 +17,12 @@ from tests.slurm.submitted import (
     DANN,
     ROOT,
     Submitted,
-    agents,
     command,
-    is_alive,
     launchers,
     parent,
+    restarts,
     send,
-    workers,
+    sruns,
 )
 
 TINY: dict[str, Any] = DANN | {"method": "source_only", "train": {"steps": 20, "batch_size": 8}}
@@ -88,10 +87,10 @@ def test_variables_of_an_outer_job_and_of_the_user_reach_no_job(sweep: Submitted
 def test_evaluations_have_resources_of_their_own_and_another_sweep_waits(
     sweep: Submitted, cluster: Cluster, tmp_path: Path, data_root: str
 ) -> None:
-    sweep.submit("eval.resources={time: '00:03:00', cpus_per_gpu: 2, slurm: {partition: high}}")
+    sweep.submit("train.seed=[0]", "eval.resources={time: '00:03:00', cpus_per_gpu: 2, slurm: {partition: high}}")
     later = Submitted(cluster, tmp_path / "later", data_root, TINY | {"name": "later"})
     later.submit("--after", str(sweep.folder))
-    (first, *_), (evaluation, *_), (waiting,) = sweep.jobs("train"), sweep.jobs("eval"), later.jobs("train")
+    (first,), (evaluation,), (waiting,) = sweep.jobs("train"), sweep.jobs("eval"), later.jobs("train")
     report = sweep.submissions()[-1]["report"]
     later.wait_for(later.submissions()[-1]["report"], "COMPLETED")
     jobs = {
@@ -102,7 +101,10 @@ def test_evaluations_have_resources_of_their_own_and_another_sweep_waits(
     assert requested == [["main", "00:10:00"], ["high", "00:03:00"], ["high", "00:03:00"]]
     assert jobs[evaluation]["Task"] == "2", "CPUs/Task"
     assert jobs[waiting]["StartTime"] >= jobs[report]["EndTime"], "times of one clock, in the order of their text"
-    assert all(run.is_done() and run.evaluation() and not run.checkpoints.exists() for run in sweep.runs())
+    run = sweep.runs()[0]
+    assert run.is_done()
+    assert run.evaluation()
+    assert not run.checkpoints.exists()
     assert command(sweep, "tidy", "--yes").returncode == 0
     assert not list(sweep.folder.glob("slurm/*/*.pkl"))
     archived = command(sweep, "tidy", "--archive", "--yes")
@@ -110,12 +112,18 @@ def test_evaluations_have_resources_of_their_own_and_another_sweep_waits(
     assert not sweep.folder.exists()
 
 
-def test_no_job_starts_before_the_folder_of_its_logs_exists(sweep: Submitted, cluster: Cluster) -> None:
-    """The machine that submits is slow: Slurm could start the jobs before submitit goes on."""
+def test_a_slow_submission_and_a_batch_script_without_its_slurmstepd_leave_no_job_behind(
+    sweep: Submitted, cluster: Cluster
+) -> None:
+    """Slurm could start the jobs before submitit has made the folder of their logs, and never learns of an end."""
     replace_sbatch(sweep, "sleep 3", after=1)
     sweep.submit("eval.metrics=[]")
+    srun, *_ = cluster.wait(lambda: launchers(sweep.folder) and sruns(sweep.folder), 60, "a batch script")
+    batch_script = parent(srun)
+    send([parent(batch_script)], signal.SIGKILL)
     sweep.wait_for(sweep.submissions()[-1]["report"], "COMPLETED")
     assert [sweep.state(job) for job in sweep.jobs("train")] == ["COMPLETED"] * 2
+    assert sorted(restarts(cluster, job) for job in sweep.jobs("train")) == [0, 1]
     assert all(run.is_done() for run in sweep.runs()), sweep.output()
 
 
@@ -209,22 +217,3 @@ def test_a_job_that_was_given_a_gpu_does_not_train_without_one(
     assert "CUDA_VISIBLE_DEVICES: 0" in error
     assert error.endswith("set gpus_per_node: 0 to train on CPUs")
     assert not sweep.runs()[0].status()
-
-
-@pytest.mark.parametrize("victim", ["launcher", "slurmstepd"])
-def test_nothing_goes_on_training_outside_its_job(
-    victim: str, cluster: Cluster, tmp_path: Path, data_root: str
-) -> None:
-    """Two processes under torchrun, whose supervisor is killed."""
-    resources = DANN["resources"] | {"processes_per_node": 2}
-    train = DANN["train"] | {"steps": 100000}
-    sweep = Submitted(cluster, tmp_path, data_root, DANN | {"name": victim, "resources": resources, "train": train})
-    sweep.submit()
-    (run,) = sweep.runs()
-    cluster.wait(lambda: run.status().get("step", 0) > 5, 120, "the training to start")
-    (launcher,) = launchers(sweep.folder)
-    pids = [launcher, *agents(run.path), *workers(run.path)]
-    assert len(pids) == 4
-    send([launcher if victim == "launcher" else parent(launcher)], signal.SIGKILL)
-    cluster.wait(lambda: not any(map(is_alive, pids)), 60, "all processes of the job to end")
-    cluster.cancel_jobs()

@@ -29,11 +29,11 @@ from tests.slurm.submitted import (
     Submitted,
     agents,
     command,
-    commands,
     launchers,
     losses,
     parent,
     send,
+    sruns,
     train_uninterrupted,
     weights,
     workers,
@@ -78,11 +78,7 @@ class Victim:
 
     def srun(self) -> list[int]:
         """Return the pid of the srun that the batch script has started."""
-        folder = str(self.sweep.folder)
-        sruns = [pid for pid, words in commands() if words[0] == "srun" and any(folder in word for word in words)]
-        with suppress(psutil.NoSuchProcess):
-            return sorted(pid for pid in sruns if parent(pid) not in sruns)
-        return []
+        return sruns(self.sweep.folder)
 
     def has_ended(self) -> bool:
         return self.sweep.state(self.job) in ENDED
@@ -150,6 +146,10 @@ def kill_batch_script(victim: Victim) -> None:
     victim.kill(victim.parents(victim.srun), number, f"the batch script was killed by {number.name}")
 
 
+def kill_slurmstepd_of_batch_script(victim: Victim) -> None:
+    victim.kill(victim.parents(victim.parents(victim.srun)), signal.SIGKILL, "node failure")
+
+
 def send_usr2(victim: Victim) -> None:
     victim.nodes()
     victim.cluster.run("scancel", "--signal=USR2", victim.job, check=False)
@@ -213,8 +213,9 @@ def fill_disk(victim: Victim) -> None:
 
 Event = Callable[[Victim], None]
 EVENTS: list[Event] = [
-    kill_rank, kill_torchrun, kill_worker, kill_slurmstepd, kill_srun, kill_batch_script, send_usr2,
-    send_term_before_handlers, requeue, cancel, suspend, preempt, lose_node, fill_disk,
+    kill_rank, kill_torchrun, kill_worker, kill_slurmstepd, kill_srun, kill_batch_script,
+    kill_slurmstepd_of_batch_script, send_usr2, send_term_before_handlers, requeue, cancel, suspend, preempt, lose_node,
+    fill_disk,
 ]  # fmt: skip
 
 

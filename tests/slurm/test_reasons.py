@@ -141,7 +141,7 @@ def rows(slurm: None, tmp_path_factory: pytest.TempPathFactory, data_root: str) 
         for run, (find, number, *_) in zip(runs, VICTIMS.values(), strict=True):
             (pid,) = find(run.path)
             send([pid], number)
-        cluster.wait(lambda: not any(map(is_alive, pids)), 90, "all processes of the trials to end")
+        cluster.wait(lambda: not any(map(is_alive, pids)), 60, "all processes of the trials to end")
         rows: dict[str, dict[str, Any]] = {}
 
         def are_explained() -> bool:
