@@ -21,7 +21,7 @@ from jobs import status
 from jobs.processes import Task
 from jobs.search import JOURNAL
 from jobs.search.source import StudySource
-from jobs.search.study import Study
+from jobs.search.study import RETRY, Study
 from jobs.search.submit import begin, complete, list_staged
 from jobs.search.summary import summarize
 from jobs.submit import main
@@ -118,21 +118,28 @@ def work() -> Iterator[Open]:
         die(source)
 
 
-def check_accounts(sweep: Path, search: Search, settings: int) -> Study:
-    """Check that each setting was asked for, ended and told once, and that run directories and study agree."""
+def check_accounts(sweep: Path, search: Search, settings: int, may_fail: bool = False) -> Study:
+    """Check that each setting was asked for, ended and told once, and that run directories and study agree.
+
+    `may_fail`: a trial may have failed, and was then tried again.
+    """
     study = Study(sweep, search)
-    assert {t.state for t in study.trials()} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert study.count_asked() == len(study.trials()) == settings
+    failed = {trial.number for trial in study.trials(TrialState.FAIL)}
+    assert failed == {trial.user_attrs[RETRY] for trial in study.trials() if RETRY in trial.user_attrs}
+    assert may_fail or not failed
+    trials = [trial for trial in study.trials() if trial.number not in failed]
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert study.count_asked() == len(trials) == settings
     ends: dict[int, int] = {}
     for line in (sweep / JOURNAL).read_text().splitlines():
         entry = json.loads(line)
         if entry["op_code"] == 6 and entry["state"] != TrialState.RUNNING:
             ends[entry["trial_id"]] = ends.get(entry["trial_id"], 0) + 1
     assert set(ends.values()) == {1}
-    for trial in study.trials():
+    for trial in trials:
         for run in study.runs(trial):
             assert run.state() == ("done" if trial.state == TrialState.COMPLETE else "pruned")
-    names = [run.name for trial in study.trials() for run in study.runs(trial)]
+    names = [run.name for trial in trials for run in study.runs(trial)]
     assert sorted(names) == [run.name for run in find_runs(sweep)]
     return study
 

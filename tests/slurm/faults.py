@@ -126,6 +126,12 @@ def preempt(trial: Trial) -> None:
     trial.sweep.wait_for(high, "COMPLETED")
 
 
+def preempt_without_grace(trial: Trial) -> None:
+    """Slurm sends all of its signals at once, and SIGKILL after KillWait."""
+    trial.cluster.run("scontrol", "update", "PartitionName=main", "GraceTime=0")
+    preempt(trial)
+
+
 def send_usr2(trial: Trial) -> None:
     with trial.paused():
         trial.send_usr2()

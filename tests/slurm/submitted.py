@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,23 @@ def train_uninterrupted(folder: Path, data_root: str, content: dict[str, Any], p
     assert done.returncode == 0, done.stderr
     (run,) = (path.parent for path in (folder / content["name"]).glob("*/done"))
     return run
+
+
+def train_seeds(folder: Path, data_root: str, content: dict[str, Any], seeds: Iterable[int]) -> dict[int, Path]:
+    """Train a trial on this machine with each seed, in one process; return seed → run directory."""
+    file, words, results = folder / f"{content['name']}.yaml", folder / "arguments", folder / "results"
+    file.write_text(yaml.safe_dump(content))
+    lines = [[str(file), f"train.seed={seed}", "--runs", str(folder)] for seed in seeds]
+    words.write_text("\n".join(map(json.dumps, lines)))
+    done = subprocess.run(
+        [sys.executable, "tests/launched.py", str(words), str(results)],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "TURNOUT_DATA": data_root}, timeout=TIMEOUT,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert all(json.loads(line)[0] == 0 for line in results.read_text().splitlines()), results.read_text()
+    names = {seed: load_trials(file, [f"train.seed={seed}"])[0].name for seed in seeds}
+    return {seed: folder / content["name"] / name for seed, name in names.items()}
 
 
 def send(pids: list[int], number: signal.Signals) -> None:

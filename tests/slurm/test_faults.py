@@ -33,6 +33,7 @@ from tests.slurm.faults import (
     kill_worker,
     lose_contact_with_only_node,
     preempt,
+    preempt_without_grace,
     reach_time_limit,
     read_files,
     requeue_by_hand,
@@ -55,7 +56,6 @@ from tests.slurm.submitted import (
     losses,
     restarts,
     send,
-    train_uninterrupted,
     weights,
     workers,
 )
@@ -76,17 +76,21 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[Fault]]] = {
         {"grace_seconds": 20, "preempt_user_signal": False},
         [send_usr2_before_workers_exist, send_usr2_while_torch_is_imported, preempt, cancel],
     ),
-    "two_nodes_sigusr2_with_grace": (
+    "two_nodes_sigusr2": (
         {"grace_seconds": 20, "preempt_user_signal": True, "slurmd_timeout": 5},
-        [preempt, restart_slurmctld, kill_slurmd, kill_worker],
+        [
+            preempt,
+            preempt_without_grace,
+            restart_slurmctld,
+            reach_time_limit,
+            exceed_max_requeues,
+            kill_slurmd,
+            kill_worker,
+        ],
     ),
     "two_nodes_sigterm_without_grace": (
         {"grace_seconds": 0, "preempt_user_signal": False},
         [preempt, stop_without_slurmctld, kill_torchrun_agent],
-    ),
-    "two_nodes_sigusr2_without_grace": (
-        {"grace_seconds": 0, "preempt_user_signal": True},
-        [preempt, send_usr2, reach_time_limit, exceed_max_requeues],
     ),
     "two_nodes_of_three": ({"nodes": 3, "slurmd_timeout": 5, "kill_wait": 10}, [requeue_by_hand, freeze_first_node]),
     "element_of_two_processes": (
@@ -99,17 +103,23 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[Fault]]] = {
             kill_torchrun_agent,
         ],
     ),
-    "element_sigusr2_with_grace": (
+    "element_sigusr2": (
         {"grace_seconds": 20, "preempt_user_signal": True, "slurmd_timeout": 5},
-        [preempt, restart_slurmctld, kill_worker, lose_contact_with_only_node],
+        [
+            preempt,
+            preempt_without_grace,
+            restart_slurmctld,
+            stop_without_slurmctld,
+            send_usr2,
+            reach_time_limit,
+            exceed_max_requeues,
+            kill_worker,
+            lose_contact_with_only_node,
+        ],
     ),
     "element_sigterm_without_grace": (
         {"grace_seconds": 0, "preempt_user_signal": False, "accounting": True},
         [send_usr2_while_torch_is_imported, requeue_by_hand, send_usr2_without_slurmdbd, preempt],
-    ),
-    "element_sigusr2_without_grace": (
-        {"grace_seconds": 0, "preempt_user_signal": True},
-        [preempt, stop_without_slurmctld, reach_time_limit, exceed_max_requeues],
     ),
 }
 
@@ -183,12 +193,12 @@ def test_every_fault_occurs_by_day() -> None:
 
 @pytest.mark.parametrize("name", SELECTED)
 def test_a_trial_has_the_same_result_after_faults(
-    name: str, scenarios: dict[str, "Future[Trial]"], whole: Path, single: Path
+    name: str, scenarios: dict[str, "Future[Trial]"], whole: Path, alone: dict[int, Path]
 ) -> None:
     trial, (_, faults) = scenarios[name].result(), SCENARIOS[name]
     stopped, resumed = trial.stops_and_resumes()
     print(f"seed {SEED}", *trial.notes, f"stopped at {stopped}, resumed from {resumed}", sep="\n")
-    reference = single if trial.processes == 1 else whole
+    reference = alone[0] if trial.processes == 1 else whole
     assert losses(trial.run) == losses(reference)
     assert weights(trial.run) == weights(reference)
     # After a stop it resumes from the step at which it stopped; only after a crash it repeats steps.
@@ -207,7 +217,9 @@ ARRAY = DANN | {
 }
 
 
-def test_faults_of_array_elements_do_not_affect_other_elements(slurm: None, tmp_path: Path, data_root: str) -> None:
+def test_faults_of_array_elements_do_not_affect_other_elements(
+    slurm: None, tmp_path: Path, data_root: str, alone: dict[int, Path]
+) -> None:
     """The elements get USR2, a requeue, a kill, scancel, nothing and, the last (whose raw id is the array's), USR2."""
     with Cluster(accounting=False, kill_wait=20, grace_seconds=20) as cluster:
         sweep = Submitted(cluster, tmp_path, data_root, ARRAY)
@@ -250,9 +262,8 @@ def test_faults_of_array_elements_do_not_affect_other_elements(slurm: None, tmp_
     assert RunDirectory(runs[2]).error().partition(";")[0] in page
     for position in (0, 1, 4, 5):
         assert (runs[position] / "eval" / "metrics.json").exists()
-        alone = train_uninterrupted(tmp_path / str(position), data_root, ARRAY, 1, f"train.seed={position}")
-        assert losses(runs[position]) == losses(alone)
-        assert weights(runs[position]) == weights(alone)
+        assert losses(runs[position]) == losses(alone[position])
+        assert weights(runs[position]) == weights(alone[position])
         attempts = len(check_ran_once(sweep.steps / runs[position].name, 1, STEPS))
         assert attempts == (1 if position == 4 else 2)
 

@@ -103,7 +103,7 @@ def test_a_search_of_24_settings_survives_random_events(slurm: None, tmp_path: P
                         hit(sweep, notes[-1], draw)
             search = load_search(sweep.file, [])
             assert search
-            check_accounts(sweep.folder, complete(search), 24)
+            check_accounts(sweep.folder, complete(search), 24, may_fail=True)  # a kill may hit a trial's process
         except Exception as error:
             queue = cluster.run("squeue", "-t", "all", "-o", "%i %j %T %r %S %N", check=False).stdout
             raise AssertionError(f"{error}\n{chr(10).join(notes)}\n{queue}\n{sweep.output(3000)}") from error

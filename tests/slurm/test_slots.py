@@ -20,7 +20,6 @@ from tests.slurm.submitted import (
     losses,
     restarts,
     send,
-    train_uninterrupted,
     weights,
 )
 from trainer.config.schema import Resources
@@ -41,7 +40,9 @@ def process(run: RunDirectory) -> int:
     return int(run.status().get("pid", 0))
 
 
-def test_trials_side_by_side_survive_what_happens_to_others(slurm: None, tmp_path: Path, data_root: str) -> None:
+def test_trials_side_by_side_survive_what_happens_to_others(
+    slurm: None, tmp_path: Path, data_root: str, alone: dict[int, Path]
+) -> None:
     """The first job is requeued, in the second one trial is killed, and the third job has a free slot."""
     with Cluster(accounting=False, kill_wait=20, grace_seconds=20) as cluster:
         sweep = Submitted(cluster, tmp_path, data_root, SLOTS)
@@ -84,9 +85,8 @@ def test_trials_side_by_side_survive_what_happens_to_others(slurm: None, tmp_pat
     assert "5 done" in page
     for position, run in enumerate(runs):
         assert run.evaluation()["step"] == STEPS
-        alone = train_uninterrupted(tmp_path / str(position), data_root, SLOTS, 1, f"train.seed={position}")
-        assert losses(run.path) == losses(alone)
-        assert weights(run.path) == weights(alone)
+        assert losses(run.path) == losses(alone[position])
+        assert weights(run.path) == weights(alone[position])
         crashed = [f"{jobs[1]}.0"] if position == 2 else []
         starts = check_ran_once(sweep.steps / run.name, 1, STEPS, crashed)
         assert len(starts) == (2 if position < 3 else 1)
