@@ -97,6 +97,12 @@ def test_squeue_lists_the_current_state_of_jobs() -> None:
     ]
 
 
+def test_a_held_job_waits_for_its_release() -> None:
+    job = SlurmJob("7_0", "train", "PENDING", waits="launch failed requeued held")
+    assert job.pending_reason == "launch failed requeued held: `scontrol release 7_0`"
+    assert SlurmJob("7_0", "train", "PENDING", waits="Priority").pending_reason == "Priority"
+
+
 @pytest.mark.parametrize(
     ("attempts", "squeue", "state", "former"),
     [

@@ -56,8 +56,8 @@ def test_the_command_prints_the_job_ids_without_waiting(submitted: dict[str, Any
     sweep, output = submitted["good"]
     (line,) = sweep.submissions()
     assert [(a["stage"], len(a["trials"])) for a in line["arrays"]] == [("train", 2), ("eval", 2)]
-    for job in (*(a["id"] for a in line["arrays"]), line["report"]):
-        assert re.search(rf"\b{job}\b", output)
+    (watched,) = re.findall(r"squeue -j (\S+)", output)
+    assert watched.split(",") == [*(array["id"] for array in line["arrays"]), line["report"]]
 
 
 def test_submitting_a_queued_sweep_again_starts_nothing(submitted: dict[str, Any]) -> None:
