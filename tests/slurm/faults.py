@@ -63,7 +63,7 @@ class Trial:
         pids = workers(self.run)
         assert len(pids) == self.processes
         send(pids, signal.SIGSTOP)
-        if not self.siblings_before:
+        if self.siblings and not self.siblings_before:
             for job in self.sweep.jobs("train")[:-1]:
                 self.sweep.wait_for(job, "COMPLETED")
             self.siblings_before = {run: read_files(run) for run in self.siblings}

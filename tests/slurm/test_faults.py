@@ -76,21 +76,17 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[Fault]]] = {
         {"grace_seconds": 20, "preempt_user_signal": False},
         [send_usr2_before_workers_exist, send_usr2_while_torch_is_imported, preempt, cancel],
     ),
-    "two_nodes_sigusr2": (
+    "two_nodes_sigusr2_with_grace": (
         {"grace_seconds": 20, "preempt_user_signal": True, "slurmd_timeout": 5},
-        [
-            preempt,
-            preempt_without_grace,
-            restart_slurmctld,
-            reach_time_limit,
-            exceed_max_requeues,
-            kill_slurmd,
-            kill_worker,
-        ],
+        [preempt, restart_slurmctld, kill_slurmd, kill_worker],
     ),
     "two_nodes_sigterm_without_grace": (
         {"grace_seconds": 0, "preempt_user_signal": False},
         [preempt, stop_without_slurmctld, kill_torchrun_agent],
+    ),
+    "two_nodes_sigusr2_without_grace": (
+        {"grace_seconds": 0, "preempt_user_signal": True},
+        [preempt, send_usr2, reach_time_limit, exceed_max_requeues],
     ),
     "two_nodes_of_three": ({"nodes": 3, "slurmd_timeout": 5, "kill_wait": 10}, [requeue_by_hand, freeze_first_node]),
     "element_of_two_processes": (

@@ -17,7 +17,7 @@ import models
 from jobs.backends.base import Plan
 from jobs.backends.slurm.arrays import split_arrays
 from tests.slurm.cluster import Cluster
-from tests.slurm.submitted import DANN, ROOT, Submitted, elements, weights
+from tests.slurm.submitted import DANN, ROOT, TIMEOUT, Submitted, elements, weights
 from trainer.config.schema import Resources
 from trainer.runs.directory import RunDirectory
 
@@ -121,7 +121,16 @@ def test_both_ranks_of_two_nodes_have_the_same_weights(cluster: Cluster, tmp_pat
         port = free.getsockname()[1]
     command = f"{sys.executable} -m torch.distributed.run --nnodes 2 --nproc-per-node 1 --node-rank $SLURM_NODEID"
     command += f" --master-addr n1 --master-port {port} -m tests.processes {tmp_path}"
-    cluster.run("srun", "--nodes=2", "--ntasks-per-node=1", "sh", "-c", f"OMP_NUM_THREADS=1 {command}", cwd=ROOT)
+    cluster.run(
+        "srun",
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "sh",
+        "-c",
+        f"OMP_NUM_THREADS=1 {command}",
+        cwd=ROOT,
+        timeout=TIMEOUT,
+    )
     for name in models.names():
         zero, one = (load_file(tmp_path / f"{name}.whole.2.{rank}.raw") for rank in (0, 1))
         assert {key: array.tobytes() for key, array in zero.items()} == {key: a.tobytes() for key, a in one.items()}
