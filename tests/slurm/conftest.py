@@ -41,6 +41,12 @@ def whole(slurm: None, tmp_path_factory: pytest.TempPathFactory, data_root: str)
 
 
 @pytest.fixture(scope="session")
+def single(slurm: None, tmp_path_factory: pytest.TempPathFactory, data_root: str) -> Path:
+    """Return the run directory of the same trial, trained by one process."""
+    return train_uninterrupted(tmp_path_factory.mktemp("single"), data_root, {"name": "single", **DANN}, processes=1)
+
+
+@pytest.fixture(scope="session")
 def alone(slurm: None, tmp_path_factory: pytest.TempPathFactory, data_root: str) -> dict[int, Path]:
-    """Return seed 0 … 5 → run directory of the trial DANN, trained without interruption by one process."""
-    return train_seeds(tmp_path_factory.mktemp("alone"), data_root, {"name": "alone", **DANN}, range(6))
+    """Return seed 0 … 4 → run directory of the trial DANN, trained without interruption by one process."""
+    return train_seeds(tmp_path_factory.mktemp("alone"), data_root, {"name": "alone", **DANN}, range(5))

@@ -190,12 +190,12 @@ def test_every_fault_occurs_by_day() -> None:
 
 @pytest.mark.parametrize("name", SELECTED)
 def test_a_trial_has_the_same_result_after_faults(
-    name: str, scenarios: dict[str, "Future[Trial]"], whole: Path, alone: dict[int, Path]
+    name: str, scenarios: dict[str, "Future[Trial]"], whole: Path, single: Path
 ) -> None:
     trial, (_, faults) = scenarios[name].result(), SCENARIOS[name]
     stopped, resumed = trial.stops_and_resumes()
     print(f"seed {SEED}", *trial.notes, f"stopped at {stopped}, resumed from {resumed}", sep="\n")
-    reference = alone[0] if trial.processes == 1 else whole
+    reference = single if trial.processes == 1 else whole
     assert losses(trial.run) == losses(reference)
     assert weights(trial.run) == weights(reference)
     # After a stop it resumes from the step at which it stopped; only after a crash it repeats steps.
