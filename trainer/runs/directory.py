@@ -124,8 +124,7 @@ class RunDirectory:
     def failure(self) -> dict[str, Any]:
         """Return the newest attempt's earliest failure marker that is no consequence of another one, or {}.
 
-        It has error, attempt, time and cause. A killed process leaves its own after its peers.
-        An attempt that ended before it held the lock has left those of earlier attempts.
+        It has error, attempt, time and cause. An attempt that never held the lock leaves those of earlier attempts.
         """
         markers = sorted(map(read_json, self._failure_markers()), key=lambda marker: marker.get("time", 0))
         newest = [marker for marker in markers if marker.get("attempt") == markers[-1].get("attempt")]
