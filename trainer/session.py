@@ -53,6 +53,12 @@ def train(run: RunDirectory, config: Config, stop: StopRequest, attempt: Attempt
     if not resume(run, {config.identity(), identity}, trainer):
         leave_processes(accelerator, lock)
         return
+    if not trainer.step and config.train.init:
+        from trainer.initial import load_initial
+
+        line = load_initial(config.train.init, trainer, run.config_file)
+        if lock:
+            print(f"{run.name}: {line}", file=sys.stderr, flush=True)
     costs, log = Costs(count_devices(accelerator), trainer.step, run.status().get("costs", {})), None
     if lock:
         from trainer.log import TrainingLog
@@ -250,7 +256,7 @@ class Session:
             if not last and (step == self.until or self.stop.agreed(group)):
                 self.save()
                 return False
-            if not last and step % train.checkpoint_every == 0:
+            if train.keep_checkpoints if last else step % train.checkpoint_every == 0:
                 self.save()
         if trainer.step < train.steps:  # an earlier attempt has reached `until`, perhaps without exporting
             self.export(trainer.step)

@@ -400,7 +400,7 @@ def other_values(value: Any) -> Iterator[Any]:
         yield from (value * 2, value + 1, value / 2)
     yield from (1, 2, 3, 16, 0.25, "mnist", "usps", "bf16", "01:00:00", "other")
     yield from (["accuracy"], ["dann"], {"partition": "gpu"}, {"dann": [0.1, 0.2]}, [*"9876543210"], "pad", "black")
-    yield from ("validation", [2, 3], {"times": [5]}, {"time": "00:30:00"})
+    yield from ("validation", [2, 3], {"times": [5]}, {"time": "00:30:00"}, {"trial": "logs/a/b", "sha256": "0"})
     yield from (*models.names(), "lenet", "compact", True, False)
 
 

@@ -13,6 +13,7 @@ import models
 from models.checks import CHECKS, LEAST_BATCHES
 from trainer.config.document import SWEEP_KEYS, Document, Settings, find_place, nest, read_settings, to_settings
 from trainer.config.evaluation import check_method
+from trainer.config.initial import fill_in
 from trainer.config.schema import Config, Resources
 from trainer.config.validators import Section
 from trainer.data import registry
@@ -46,7 +47,15 @@ def resolve_settings(settings: Settings, file: str) -> Config:
     except ValueError as error:
         raise ConfigError(f"{find_place(settings, str(error).partition(':')[0], file)}: {error}") from None
     channels, size, _ = config.data.shape()
-    return config.model_copy(update={"data": config.data.model_copy(update={"channels": channels, "size": size})})
+    update: dict[str, Any] = {"data": config.data.model_copy(update={"channels": channels, "size": size})}
+    if config.train.init:
+        try:
+            init = fill_in(config.train.init, method, config.train.steps)
+        except ValueError as error:
+            key = f"train.init.{str(error).partition(':')[0]}"
+            raise ConfigError(f"{find_place(settings, key, file)}: train.init.{error}") from None
+        update["train"] = config.train.model_copy(update={"init": init})
+    return config.model_copy(update=update)
 
 
 def find_method(settings: Settings, file: str) -> str:

@@ -19,6 +19,7 @@ from pydantic import (
 
 import models
 from trainer.config.evaluation import Eval
+from trainer.config.initial import Init, read_init
 from trainer.config.validators import (
     Section,
     check_colour,
@@ -41,7 +42,7 @@ ADDED_LATER: dict[str, Any] = {
     "resources.trials_per_gpu": 1, "resources.mps": "auto",
     "train.keep_checkpoints": False, "eval.resources": None, "data.copy_to": None,
     "train.preview_every": 0, "train.tf32": None, "train.cudnn_benchmark": False, "train.deterministic": False,
-    "train.fused": False, "train.compile": False, "train.async_checkpoints": False,
+    "train.fused": False, "train.compile": False, "train.async_checkpoints": False, "train.init": None,
     "eval.split": "test", "eval.samples": None, "eval.real": None, "eval.grid": [8, 8],
     "eval.diffusion": {"times": [], "steps": []},
 }  # fmt: skip
@@ -51,6 +52,7 @@ NOT_IN_IDENTITY: dict[str, Any] = {
     "data": {"root", "copy_to"},
     "train": {
         "log_every", "checkpoint_every", "export_every", "keep_checkpoints", "preview_every", "async_checkpoints",
+        "init.trial",
     },
     "eval": True,
     "resources": True,
@@ -137,6 +139,8 @@ class Train(Section):
     fused: bool = False  # optimizers in one kernel, where torch has it: Adam, AdamW, SGD
     compile: bool = False  # networks by torch.compile
     async_checkpoints: bool = False  # write checkpoints from a copy in host memory, while training continues
+    # A trial to start from: {trial: run directory, take: weights or all}, or the directory alone.
+    init: Annotated[Init | None, BeforeValidator(read_init)] = None
 
     @model_validator(mode="after")
     def choose_one_algorithm(self) -> "Train":
@@ -274,6 +278,8 @@ def select_identity(document: dict[str, Any]) -> dict[str, Any]:
         for block, value in document.items()
         if is_in_identity(block)
     }
+    if init := content.get("train", {}).get("init"):
+        content["train"]["init"] = {key: value for key, value in init.items() if is_in_identity(f"train.init.{key}")}
     arguments = document.get("model")
     revision = models.revision(document.get("method", ""), arguments if isinstance(arguments, dict) else {})
     return content | ({"revision": revision} if revision else {})

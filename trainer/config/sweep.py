@@ -157,7 +157,7 @@ def make_label(method: str, settings: Settings) -> str:
     pairs = [
         f"{key.rpartition('.')[2]}={setting.value}"
         for key, setting in settings.items()
-        if is_in_identity(key) and key != "method" and setting.value != {}
+        if is_in_identity(key) and key not in ("method", "train.init") and setting.value != {}
     ]
     return re.sub(r"[^A-Za-z0-9._=,+-]+", "_", ",".join([method, *pairs]))[:100].rstrip(",._")
 
