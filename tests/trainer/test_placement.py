@@ -228,14 +228,14 @@ def test_directories_of_other_trials_are_not_matched(load: Load, tmp_path: Path,
     assert locate_trials(tmp_path / "logs", [trial]) == [tmp_path / "logs" / trial.name]
 
 
-def test_300_older_directories_are_matched(load: Load, tmp_path: Path, add_hyperparameter: Add) -> None:
-    grid = {"model.gamma": [1, 2, 3], "train.seed": list(range(100))}
+def test_3000_older_directories_are_matched(load: Load, tmp_path: Path, add_hyperparameter: Add) -> None:
+    grid = {"model.gamma": [1, 2, 3], "train.seed": list(range(1000))}
     paths = create_run_directories(tmp_path / "logs", load(grid=grid))
     add_hyperparameter("dann", "warmup", 0.0)
     trials = load(grid=grid)
     assert not {path.name for path in paths} & {trial.name for trial in trials}
     assert create_run_directories(tmp_path / "logs", trials) == paths
-    assert len(names(tmp_path / "logs")) == 300
+    assert len(names(tmp_path / "logs")) == 3000
 
 
 # A trial that version 1 left half trained
