@@ -1,6 +1,7 @@
 """ACGAN (Odena et al., ICML 2017): a class-conditional GAN whose discriminator also classifies."""
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +10,16 @@ from torch import Tensor
 from torch.optim import Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
+from models.nets.augment import augmentation
 from models.nets.convolutional import discriminator, generator, to_maps
-from models.types import Share
+from models.types import Augment, Share
 
 
 class ACGAN(Method):
     reads = ("images", "labels")
     check = "doublings"
     conditional = True
+    added_later: ClassVar[dict[str, object]] = {"augment": "none"}
 
     def __init__(
         self,
@@ -27,6 +30,7 @@ class ACGAN(Method):
         lr: PositiveFloat = 2e-4,  # learning rate of Adam
         beta1: Share = 0.5,  # β1 of Adam
         ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: no average
+        augment: Augment = "none",  # differentiable augmentation of real and generated images (nets/augment.py)
     ) -> None:
         super().__init__()
         self.generator = generator(latent + data.classes, data.channels, data.size, width)
@@ -34,7 +38,7 @@ class ACGAN(Method):
         self.discriminator = discriminator(data.channels, data.size, width, outputs=1 + data.classes)
         self.latent, self.classes, self.class_weight = latent, data.classes, class_weight
         self.averaged = {"generator": ema} if ema else {}
-        self.adam = partial(Adam, lr=lr, betas=(beta1, 0.999))
+        self.augment, self.adam = augmentation(augment), partial(Adam, lr=lr, betas=(beta1, 0.999))
 
     def updates(self) -> list[Update]:
         return [
@@ -57,13 +61,12 @@ class ACGAN(Method):
 
     def generator_loss(self, batch: Batch, progress: float) -> Losses:
         """Return the non-saturating loss and the loss of the requested class; `class` is only logged."""
-        adversarial, class_loss = self.head_losses(*self.generate(len(batch["images"])), 1)
-        weighted = self.class_weight * class_loss
-        return {"adversarial": adversarial, "weighted_class": weighted, "class": class_loss.detach()}
+        adversarial, label = self.head_losses(*self.generate(len(batch["images"])), 1)
+        return {"adversarial": adversarial, "weighted_class": self.class_weight * label, "class": label.detach()}
 
     def head_losses(self, images: Tensor, labels: Tensor, real: float) -> tuple[Tensor, Tensor]:
         """Return the losses of the two heads: of the label `real` (1 or 0), and of the classes `labels` [n]."""
-        logits = self.discriminator(images)
+        logits = self.discriminator(self.augment(images))
         source = F.binary_cross_entropy_with_logits(logits[:, 0], torch.full_like(logits[:, 0], real))
         return source, F.cross_entropy(logits[:, 1:], labels)
 

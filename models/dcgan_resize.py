@@ -1,6 +1,7 @@
 """DCGAN with pixel-shuffle upsampling and spectral norm in the discriminator (Miyato et al., ICLR 2018)."""
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +12,15 @@ from torch.optim import SGD, Adam
 
 from models.base import Batch, DataSpec, Losses, Method, Update
 from models.checks import factor_size
+from models.nets.augment import augmentation
 from models.nets.convolutional import Generator, discriminator, init_weights
-from models.types import Share
+from models.types import Augment, Share
 
 
 class DCGANResize(Method):
     reads = ("images",)
     check = "doublings"
+    added_later: ClassVar[dict[str, object]] = {"augment": "none"}
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class DCGANResize(Method):
         discriminator_lr: PositiveFloat = 1e-3,  # learning rate of the discriminator (SGD)
         momentum: Share = 0.5,  # momentum of the discriminator's SGD
         ema: Share = 0.0,  # decay of the moving average of the generator that is exported; 0: no average
+        augment: Augment = "none",  # differentiable augmentation of real and generated images (nets/augment.py)
     ) -> None:
         super().__init__()
         self.generator = resize_generator(latent, data.channels, data.size, width, dropout)
@@ -37,6 +41,7 @@ class DCGANResize(Method):
         for layer in self.discriminator:
             if isinstance(layer, nn.Conv2d):
                 spectral_norm(layer)
+        self.augment = augmentation(augment)
         self.averaged = {"generator": ema} if ema else {}
         self.adam = partial(Adam, lr=lr, betas=(beta1, 0.999))
         self.sgd = partial(SGD, lr=discriminator_lr, momentum=momentum)
@@ -49,14 +54,14 @@ class DCGANResize(Method):
 
     def discriminator_loss(self, batch: Batch, progress: float) -> Losses:
         """Classify real and generated images with soft, noisy labels (Salimans et al., 2016, sec. 3.4)."""
-        real = batch["images"]
+        real = self.discriminator(self.augment(batch["images"]))
         return {
-            "real": noisy_cross_entropy(self.discriminator(real), 0.7, 1.03),
-            "fake": noisy_cross_entropy(self.discriminator(self.generator.sample(len(real))), 0.0, 0.33),
+            "real": noisy_cross_entropy(real, 0.7, 1.03),
+            "fake": noisy_cross_entropy(self.discriminator(self.augment(self.generator.sample(len(real)))), 0.0, 0.33),
         }
 
     def generator_loss(self, batch: Batch, progress: float) -> Losses:
-        fake = self.generator.sample(len(batch["images"]))
+        fake = self.augment(self.generator.sample(len(batch["images"])))
         return {"adversarial": noisy_cross_entropy(self.discriminator(fake), 1.0, 1.0)}
 
     def sample(self, n: int, labels: Tensor | None = None) -> Tensor:

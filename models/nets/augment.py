@@ -59,4 +59,21 @@ def cut_out(images: Tensor) -> Tensor:
     return images * ~(rows[:, None, :, None] & columns[:, None, None])
 
 
-PARTS: dict[str, Augmentation] = {"color": change_color, "translation": translate, "cutout": cut_out}
+def invert(images: Tensor) -> Tensor:
+    """Swap dark and bright in half of the images; their range is [-1, 1]."""
+    return images * (1 - 2 * torch.randint_like(images[:, :1, :1, :1], 2))
+
+
+def stretch(images: Tensor) -> Tensor:
+    """Scale each axis by 2/3 to 3/2, shear and shift by up to a tenth of the size; the border is extended."""
+    random = 2 * torch.rand(len(images), 2, 3, device=images.device, dtype=images.dtype) - 1
+    matrix = 0.2 * random  # from a pixel's position, in [-1, 1], to its source
+    for axis in (0, 1):
+        matrix[:, axis, axis] = 1.5 ** random[:, axis, axis]
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+PARTS: dict[str, Augmentation] = {
+    "color": change_color, "translation": translate, "cutout": cut_out, "invert": invert, "stretch": stretch,
+}  # fmt: skip

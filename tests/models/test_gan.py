@@ -472,7 +472,25 @@ def test_cutout_removes_a_square_of_half_the_size() -> None:
     assert rows.min() == columns.min() == 4  # half of the square is outside
 
 
-@pytest.mark.parametrize("method", [DCGAN, WGANGP, R3GAN])
+def test_inversion_swaps_dark_and_bright_in_some_images() -> None:
+    images = create_images(64)
+    inverted = [torch.equal(a, -b) for a, b in zip(augmentation("invert")(images), images, strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(augmentation("invert")(images), images, strict=True)]
+    assert 10 < sum(inverted) < 54
+    assert 10 < sum(kept) < 54
+
+
+def test_stretching_scales_by_at_most_a_half_and_extends_the_border() -> None:
+    square = -torch.ones(200, 1, 40, 40)
+    square[:, :, 10:30, 10:30] = 1
+    stretched = augmentation("stretch")(square)
+    heights = (stretched.amax(3) > 0).sum(2).flatten() / 20
+    assert 0.6 < heights.min() < 0.75
+    assert 1.3 < heights.max() < 1.6 + 0.2  # sheared by up to a fifth as well
+    torch.testing.assert_close(augmentation("stretch")(torch.ones(3, 1, 8, 8)), torch.ones(3, 1, 8, 8))
+
+
+@pytest.mark.parametrize("method", [DCGAN, DCGANResize, ACGAN, WGANGP, R3GAN])
 def test_discriminators_see_augmented_images_alone(method: type[Method]) -> None:
     built: Any = method(DIGITS, width=4, augment="color+translation+cutout")
     augment, augmented, seen = built.augment, list[Tensor](), list[Tensor]()
@@ -487,7 +505,8 @@ def test_discriminators_see_augmented_images_alone(method: type[Method]) -> None
     for update in built.updates():
         augmented.clear()
         seen.clear()
-        update.loss({"images": create_images()}, 0.0)
+        images = create_images()
+        update.loss({"images": images, "labels": torch.arange(len(images)) % 10}, 0.0)
         mixed = 1 if method is WGANGP and update.name == "critic" else 0  # the points of its penalty are between them
         own = [any(torch.equal(images, other) for other in augmented) for images in seen]
         assert own.count(False) == mixed
