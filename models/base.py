@@ -31,6 +31,7 @@ class Update:
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     schedule: Callable[[float], float] = lambda progress: 1.0  # progress -> learning-rate multiplier
     every: int = 1  # run at steps divisible by this number
+    shares: str = ""  # earlier update whose optimizer, with its moments, this one uses for part of its networks
 
 
 class Method(nn.Module):

@@ -18,7 +18,7 @@ class MCD(Method):
     reads = ("source_images", "source_labels", "target_images")
     check = "digit_net"
     least_batch = "digit_net"
-    added_later: ClassVar[dict[str, object]] = {"instance_norm": False, "batch_norm": "each", "anchor": False}
+    added_later: ClassVar[dict[str, object]] = {"instance_norm": False, "batch_norm": "each", "moments": "each"}
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class MCD(Method):
         instance_norm: bool = False,  # normalise each channel of each image before the net
         rounds: PositiveInt = 4,  # n: updates of the extractor per step (step C)
         batch_norm: Literal["each", "both"] = "each",  # statistics of each domain, or of both as one batch
-        anchor: bool = False,  # step C keeps the source loss, against which Adam scales the discrepancy
+        moments: Literal["each", "shared"] = "each",  # optimizers: one for each of the steps A, B and C, or one for all
         optimizer: OptimizerName = "adam",  # sgd or adam
         lr: PositiveFloat = 2e-4,  # learning rate at the start
         schedule: ClassifierSchedule = "constant",  # inverse ((1 + 10 p)^-0.75), cosine, constant or multistep
@@ -38,48 +38,42 @@ class MCD(Method):
         shape = (data.channels, data.size, data.classes, instance_norm)
         self.extractor, self.first, _, _ = digits.build(net, *shape)
         _, self.second, _, _ = digits.build(net, *shape)
-        self.rounds, self.anchor, self.joint_batch_norm = rounds, anchor, batch_norm == "both"
-        self.optimizer = optim.optimizer(optimizer, lr, momentum, weight_decay)
-        self.schedule = optim.schedule(schedule)
+        self.rounds, self.joint_batch_norm = rounds, batch_norm == "both"
+        self.shares = "learn" if moments == "shared" else ""
+        self.settings = optim.optimizer(optimizer, lr, momentum, weight_decay), optim.schedule(schedule)
 
     def updates(self) -> list[Update]:
-        settings = (self.optimizer, self.schedule)
-        return [
-            Update("learn", ("extractor", "first", "second"), self.source_loss, *settings),
-            Update("disagree", ("first", "second"), self.classifier_loss, *settings),
-            *(Update(f"bring_{k}", ("extractor",), self.discrepancy, *settings) for k in range(self.rounds)),
-        ]
+        steps = [("disagree", ("first", "second"), self.classifier_loss)]
+        steps += [(f"bring_{k}", ("extractor",), self.discrepancy) for k in range(self.rounds)]
+        learn = Update("learn", ("extractor", "first", "second"), self.source_loss, *self.settings)
+        return [learn, *(Update(*step, *self.settings, shares=self.shares) for step in steps)]
 
     def source_loss(self, batch: Batch, progress: float) -> Losses:
         """Step A: classify the source."""
-        (source,) = self.logits(batch, "source")
-        return label_losses(source, batch)
+        return label_losses(*self.logits(batch, "source")[0], batch["source_labels"])
 
     def classifier_loss(self, batch: Batch, progress: float) -> Losses:
         """Step B: classify the source and maximise the discrepancy on the target."""
         source, target = self.logits(batch, "source", "target")
-        return label_losses(source, batch) | {"agreement": -difference(target)}
+        return label_losses(*source, batch["source_labels"]) | {"agreement": -difference(*target)}
 
     def discrepancy(self, batch: Batch, progress: float) -> Losses:
-        """Step C: minimise the discrepancy on the target, and with `anchor` the loss of step A as well."""
-        if not self.anchor:
-            return {"discrepancy": difference(*self.logits(batch, "target"))}
-        source, target = self.logits(batch, "source", "target")
-        return label_losses(source, batch) | {"discrepancy": difference(target)}
+        """Step C: minimise the discrepancy on the target, the mean absolute difference of probabilities (eq. 9)."""
+        (target,) = self.logits(batch, "target")
+        return {"discrepancy": difference(*target)}
 
     def logits(self, batch: Batch, *domains: str) -> list[tuple[Tensor, Tensor]]:
         """Return the logits of both classifiers for the images of each of the domains."""
         if self.joint_batch_norm:
-            images = [batch["source_images"], batch["target_images"]]
-            first, second = (logits.split([*map(len, images)]) for logits in self.classify(torch.cat(images)))
-            pairs = {"source": (first[0], second[0]), "target": (first[1], second[1])}
-            return [pairs[domain] for domain in domains]
-        separate = []
+            images = torch.cat([batch["source_images"], batch["target_images"]])
+            source, target = zip(*(logits.chunk(2) for logits in self.classify(images)), strict=True)
+            return [{"source": source, "target": target}[domain] for domain in domains]
+        pairs = []
         for domain in domains:
             # Only the target updates the running statistics: prediction is for the target, and a mixture fits neither.
             with frozen_running_stats(*(self.children() if domain == "source" else ())):
-                separate.append(self.classify(batch[f"{domain}_images"]))
-        return separate
+                pairs.append(self.classify(batch[f"{domain}_images"]))
+        return pairs
 
     def classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.extractor(images)
@@ -93,12 +87,9 @@ class MCD(Method):
         return (first + second) / 2
 
 
-def label_losses(logits: tuple[Tensor, Tensor], batch: Batch) -> Losses:
-    first, second = (F.cross_entropy(part, batch["source_labels"]) for part in logits)
-    return {"first": first, "second": second}
+def label_losses(first: Tensor, second: Tensor, labels: Tensor) -> Losses:
+    return {"first": F.cross_entropy(first, labels), "second": F.cross_entropy(second, labels)}
 
 
-def difference(logits: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the mean absolute difference of the classifiers' probabilities (eq. 9)."""
-    first, second = logits
+def difference(first: Tensor, second: Tensor) -> Tensor:
     return (first.softmax(1) - second.softmax(1)).abs().mean()

@@ -9,6 +9,7 @@ DigitNet: TypeAlias = Literal["lenet", "slim", "compact", "svhn", "usps", "deep"
 UNetName: TypeAlias = Literal["context_unet", "attention_unet"]  # in models/nets/
 Solver: TypeAlias = Literal["euler", "heun"]  # of models/sampling.py
 Augment: TypeAlias = Literal["none", "color", "translation", "color+translation", "color+translation+cutout"]
+StrongAugment: TypeAlias = Literal["none", "stretch", "invert+stretch", "invert+stretch+cutout"]
 OptimizerName: TypeAlias = Literal["sgd", "adam"]
 # Learning-rate schedules of models/optim.py.
 ClassifierSchedule: TypeAlias = Literal["inverse", "cosine", "constant", "multistep"]

@@ -46,7 +46,10 @@ class Trainer:
         self.updates = method.updates()
         self.parameters = {update.name: parameters(method, update) for update in self.updates}
         # Not prepared by Accelerate: each step of its wrapper looks for packages on the disk.
-        self.optimizers = {u.name: u.optimizer(list(self.parameters[u.name].values())) for u in self.updates}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        for u in self.updates:
+            create = partial(u.optimizer, list(self.parameters[u.name].values()))
+            self.optimizers[u.name] = self.optimizers[u.shares] if u.shares else create()
         if train.fused:
             for optimizer in self.optimizers.values():
                 fuse(optimizer)
@@ -155,7 +158,7 @@ class Trainer:
         return {
             "method": tensors(self.method),
             "averages": tensors(self.averages),
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "optimizers": {u.name: self.optimizers[u.name].state_dict() for u in self.updates if not u.shares},
             "trainer": {"step": self.step, "rows": self.terms_by_step, "scaler": scaler},
         }
 
@@ -172,8 +175,8 @@ class Trainer:
         self.method.load_state_dict(load_file(folder / "method.safetensors"))
         self.averages.load_state_dict(load_file(folder / "averages.safetensors"))
         optimizers = torch.load(folder / "optimizers.pt", map_location="cpu", weights_only=True)
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(optimizers[name])
+        for name, state_of_optimizer in optimizers.items():
+            self.optimizers[name].load_state_dict(state_of_optimizer)
         state: dict[str, Any] = json.loads((folder / "trainer.json").read_text())
         self.step = state["step"]
         self.terms_by_step = {int(step): terms for step, terms in state["rows"].items()}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import models
+from models.adamatch import AdaMatch, align
 from models.base import DataSpec
 from models.dann import DANN
 from models.losses import conditional_entropy, virtual_adversarial
@@ -22,6 +23,7 @@ from tests.models.test_methods import build_trainer, copy_state
 from tests.processes import SPEC, batches, small
 from trainer.data.batches import Batches
 from trainer.data.cache import Arrays
+from trainer.seeds import seed_torch
 
 CPU = torch.device("cpu")
 
@@ -228,7 +230,7 @@ def test_entropy_is_zero_for_certain_and_log_classes_for_uniform_predictions() -
     assert conditional_entropy(torch.zeros(3, 4)).item() == pytest.approx(math.log(4))
 
 
-@pytest.mark.parametrize("method", [SourceOnly, DANN, MCD, VADA])
+@pytest.mark.parametrize("method", [SourceOnly, DANN, MCD, VADA, AdaMatch])
 def test_instance_norm_makes_predictions_independent_of_brightness_and_contrast(method: Any) -> None:
     torch.manual_seed(0)
     images = torch.rand(3, 3, 28, 28) - 0.5
@@ -238,6 +240,68 @@ def test_instance_norm_makes_predictions_independent_of_brightness_and_contrast(
         with torch.no_grad():
             same = torch.allclose(adapted.predict(images), adapted.predict(0.7 * images + 0.2), rtol=1e-3, atol=1e-3)
         assert same == instance_norm
+
+
+# --- AdaMatch
+
+
+def test_adamatch_loss_matches_its_formulae() -> None:
+    """Both domains' batch norm, random logit interpolation, alignment, relative threshold, weight of the target."""
+    torch.manual_seed(0)
+    method = AdaMatch(SPEC, net="slim", threshold=0.99, weight=0.7).double()
+    batch = {
+        key: part.double() if part.is_floating_point() else part for key, part in next(batches("vada", 0, 1)).items()
+    }
+    source, target, labels, n = batch["source_images"], batch["target_images"], batch["source_labels"], 12
+    twin = copy.deepcopy(method)
+    seed_torch(1)
+    losses = method.loss(batch, 0.125)
+    seed_torch(1)
+    strong_source, strong_target = twin.augment(source), twin.augment(target)
+    together = twin.predict(torch.cat([source, strong_source, target, strong_target]))
+    running = copy_state(twin)
+    alone = twin.predict(torch.cat([source, strong_source]))
+    share = torch.rand_like(alone)
+    logits = share * together[: 2 * n] + (1 - share) * alone
+    p_source, p_target = (torch.exp(z) / torch.exp(z).sum(1, keepdim=True) for z in (logits[:n], together[2 * n : -n]))
+    pseudo = p_target * (p_source.mean(0) / p_target.mean(0))
+    pseudo = (pseudo / pseudo.sum(1, keepdim=True)).detach()
+    used = pseudo.max(1).values >= 0.99 * p_source.max(1).values.mean()
+    assert 0 < used.sum() < n, "the threshold must divide the images"
+    log_strong = together[-n:] - together[-n:].logsumexp(1, keepdim=True)
+    log_source = (logits - logits.logsumexp(1, keepdim=True)).gather(1, labels.repeat(2)[:, None])[:, 0]
+    mu = 0.7 * (0.5 - math.cos(math.pi / 4) / 2)
+    target_loss = -mu * (pseudo * log_strong).sum(1)[used].sum() / n
+    expected = {
+        "weak": -log_source[:n].mean().item(),
+        "strong": -log_source[n:].mean().item(),
+        "target": target_loss.item(),
+        "used": used.double().mean().item(),
+    }
+    assert {key: loss.item() for key, loss in losses.items()} == pytest.approx(expected, rel=1e-9)
+    weight, expected_weight = (m.get_parameter("classifier.0.weight") for m in (method, twin))
+    # Of the target loss alone: none flows through the pseudo-labels.
+    (gradient,) = torch.autograd.grad(losses["target"], weight)
+    (expected_gradient,) = torch.autograd.grad(target_loss, expected_weight)
+    torch.testing.assert_close(gradient, expected_gradient)
+    # The call on the source alone leaves the running statistics of prediction as they are.
+    assert all(torch.equal(running[key], value) for key, value in copy_state(method).items() if "running" in key)
+
+
+def test_alignment_gives_the_target_the_class_frequencies_of_the_source() -> None:
+    random = torch.Generator().manual_seed(0)
+    certain = torch.eye(4, dtype=torch.float64)[torch.arange(40) % 4]
+    source = torch.rand(40, 4, generator=random, dtype=torch.float64).softmax(1)
+    for target in (source.roll(1, 0), certain):
+        torch.testing.assert_close(align(target, target), target)
+    aligned = align(torch.tensor([[0.8, 0.2], [0.8, 0.2]]), torch.tensor([[0.5, 0.5]]))
+    torch.testing.assert_close(aligned, torch.full((2, 2), 0.5))
+
+
+def test_target_weight_of_adamatch_grows_in_the_first_half() -> None:
+    method = AdaMatch(SPEC, weight=2.0)
+    weights = [method.ramps(p)["target_weight"] for p in (0, 0.25, 0.5, 0.75, 1)]
+    assert weights == pytest.approx([0, 1, 2, 2, 2])
 
 
 # --- MCD
@@ -288,12 +352,11 @@ def test_mcd_updates_running_statistics_with_target_images_only() -> None:
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("anchor", [False, True])
 @pytest.mark.parametrize("batch_norm", ["each", "both"])
-def test_mcd_options_match_a_manual_computation(batch_norm: Any, anchor: bool) -> None:
-    """Statistics of batch norm are those of each domain, or of both; step C has the source loss with an anchor."""
+def test_mcd_losses_match_a_manual_computation(batch_norm: Any) -> None:
+    """Statistics of batch norm are those of each domain, or of both."""
     torch.manual_seed(0)
-    method = MCD(SPEC, batch_norm=batch_norm, anchor=anchor).double()
+    method = MCD(SPEC, batch_norm=batch_norm).double()
     batch = {
         key: part.double() if part.is_floating_point() else part for key, part in next(batches("mcd", 0, 1)).items()
     }
@@ -315,9 +378,16 @@ def test_mcd_options_match_a_manual_computation(batch_norm: Any, anchor: bool) -
             k: -z.log_softmax(1).gather(1, labels[:, None]).mean().item() for k, z in zip(names, of_source, strict=True)
         }
         losses = [update.loss(batch, 0.5) for update in method.updates()[:3]]
-    expected = [label, label | {"agreement": -difference}, (label if anchor else {}) | {"discrepancy": difference}]
+    expected = [label, label | {"agreement": -difference}, {"discrepancy": difference}]
     for terms, values in zip(losses, expected, strict=True):
         assert {key: term.item() for key, term in terms.items()} == pytest.approx(values, rel=1e-9)
+
+
+def test_mcd_may_share_the_moments_of_its_steps() -> None:
+    for moments, owners in (("each", ["learn", "disagree", "bring_0", "bring_1"]), ("shared", ["learn"])):
+        training = build_trainer(MCD(SPEC, net="slim", rounds=2, moments=moments))  # type: ignore[arg-type]
+        assert len({id(optimizer) for optimizer in training.optimizers.values()}) == len(owners)
+        assert list(training.state()["optimizers"]) == owners
 
 
 def test_mcd_prediction_averages_both_classifiers() -> None:

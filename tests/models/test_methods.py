@@ -227,6 +227,50 @@ def test_every_sets_the_frequency_of_an_update() -> None:
     assert [step for step, row in rows.items() if "generator/a" in row] == [0, 3]
 
 
+def test_an_update_shares_the_optimizer_of_an_earlier_one(tmp_path: Path) -> None:
+    """Compare with one Adam by hand, whose moments of the first network see both losses; resume from a checkpoint."""
+
+    class Shared(Method):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 1), nn.Linear(2, 1)
+
+        def updates(self) -> list[Update]:
+            both = lambda b, p: {"a": (self.first(b["images"]) - self.second(b["images"])).square().mean()}  # noqa: E731
+            one = lambda b, p: {"a": 1e-3 * self.first(b["images"]).square().mean()}  # noqa: E731
+            adam = lambda p: torch.optim.Adam(p, 0.1)  # noqa: E731
+            return [
+                Update("both", ("first", "second"), both, adam),
+                Update("one", ("first",), one, adam, shares="both"),
+            ]
+
+    def create() -> Trainer:
+        torch.manual_seed(0)
+        return build_trainer(Shared())
+
+    images = torch.randn(STEPS, 4, 2, generator=torch.Generator().manual_seed(0))
+    whole, stopped, resumed = create(), create(), create()
+    by_hand = copy.deepcopy(whole.method).requires_grad_(True)
+    adam = torch.optim.Adam(by_hand.parameters(), 0.1)
+    for step in whole.fit({"images": part} for part in images):
+        for update in by_hand.updates():
+            adam.zero_grad()
+            update.loss({"images": images[step - 1]}, 0.0)["a"].backward()
+            if update.name == "one":
+                assert all(p.grad is None for p in by_hand.second.parameters())  # type: ignore[union-attr]
+            adam.step()
+    for key, value in by_hand.state_dict().items():
+        torch.testing.assert_close(whole.method.state_dict()[key], value)
+    for _ in stopped.fit({"images": part} for part in images[:2]):
+        pass
+    stopped.settle()
+    stopped.save(tmp_path)
+    resumed.load(tmp_path)
+    for _ in resumed.fit({"images": part} for part in images[2:]):
+        pass
+    assert states_are_equal(copy_state(whole.method), copy_state(resumed.method))
+
+
 def test_moving_average_follows_its_warm_up_rule_and_is_exported(tmp_path: Path) -> None:
     """The decay warms up as min(decay, (1 + t) / (10 + t)); buffers are copied."""
     from safetensors.torch import load_file
