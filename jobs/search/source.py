@@ -4,6 +4,7 @@ What a trial needs next is read from its run directories and from the study each
 was interrupted anywhere goes on from there, under whichever worker takes it.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from eval.record import needs_evaluation
 from jobs.processes import Task
 from jobs.search.study import DUPLICATE, RETRY, RUNS, Study, read_search
+from jobs.search.summary import record_importance
 from trainer.config.resolve import load_config
 from trainer.errors import ConfigError
 from trainer.runs import checkpoints
@@ -223,6 +225,8 @@ class StudySource:
         """Return the evaluation of a trial of the best setting, once every setting has been tried."""
         if self.claims or not self.is_over() or self.study.trials(TrialState.RUNNING):
             return None
+        with suppress(OSError):  # it only informs
+            record_importance(self.study)
         best = self.study.best()
         for run in self.study.runs(best) if best else ():
             if run.name not in self.evaluated and needs_evaluation(load_config(run.config_file), run):

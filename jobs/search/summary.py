@@ -11,9 +11,12 @@ from trainer.config.schema import Config, dump_yaml
 from trainer.config.space import SEED
 from trainer.errors import ConfigError
 from trainer.runs.atomic import write_text
+from trainer.runs.objective import write_importance
 
 if TYPE_CHECKING:
     from jobs.search.study import Study
+
+LEAST_RANKED = 10  # settings, of which Optuna compares the best tenth with all
 
 
 def follow(sweep: Path) -> Callable[[], list[str]]:
@@ -43,19 +46,47 @@ def open_study(sweep: Path) -> "Study":
 
 
 def summarize(study: "Study") -> list[str]:
-    """Return a line with the number of settings in each state and the cost, and one with the best setting so far."""
+    """Return a line with the number of settings in each state and the cost, of what matters, and of the best setting so far."""
     counts = Counter(trial.state.name.lower() for trial in study.trials())
     ended = counts["complete"] + counts["pruned"]
     states = [f"{number} {state}" for state, number in counts.items()]
     share = f" ({counts['pruned'] / ended:.0%} of those that ended were pruned)" if counts["pruned"] else ""
     spent = f"{study.device_hours():.3g} device-hours"
     lines = [f"search: {study.count_asked()} settings: {', '.join(states)}{share}; {spent}"]
+    if importance := rank_parameters(study):
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in importance.items())
+        lines.append(f"importance at step {study.rungs[0]}: {shares}")
     if (best := study.best()) and best.value is not None:
         dimensions = study.search.dimensions(best.params)
         values = [f"{name}={dimensions[name].decode(value)}" for name, value in best.params.items()]
         runs = ", ".join(run.name for run in study.runs(best))
         lines.append(f"best {study.search.options.metric} {best.value:.6g}: {', '.join(values)} ({runs})")
     return lines
+
+
+def rank_parameters(study: "Study") -> dict[str, float]:
+    """Return the share of each parameter in what sets the best tenth of the settings apart (PED-ANOVA), largest first.
+
+    Values are those at the first rung, where pruned settings were measured, too. {} of fewer settings than
+    LEAST_RANKED, or if all were equally good.
+    """
+    import optuna
+
+    measured = [t for t in study.trials() if study.rungs[0] in t.intermediate_values]
+    values = [trial.intermediate_values[study.rungs[0]] for trial in measured]
+    if len(measured) < LEAST_RANKED or len({*values}) < 2:
+        return {}
+    ranked = optuna.create_study(direction=study.search.options.direction)
+    for trial, value in zip(measured, values, strict=True):
+        ranked.add_trial(optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=value))
+    shares = optuna.importance.get_param_importances(ranked)
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def record_importance(study: "Study") -> None:
+    """Keep the importance of the parameters in the sweep's directory, where the report finds it."""
+    if importance := rank_parameters(study):
+        write_importance(study.sweep, study.rungs[0], importance)
 
 
 def write_best(sweep: Path, file: Path) -> None:

@@ -23,7 +23,7 @@ from jobs.search import JOURNAL
 from jobs.search.source import StudySource
 from jobs.search.study import RETRY, Study
 from jobs.search.submit import begin, complete, list_staged
-from jobs.search.summary import summarize
+from jobs.search.summary import rank_parameters, summarize
 from jobs.submit import main
 from tests import warm
 from trainer.config.search import Search, load_search
@@ -32,7 +32,7 @@ from trainer.errors import ConfigError
 from trainer.runs.attempt import Attempt
 from trainer.runs.costs import PHASES, STARTUP, read_costs
 from trainer.runs.directory import RunDirectory, find_runs
-from trainer.runs.objective import read_direction, read_objectives, write_objective
+from trainer.runs.objective import read_direction, read_importance, read_objectives, write_objective
 
 ROOT = Path(__file__).parents[2]
 METRIC = "validation/accuracy/source"
@@ -320,6 +320,21 @@ def test_a_larger_budget_continues_the_study(work: Open, tmp_path: Path) -> None
     larger = load(tmp_path, trials=5)
     assert drive(work(start(tmp_path, larger), "local-1")) > 0
     assert [t.params for t in check_accounts(sweep, larger, 5).trials()][:3] == before
+
+
+def test_importance_is_that_of_all_settings_at_the_first_rung(work: Open, tmp_path: Path) -> None:
+    sweep = start(tmp_path, search := load(tmp_path, trials=9))
+    drive(work(sweep, "local-1"))
+    study = Study(sweep, search)
+    assert rank_parameters(study) == {} == read_importance(sweep)  # too few
+    sweep = start(tmp_path, search := load(tmp_path))
+    drive(work(sweep, "local-1"))
+    record, (lr, gamma) = read_importance(sweep), ("model.lr", "model.gamma")
+    assert record["step"] == 10
+    assert sum(record["importance"].values()) == pytest.approx(1)
+    assert [*record["importance"]] == [lr, gamma]  # the value is the learning rate
+    assert len(study.trials(TrialState.COMPLETE)) < 10  # so pruned settings count
+    assert f"importance at step 10: {lr} {record['importance'][lr]:.2f}, {gamma} " in summarize(study)[-2]
 
 
 def test_starting_points_come_first_and_replay_a_grid(work: Open, tmp_path: Path) -> None:

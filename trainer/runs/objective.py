@@ -1,7 +1,12 @@
-"""What a search has measured of a trial: the value of one metric at each rung that it has reached."""
+"""What a search has measured: of a trial, one metric at each rung that it has reached; of all, what mattered."""
+
+from pathlib import Path
+from typing import Any
 
 from trainer.runs.atomic import read_json, write_json
 from trainer.runs.directory import RunDirectory
+
+IMPORTANCE = "importance.json"  # in the sweep's directory
 
 
 def read_objectives(run: RunDirectory, metric: str) -> dict[int, float]:
@@ -27,3 +32,13 @@ def write_objective(run: RunDirectory, step: int, metric: str, value: float, dir
     """Add the value of a metric at a step, and the direction of its search; values of another metric are dropped."""
     values = read_objectives(run, metric) | {step: value}
     write_json(run.objective_file, {"metric": metric, "direction": direction, "values": values})
+
+
+def read_importance(sweep: Path) -> dict[str, Any]:
+    """Return the step at which the parameters of a search were compared, and the share of each; {} outside searches."""
+    return read_json(sweep / IMPORTANCE)
+
+
+def write_importance(sweep: Path, step: int, shares: dict[str, float]) -> None:
+    """Write the shares of the parameters of a search, which add up to 1."""
+    write_json(sweep / IMPORTANCE, {"step": step, "importance": shares})
