@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +41,20 @@ class Sweep:
         """Return the metrics that a table shows: all but the steps of selected weights."""
         return [name for name in self.metrics if not name.endswith(STEP)]
 
-    @property
+    @cached_property
     def main_columns(self) -> list[str]:
         """Return the metrics that a table shows until others are chosen, that of a search among them."""
         evaluated = self.trials[0].config.get("eval.metrics") or []
         objectives = dict.fromkeys(name for trial in self.trials for name in trial.objective)
         return [*dict.fromkeys([*objectives, *choose_main([n for n in self.columns if not is_oracle(n)], evaluated)])]
 
-    @property
+    @cached_property
     def others(self) -> list[str]:
         """Return the keys that differ without being swept: those that the method determines, resources, evaluation."""
         keys = sorted({key for trial in self.trials for key in trial.config} - {*self.swept, "method"})
         return [key for key in keys if len({format_exactly(trial.config, key) for trial in self.trials}) > 1]
 
-    @property
+    @cached_property
     def cost_columns(self) -> list[str]:
         return [*dict.fromkeys(name for trial in self.trials for name in trial.costs)]
 
