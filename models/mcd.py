@@ -43,10 +43,14 @@ class MCD(Method):
         self.settings = optim.optimizer(optimizer, lr, momentum, weight_decay), optim.schedule(schedule)
 
     def updates(self) -> list[Update]:
-        steps = [("disagree", ("first", "second"), self.classifier_loss)]
-        steps += [(f"bring_{k}", ("extractor",), self.discrepancy) for k in range(self.rounds)]
-        learn = Update("learn", ("extractor", "first", "second"), self.source_loss, *self.settings)
-        return [learn, *(Update(*step, *self.settings, shares=self.shares) for step in steps)]
+        return [
+            Update("learn", ("extractor", "first", "second"), self.source_loss, *self.settings),
+            Update("disagree", ("first", "second"), self.classifier_loss, *self.settings, shares=self.shares),
+            *(
+                Update(f"bring_{k}", ("extractor",), self.discrepancy, *self.settings, shares=self.shares)
+                for k in range(self.rounds)
+            ),
+        ]
 
     def source_loss(self, batch: Batch, progress: float) -> Losses:
         """Step A: classify the source."""

@@ -46,7 +46,7 @@ def open_study(sweep: Path) -> "Study":
 
 
 def summarize(study: "Study") -> list[str]:
-    """Return a line with the number of settings in each state and the cost, of what matters, and of the best setting so far."""
+    """Return lines with the settings in each state and the cost, what matters, and the best setting so far."""
     counts = Counter(trial.state.name.lower() for trial in study.trials())
     ended = counts["complete"] + counts["pruned"]
     states = [f"{number} {state}" for state, number in counts.items()]
