@@ -19,6 +19,15 @@ def discard_output() -> int:
     return 0
 
 
+class Terminal(Console):
+    """A console whose reader may leave, as `head` does: what follows goes nowhere, and the command does its work."""
+
+    def on_broken_pipe(self) -> None:
+        """Discard all further output; rich would end the program with exit code 1."""
+        self.quiet = True
+        discard_output()
+
+
 def print_plain(console: Console, text: str) -> None:
     """Print a line without markup, colours or wrapping, so that it can be copied."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

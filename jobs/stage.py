@@ -16,7 +16,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, whatever else is installed
 
 from eval import metrics
-from jobs.command import create_parser, print_plain
+from jobs.command import Terminal, create_parser, print_plain
 from jobs.plan import load_sweep
 from trainer.config.schema import Config
 from trainer.data import cache
@@ -68,6 +68,16 @@ def list_datasets(configs: Iterable[Config]) -> list[RequiredDataset]:
     return list(datasets.values())
 
 
+def list_missing(configs: Iterable[Config]) -> list[RequiredDataset]:
+    """Return the datasets that trials read and that are not staged."""
+    return [dataset for dataset in list_datasets(configs) if not dataset.is_staged()]
+
+
+def staging_command(file: Path, overrides: Sequence[str]) -> str:
+    """Return the command that stages what a sweep reads."""
+    return shlex.join(["python", "jobs/stage.py", str(file), *overrides])
+
+
 def stage_datasets(
     file: Path,
     overrides: Sequence[str],
@@ -81,11 +91,10 @@ def stage_datasets(
     ConfigError if that is not enough, before anything is staged; it repeats `file` and `overrides` in the command that
     stages the rest.
     """
-    configs = list(configs)
-    command = shlex.join(["python", "jobs/stage.py", str(file), *overrides])
+    configs, command = list(configs), staging_command(file, overrides)
     if not download:
         check_weights(file, command, configs)
-    missing = [dataset for dataset in list_datasets(configs) if not dataset.is_staged()]
+    missing = list_missing(configs)
     remote = [dataset for dataset in missing if not download and not dataset.is_bundled()]
     if remote:
         raise ConfigError(
@@ -164,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--verify", action="store_true", help="check the sha256 of every file that is already staged")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat SIGTERM like Ctrl-C
-    console = Console()
+    console = Terminal()
     errors: list[ValueError] = []
     try:
         configs = [trial.config for trial in load_sweep(options.sweep, options.overrides)]

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 
 if __name__ == "__main__":
@@ -16,7 +15,7 @@ if __name__ == "__main__":
 
 from jobs.backends.base import Job
 from jobs.backends.slurm.backend import SlurmBackend
-from jobs.command import create_parser, discard_output
+from jobs.command import Terminal, create_parser, discard_output
 from jobs.search.summary import follow, write_best
 from jobs.tracking.state import determine_statuses, is_failed, query_statuses, record_statuses
 from jobs.tracking.table import count_states, render, render_costs, render_fitted
@@ -77,7 +76,7 @@ def show(sweep: Path, only_failed: bool, as_json: bool, costs: bool) -> None:
     elif costs:
         print(render_costs(chosen, statuses))
     elif sys.stdout.isatty():
-        Console().print(render(chosen, shutil.get_terminal_size().columns), soft_wrap=True)
+        Terminal().print(render(chosen, shutil.get_terminal_size().columns), soft_wrap=True)
     else:
         print(render(chosen))
     if not as_json:

@@ -26,7 +26,7 @@ from jobs.backends.local import LocalBackend
 from jobs.backends.slurm import presets
 from jobs.backends.slurm.backend import SlurmBackend
 from jobs.backends.slurm.client import NO_CLUSTER
-from jobs.command import create_parser, discard_output, print_plain
+from jobs.command import Terminal, create_parser, discard_output, print_plain
 from jobs.plan import (
     Submission,
     build_methods,
@@ -40,7 +40,7 @@ from jobs.plan import (
     plan_sweep,
     refuse_archived,
 )
-from jobs.stage import stage_datasets
+from jobs.stage import list_missing, stage_datasets, staging_command
 from jobs.tracking.table import summarize_progress
 from trainer.config.schema import Config
 from trainer.config.search import load_search
@@ -62,7 +62,7 @@ CONFIRM_ABOVE = 50  # trials that are started without confirmation
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0, 1 if a trial failed, 2 for bad input, 130 after Ctrl-C."""
     options = parse_arguments(arguments)
-    console = Console()
+    console = Terminal()
     if options.list:
         return print_vocabulary(console)
     for number in (signal.SIGTERM, signal.SIGHUP):  # treated like Ctrl-C, but nohup's SIGHUP stays ignored
@@ -149,7 +149,8 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     submission = plan_sweep(options, trials, backend, reachable=on_slurm and reason is None)
     print_plain(console, f"{submission.summary()} {'on Slurm' if on_slurm else f'on this machine ({reason})'}")
     if options.dry_run:
-        return print_plan(submission)
+        missing = [d.name for d in list_missing(trial.config for trial in trials) if not d.is_bundled()]
+        return print_plan(submission, missing, staging_command(options.sweep, options.overrides))
     confirm(len(submission.to_train), options.yes, console)
     configs = [trials[i].config for i in (*submission.to_train, *submission.to_evaluate)]
     stage_datasets(options.sweep, options.overrides, configs, console, download=not on_slurm)
@@ -233,8 +234,13 @@ def confirm(count: int, yes: bool, console: Console) -> None:
         raise ConfigError(f"command line: {count} trials not started; nothing was queued")
 
 
-def print_plan(submission: Submission) -> int:
-    """Print every trial with its state and, for Slurm, the sbatch scripts; return the exit code."""
+def print_plan(submission: Submission, missing: list[str], command: str) -> int:
+    """Print every trial with its state and, for Slurm, the sbatch scripts; return the exit code.
+
+    `missing`: datasets that are not staged; `command` stages them.
+    """
+    if missing:
+        print(f"not staged yet: {', '.join(missing)}; this downloads and decodes them: {command}")
     for run, state in zip(submission.runs, submission.states, strict=True):
         print(f"{state:>8}  {run.name}")
     code = snapshot.take(submission.sweep, write=False).folder

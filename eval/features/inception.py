@@ -3,6 +3,7 @@
 The weights are read from $TURNOUT_INCEPTION, or from the torch hub cache, where pytorch-fid itself puts them.
 """
 
+import argparse
 import hashlib
 import io
 import os
@@ -90,6 +91,7 @@ def extractor(device: torch.device) -> Extractor:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("python -m eval.features.inception", description=fetch.__doc__).parse_args()
     try:
         print(fetch())
     except DataError as fault:

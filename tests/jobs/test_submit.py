@@ -263,6 +263,28 @@ def test_help_list_and_dry_run_do_not_import_torch(tmp_path: Path, data_root: st
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_dry_run_says_which_data_are_missing_and_what_stages_them(tmp_path: Path) -> None:
+    content = TINY | {"data": {"source": "mnist", "target": "mnistm5k", "size": 28}}  # bundled data need no download
+    words = [write(tmp_path / "x.yaml", content), "model.lr=0.1", "--dry-run", "--cluster", "local"]
+    result = command(str(tmp_path / "empty"), *words, "--runs", str(tmp_path / "logs"))
+    expected = f"not staged yet: mnist; this downloads and decodes them: python jobs/stage.py {words[0]} model.lr=0.1"
+    assert expected in result.stdout.splitlines()
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    """As in `… | head -1`: here it has left before the first line."""
+    shutil.copytree(ROOT / "tests/fixtures/version1", tmp_path / "version1")
+    sweep = next(path.parent.parent for path in (tmp_path / "version1").rglob("config.yaml"))
+    for words in (["jobs/submit.py", "--list"], ["jobs/status.py", str(sweep)]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [sys.executable, *words], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (0, b""), words
+
+
 # Rerunning the same command
 
 
